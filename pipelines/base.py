@@ -376,7 +376,7 @@ class StepwisePipeline(DiffusionPipeline):
             ValueError: `carry_code=False` for a pipeline or a component that no stock class can run, which it names,
                 or weights asked for in another form than safetensors.
         """
-        if kwargs.get("safe_serialization", True) is not True:
+        if args[:1] not in ((), (True,)) or kwargs.get("safe_serialization", True) is not True:
             raise ValueError("safe_serialization must be True: this project writes safetensors only")
         if not carry_code:
             self._refuse_custom_code()
@@ -522,6 +522,7 @@ def _move_into(staged: Path, target: Path) -> None:
     for path in files:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(staged / path, target / path)
-    for stale in target.rglob("*.py"):
-        if _HASHED.search(stale.stem) and stale.relative_to(target) not in files:
-            stale.unlink()
+    for folder in {path.parent for path in files}:  # only where this pipeline writes: other folders are not ours
+        for stale in (target / folder).glob("*.py"):
+            if _HASHED.search(stale.stem) and stale.relative_to(target) not in files:
+                stale.unlink()

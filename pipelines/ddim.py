@@ -69,7 +69,13 @@ class DDIMPipeline(StepwisePipeline):
         """
         if eta > 0 and noise is None:
             raise ValueError(f"noise must be given when eta > 0, got eta {eta}")
-        x0 = schedule.predict_x0(eps, x_t, t)
+        return DDIMPipeline.recombine(schedule, schedule.predict_x0(eps, x_t, t), eps, t, t_prev, eta, noise)
+
+    @staticmethod
+    def recombine(
+        schedule: NoiseSchedule, x0: Tensor, eps: Tensor, t: int, t_prev: int, eta: float, noise: Tensor | None
+    ) -> Tensor:
+        """Eq. 12 from x_0 and eps, all (N, ...): x_0 as predicted, for abar_t may be too small to divide by."""
         abar_t = schedule.alphas_cumprod[t]
         abar_s = schedule.alphas_cumprod[t_prev] if t_prev >= 0 else torch.ones((), dtype=torch.float64)
         sigma = eta * ((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)).clamp(min=0).sqrt()
@@ -104,7 +110,7 @@ class DDIMPipeline(StepwisePipeline):
                 x0 = clip(x0)
                 eps = schedule.predict_eps(x0, x_t, t, "sample")
             z = noise() if eta > 0 and t_prev >= 0 else torch.zeros_like(x_t)
-            x_prev = cls.step(schedule, x_t, eps, t, t_prev, eta, z)
+            x_prev = cls.recombine(schedule, x0, eps, t, t_prev, eta, z)
             step = Step(i, len(timesteps), int(schedule.timesteps[t]), x_t, x0, eps, x_prev)
             yield step
             x_t = step.prev_sample

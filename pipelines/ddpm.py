@@ -70,7 +70,14 @@ class DDPMPipeline(StepwisePipeline):
         Raises:
             ValueError: an unknown `variance`, or "learned_range" without `v`.
         """
-        mean = schedule.posterior_mean(schedule.predict_x0(eps, x_t, t), x_t, t)
+        return DDPMPipeline.draw(schedule, schedule.predict_x0(eps, x_t, t), x_t, t, noise, variance, v)
+
+    @staticmethod
+    def draw(
+        schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int, noise: Tensor | None, variance: str, v: Tensor | None
+    ) -> Tensor:
+        """A draw of x_{t-1} from q(x_{t-1} | x_t, x_0), all (N, ...): x_0 as predicted, for abar_t may be tiny."""
+        mean = schedule.posterior_mean(x0, x_t, t)
         log_variance = DDPMPipeline.log_variance(schedule, x_t, t, variance, v)
         return mean if t == 0 else mean + (0.5 * log_variance).exp() * noise.to(mean.dtype)
 
@@ -117,7 +124,7 @@ class DDPMPipeline(StepwisePipeline):
             if clip is not None:
                 x0 = clip(x0)
                 eps = schedule.predict_eps(x0, x_t, t, "sample")
-            x_prev = cls.step(schedule, x_t, eps, t, noise() if t > 0 else None, variance, v)
+            x_prev = cls.draw(schedule, x0, x_t, t, noise() if t > 0 else None, variance, v)
             step = Step(i, len(schedule), int(schedule.timesteps[t]), x_t, x0, eps, x_prev)
             yield step
             x_t = step.prev_sample

@@ -4,8 +4,9 @@
     q(x_t | x_0)     = N(sqrt(abar_t) x_0, (1 - abar_t) I),  abar_t = prod (1 - beta_s)  Ho et al. 2020, eq. 4
 
 `NoiseSchedule` is the single statement of that process: sampling, losses, likelihoods and plots read it. Its tables
-are float64, because float32 is off by 5e-4 at t = 0. Results come back in the dtype of the tensors that go in, and
-arithmetic on half-precision tensors is done in float32.
+are float64, because float32 is off by 5e-4 at t = 0. Arithmetic is done in float64 on float64 tensors and in float32 on
+all others. `add_noise` and `velocity`, which feed a network, come back in the dtype of `x0`; the rest keeps the precision
+it was worked out in.
 
 Ho et al. 2020: https://arxiv.org/abs/2006.11239; Nichol & Dhariwal 2021: https://arxiv.org/abs/2102.09672.
 """
@@ -102,7 +103,8 @@ class NoiseSchedule:
         if spacing == "trailing":
             return [round(T * (n - i) / n) - 1 for i in range(n)]
         if spacing == "leading":
-            return [min(i * (T // n) + steps_offset, T - 1) for i in reversed(range(n))]
+            offset = min(steps_offset, T - 1 - (n - 1) * (T // n))  # at n = T there is no room for an offset
+            return [i * (T // n) + offset for i in reversed(range(n))]
         return [round(i * (T - 1) / max(n - 1, 1)) for i in reversed(range(n))]
 
     # ------------------------------------------------------------------------------------------------ q(x_t | x_0)
@@ -110,7 +112,7 @@ class NoiseSchedule:
     def gather(self, table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
         """Entries `t` of a (T,) table, shaped to broadcast over `like` (N, ...), in its working precision."""
         index = torch.as_tensor(t, dtype=torch.int64)
-        values = table.to(device=like.device)[index.to(like.device)].to(working_dtype(like))
+        values = table.to(working_dtype(like)).to(like.device)[index.to(like.device)]  # some devices have no float64
         return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
 
     def signal(self, t: Tensor | int, like: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+"""Checkpoints: folders checkpoint-N, written whole or not at all, the oldest dropped."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_steps(output_dir: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, ascending."""
+    names = [_NAME.fullmatch(p.name) for p in output_dir.glob("checkpoint-*") if p.is_dir()]
+    return sorted(int(match[1]) for match in names if match)
+
+
+def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` names: a folder, its name in `output_dir`, or "latest".
+
+    "latest" without any checkpoint is None: the run starts afresh.
+
+    Raises:
+        ValueError: no such checkpoint.
+    """
+    if wanted == "latest":
+        steps = checkpoint_steps(output_dir)
+        return output_dir / f"checkpoint-{steps[-1]}" if steps else None
+    for path in (Path(wanted), output_dir / wanted):
+        if _NAME.fullmatch(path.name) and path.is_dir():
+            return path
+    there = ", ".join(f"checkpoint-{step}" for step in checkpoint_steps(output_dir)) or "none"
+    raise ValueError(f"resume_from_checkpoint must be latest or a checkpoint folder ({there}), got {wanted!r}")
+
+
+@contextmanager
+def new_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int | None) -> Iterator[Path]:
+    """Yield a temporary folder to all processes, and rename it to checkpoint-`step` when they have filled it."""
+    final, temporary = output_dir / f"checkpoint-{step}", output_dir / f".checkpoint-{step}.part"
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    yield temporary
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        _drop_oldest(output_dir, limit)
+    accelerator.wait_for_everyone()
+
+
+def _drop_oldest(output_dir: Path, limit: int | None) -> None:
+    steps = checkpoint_steps(output_dir)
+    for step in steps[: max(len(steps) - limit, 0)] if limit else []:
+        shutil.rmtree(output_dir / f"checkpoint-{step}")
+    for part in output_dir.glob(".checkpoint-*.part"):
+        shutil.rmtree(part)

@@ -1,0 +1,242 @@
+"""The training loop: accelerate, the averaged weights, checkpoints, logging. It knows nothing of diffusion.
+
+One update is `gradient_accumulation_steps` micro-steps. At each, the global batch is the next examples of the run's
+order, and process r takes its r-th slice; all randomness follows from (seed, micro-step, place in the global batch).
+"""
+
+import copy
+import json
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DiffusionPipeline
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from training.checkpoints import find_checkpoint, new_checkpoint
+from training.data import ImageData
+from training.randomness import BatchRandom, DataOrder
+from training.recipes import Recipe
+from training.samples import sample_grid
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective."""
+
+    network: nn.Module
+
+    def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
+        """The mean loss of a batch of this process."""
+
+    def pipeline(self, network: nn.Module) -> DiffusionPipeline:
+        """The pipeline to save, over `network`."""
+
+
+class Trainer:
+    """One run. `train()` does all of it; `micro_step()` and `update()` are its parts."""
+
+    def __init__(self, recipe: Recipe, data: ImageData, objective: Objective) -> None:
+        self.recipe, self.data, self.objective = recipe, data, objective
+        self.output_dir = Path(recipe.output_dir)
+        trackers = None if recipe.report_to == "none" else recipe.report_to
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            log_with=trackers,
+            project_dir=str(self.output_dir),
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        )
+        self.step, self.seconds_before = 0, 0.0
+        self.order = DataOrder(recipe.seed, len(data.images))
+        self._prepare(objective.network)
+
+    def _prepare(self, network: nn.Module) -> None:
+        recipe = self.recipe
+        network = network.to(self.accelerator.device)
+        if recipe.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        self.ema = EMAModel(network.parameters(), decay=recipe.ema_decay, foreach=True)
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # filled from the EMA to draw and to save
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=recipe.learning_rate,
+            betas=(recipe.adam_beta1, recipe.adam_beta2),
+            weight_decay=recipe.adam_weight_decay,
+            eps=recipe.adam_epsilon,
+            fused=True,
+        )
+        # stepped once an update by this loop, so not prepared: accelerate would step it once a process
+        self.lr_scheduler = get_scheduler(
+            recipe.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=recipe.lr_warmup_steps,
+            num_training_steps=recipe.max_train_steps,
+        )
+        if recipe.torch_compile:
+            network.forward = torch.compile(network.forward, dynamic=False)
+        self.network = network
+        self.objective.network, self.optimizer = self.accelerator.prepare(network.train(), self.optimizer)
+        self.accelerator.register_for_checkpointing(self.lr_scheduler, self.ema)
+
+    # --------------------------------------------------------------------------------------------------- one update
+
+    def batch(self, micro_step: int) -> tuple[dict[str, Tensor], BatchRandom]:
+        """This process's slice of the global batch of a micro-step, and its random numbers."""
+        count, processes = self.recipe.train_batch_size, self.accelerator.num_processes
+        start = self.accelerator.process_index * count
+        rng = BatchRandom(self.recipe.seed, micro_step, start, count, count * processes)
+        index = self.order.indices(micro_step * count * processes + start, count).numpy()
+        images = torch.from_numpy(self.data.images[index]).to(self.accelerator.device)
+        images = images.to(next(self.network.parameters()).dtype) / 127.5 - 1
+        if self.recipe.random_flip:
+            flipped = rng.uniform("flip").to(images.device) < 0.5
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        batch = {"images": images}
+        if self.data.labels is not None:
+            batch["labels"] = torch.from_numpy(self.data.labels[index]).to(self.accelerator.device)
+        return batch, rng
+
+    def gradients(self) -> Tensor:
+        """Accumulate the gradients of one update, averaged over processes; the mean loss of this process."""
+        losses = []
+        for i in range(self.recipe.gradient_accumulation_steps):
+            batch, rng = self.batch(self.step * self.recipe.gradient_accumulation_steps + i)
+            with self.accelerator.accumulate(self.objective.network):
+                loss = self.objective.loss(batch, rng)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def update(self) -> float:
+        """One update of the weights and of their average; the loss, averaged over processes.
+
+        Raises:
+            FloatingPointError: the loss is not finite. The last checkpoint stays as it is.
+        """
+        loss = float(self.accelerator.gather(self.gradients()).mean())
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}; try a lower --learning_rate")
+        if self.recipe.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.network.parameters())
+        self.step += 1
+        return loss
+
+    # ------------------------------------------------------------------------------------------------------ the run
+
+    @property
+    def images_an_update(self) -> int:
+        """Examples in one update, over all processes."""
+        recipe = self.recipe
+        return recipe.train_batch_size * recipe.gradient_accumulation_steps * self.accelerator.num_processes
+
+    def train(self) -> Path:
+        """Run to `max_train_steps`, from the checkpoint that the recipe names; the folder of the finished pipeline."""
+        self._resume()
+        self.accelerator.init_trackers(
+            "stepwise", config={k: v for k, v in asdict(self.recipe).items() if v is not None}
+        )
+        first, self._started = self.step, time.monotonic()
+        bar = tqdm(
+            total=self.recipe.max_train_steps,
+            initial=first,
+            desc=self.recipe.recipe,
+            disable=not self.accelerator.is_local_main_process,
+        )
+        while self.step < self.recipe.max_train_steps:
+            loss = self.update()
+            rate = (self.step - first) * self.images_an_update / (time.monotonic() - self._started)
+            values = {"loss": loss, "lr": self.lr_scheduler.get_last_lr()[0], "images_per_second": rate}
+            bar.set_postfix(loss=f"{loss:.4f}", images_s=f"{rate:.0f}", refresh=False)
+            bar.update()
+            self.accelerator.log(values, step=self.step)
+            self._now_and_then()
+        bar.close()
+        self._finish()
+        return self.output_dir
+
+    def _now_and_then(self) -> None:
+        last = self.step == self.recipe.max_train_steps
+        if self.step % self.recipe.validation_steps == 0 or last:
+            self._draw()
+        if self.step % self.recipe.checkpointing_steps == 0 or last:
+            self._save_checkpoint()
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The objective's pipeline over the averaged weights."""
+        self.ema.copy_to(self.averaged.parameters())
+        return self.objective.pipeline(self.averaged)
+
+    def _draw(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self.accelerator.autocast():
+            grid = sample_grid(self.pipeline(), self.recipe.seed)
+        folder = self.output_dir / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        grid.save(folder / f"step-{self.step:06d}.png")
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"samples": [grid]} if tracker.name != "tensorboard" else _as_batch(grid), self.step)
+
+    def _save_checkpoint(self) -> None:
+        limit = self.recipe.checkpoints_total_limit
+        with new_checkpoint(self.accelerator, self.output_dir, self.step, limit) as folder:
+            self.accelerator.save_state(str(folder / "state"))
+            if self.accelerator.is_main_process:
+                self.pipeline().save_pretrained(folder / "pipeline")
+                (folder / "training.json").write_text(json.dumps(self._record(), indent=2) + "\n")
+
+    def _resume(self) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        wanted = self.recipe.resume_from_checkpoint
+        checkpoint = find_checkpoint(self.output_dir, wanted) if wanted else None
+        if checkpoint is None:
+            return
+        self.accelerator.load_state(str(checkpoint / "state"))
+        record = json.loads((checkpoint / "training.json").read_text())
+        self.step, self.seconds_before = record["steps"], record["seconds"]
+        self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
+
+    def _record(self) -> dict:
+        """What a model card says about the run: how much, how long, on what, and with which flags."""
+        return {
+            "steps": self.step,
+            "images": self.step * self.images_an_update,
+            "seconds": round(self.seconds_before + time.monotonic() - self._started, 1),
+            "processes": self.accelerator.num_processes,
+            "device": _device_name(self.accelerator.device),
+            "dataset_fingerprint": self.data.fingerprint,
+            "recipe": {k: v for k, v in asdict(self.recipe).items() if k != "output_dir"},
+        }
+
+    def _finish(self) -> None:
+        if self.accelerator.is_main_process:
+            self.pipeline().save_pretrained(self.output_dir)
+            temporary = self.output_dir / ".training.json.part"
+            temporary.write_text(json.dumps(self._record(), indent=2) + "\n")
+            os.replace(temporary, self.output_dir / "training.json")
+        self.accelerator.end_training()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _as_batch(grid: Image.Image) -> dict[str, np.ndarray]:
+    """A picture as tensorboard's writer wants it: (1, 3, H, W)."""
+    return {"samples": np.asarray(grid.convert("RGB")).transpose(2, 0, 1)[None]}

@@ -1,0 +1,1 @@
+"""What is measured of a model: features, Frechet distance, precision and recall. Each file holds one."""

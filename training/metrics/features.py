@@ -1,0 +1,106 @@
+"""The network whose features the metrics are taken in, and the extraction of features.
+
+A small residual network (He et al. 2016, https://arxiv.org/abs/1512.03385) that names the class of a picture. It only
+measures: no generator is ever trained with it, or chosen by its gradient, so its verdict stays independent of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from tqdm.auto import tqdm
+
+# One size, whatever the samples were drawn in: the last bits of a convolution depend on the size of its batch.
+CHUNK = 200
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + conv(relu(conv(x)))), with a 1x1 convolution on the way past where the shape changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+        y = relu(self.norm1(self.conv1(x)))
+        return relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class FeatureClassifier(ModelMixin, ConfigMixin):
+    """A classifier of small pictures, used for measuring only and never to train a generator.
+
+    Args:
+        in_channels: of the pictures, 1 or 3
+        num_classes: how many classes it tells apart
+        sample_size: height and width of the pictures it was trained on
+        block_out_channels: a stage each; the stem and every stage after the first halve the height and width
+        layers_per_block: residual blocks of each stage
+        class_names: by index, for reading its answers
+        dataset_fingerprint: of the training pictures (`training.data.ImageData.fingerprint`)
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        sample_size: int = 28,
+        block_out_channels: tuple[int, ...] = (64, 128),
+        layers_per_block: tuple[int, ...] = (1, 2),
+        class_names: tuple[str, ...] | None = None,
+        dataset_fingerprint: str | None = None,
+    ) -> None:
+        super().__init__()
+        width = block_out_channels[0]
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        blocks = []
+        for stage, (channels, layers) in enumerate(zip(block_out_channels, layers_per_block, strict=True)):
+            for layer in range(layers):
+                blocks.append(ResidualBlock(width, channels, stride=2 if stage > 0 and layer == 0 else 1))
+                width = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(width, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (N, C, H, W) in [-1, 1] -> what the last layer sees, (N, block_out_channels[-1]), at least 0."""
+        return self.blocks(self.stem(x)).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (N, C, H, W) in [-1, 1] -> logits (N, num_classes)."""
+        return self.head(self.features(x))
+
+
+def to_input(pixels: np.ndarray) -> Tensor:
+    """8-bit pictures (N, C, H, W) -> float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(pixels)).float().div_(127.5).sub_(1)
+
+
+@torch.inference_mode()
+def extract(classifier: FeatureClassifier, pixels: np.ndarray, name: str = "pictures") -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) float64 and recognised classes (N,) int64 of 8-bit pictures (N, C, H, W).
+
+    Float32 and chunks of one size, so that the answer for a picture does not depend on the precision or on the batches
+    it was drawn in.
+    """
+    device = next(classifier.parameters()).device
+    classifier.eval()
+    features, classes = [], []
+    for start in tqdm(range(0, len(pixels), CHUNK), desc=f"Features of {name}", disable=None, leave=False):
+        x = to_input(pixels[start : start + CHUNK]).to(device, memory_format=torch.channels_last)
+        found = classifier.features(x)
+        features.append(found.double().cpu())
+        classes.append(classifier.head(found).argmax(1).cpu())
+    return torch.cat(features).numpy(), torch.cat(classes).numpy()

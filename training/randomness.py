@@ -1,0 +1,60 @@
+"""The randomness of a training example, as a pure function of (seed, step, global index).
+
+Every process draws the numbers of the whole global batch from a generator seeded with (seed, stream, step) and keeps
+its own rows. So the number of processes changes nothing, and a resumed run needs to know only its step.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def seeded(*parts: int | str) -> torch.Generator:
+    """A CPU generator whose state is a hash of `parts`."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class BatchRandom:
+    """Random numbers for rows [start, start + count) of a global batch of `total` rows at micro-step `step`."""
+
+    def __init__(self, seed: int, step: int, start: int, count: int, total: int) -> None:
+        self._key, self._rows, self._total = (seed, step), slice(start, start + count), total
+
+    def normal(self, stream: str, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal, float32, (count, *shape)."""
+        return torch.randn((self._total, *shape), generator=seeded(*self._key, stream))[self._rows]
+
+    def uniform(self, stream: str) -> Tensor:
+        """Uniform in [0, 1), float32, (count,)."""
+        return torch.rand(self._total, generator=seeded(*self._key, stream))[self._rows]
+
+    def stratified(self, stream: str) -> Tensor:
+        """Uniform in [0, 1), float64, (count,): one of the global batch in each of `total` equal slices, shuffled.
+
+        The variance of a mean over t is that of the remainder within a slice (Kingma et al. 2021, appendix I.1).
+        """
+        generator = seeded(*self._key, stream)
+        slices = torch.randperm(self._total, generator=generator)
+        inside = torch.rand(self._total, generator=generator, dtype=torch.float64)
+        return ((slices + inside) / self._total)[self._rows]
+
+
+class DataOrder:
+    """Which image is example k of the run: each epoch is a permutation that follows from (seed, epoch)."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._seed, self._size, self._epochs = seed, size, {}
+
+    def indices(self, first: int, count: int) -> Tensor:
+        """int64 (count,): indices into the data of examples first .. first + count - 1."""
+        examples = torch.arange(first, first + count)
+        epochs = examples // self._size
+        return torch.stack([self._epoch(int(e))[k % self._size] for e, k in zip(epochs, examples, strict=True)])
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
+            self._epochs[epoch] = torch.randperm(self._size, generator=seeded(self._seed, "epoch", epoch))
+        return self._epochs[epoch]

@@ -1,0 +1,139 @@
+"""One frozen dataclass, whose fields are the trainer's flags, and one table: a row a recipe, with what differs.
+
+Each row ends with the command that runs it and the score to expect, as `training.evaluate` measured it.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def flag(default: Any, help: str) -> Any:
+    """A dataclass field whose metadata carry the help text of its flag."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run depends on. Flags are named as in diffusers' example scripts."""
+
+    recipe: str = flag("", "row of the table to start from")
+    output_dir: str | None = flag(None, "where checkpoints, samples and the model go [runs/RECIPE]")
+    # data
+    dataset_name: str | None = flag(None, "Hub id, or a folder of parquet")
+    dataset_config_name: str | None = flag(None, "configuration of the Hub data set")
+    train_data_dir: str | None = flag(None, "folder of images: class folders, metadata.csv/.jsonl, or flat")
+    resolution: int | None = flag(None, "side in pixels [that of the data, if all images agree]")
+    image_column: str = flag("image", "column of the images")
+    label_column: str = flag("label", "column of the class labels")
+    max_train_samples: int | None = flag(None, "use only this many images")
+    random_flip: bool = flag(False, "mirror images at random")
+    # what is learned
+    class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
+    label_dropout: float = flag(0.1, "share of examples whose label is dropped")
+    prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
+    ddpm_num_steps: int = flag(1000, "length T of the noise schedule")
+    ddpm_beta_schedule: str = flag("squaredcos_cap_v2", "linear, scaled_linear, squaredcos_cap_v2 or sigmoid")
+    timestep_sampling: str = flag("stratified", "stratified (one a slice of [0, T)) or uniform")
+    snr_gamma: float | None = flag(None, "weight the loss by min-SNR with this gamma [5 is usual]")
+    # the network
+    pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of a pipeline to fine-tune")
+    model_config_name_or_path: str | None = flag(None, "folder or JSON file with the network's config")
+    # optimization
+    train_batch_size: int = flag(64, "examples a process and a micro-step")
+    gradient_accumulation_steps: int = flag(1, "micro-steps an update")
+    max_train_steps: int = flag(10_000, "updates")
+    learning_rate: float = flag(1e-3, "peak learning rate of AdamW")
+    lr_scheduler: str = flag("cosine", "constant, constant_with_warmup, linear, cosine, ...")
+    lr_warmup_steps: int = flag(100, "updates of linear warm-up")
+    adam_beta1: float = flag(0.9, "AdamW's beta_1")
+    adam_beta2: float = flag(0.99, "AdamW's beta_2")
+    adam_weight_decay: float = flag(1e-2, "AdamW's weight decay")
+    adam_epsilon: float = flag(1e-8, "AdamW's epsilon")
+    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    ema_decay: float = flag(0.999, "decay of the averaged weights, reached by (1 + n) / (10 + n)")
+    seed: int = flag(0, "every random number of the run follows from it")
+    # how it runs
+    mixed_precision: str = flag("no", "no, bf16 or fp16: the dtype of the network under autocast")
+    channels_last: bool = flag(True, "memory format of the network")
+    torch_compile: bool = flag(False, "compile the network (about a minute, then 10 to 20 % faster)")
+    checkpointing_steps: int = flag(500, "updates between checkpoints")
+    checkpoints_total_limit: int | None = flag(2, "how many checkpoints are kept")
+    resume_from_checkpoint: str | None = flag(None, "a checkpoint folder, or latest")
+    validation_steps: int = flag(500, "updates between grids of samples")
+    report_to: str = flag("tensorboard", "tensorboard, trackio, all or none")
+
+    def __post_init__(self) -> None:
+        """Refuse, by name, what cannot work, before any work."""
+        choices = {
+            "prediction_type": ("epsilon", "sample", "v_prediction"),
+            "timestep_sampling": ("stratified", "uniform"),
+            "mixed_precision": ("no", "bf16", "fp16"),
+            "ddpm_beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+            "report_to": ("tensorboard", "trackio", "all", "none"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        positive = (
+            "train_batch_size gradient_accumulation_steps max_train_steps ddpm_num_steps "
+            "checkpointing_steps validation_steps resolution checkpoints_total_limit max_train_samples"
+        )
+        for name in positive.split():
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        bounds = {
+            "label_dropout": (0.0, 1.0),
+            "ema_decay": (0.0, 1.0),
+            "learning_rate": (0.0, 10.0),
+            "adam_beta1": (0.0, 1.0),
+            "adam_beta2": (0.0, 1.0),
+            "max_grad_norm": (0.0, float("inf")),
+            "lr_warmup_steps": (0, float("inf")),
+        }
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {getattr(self, name)!r}")
+        if self.snr_gamma is not None and not self.snr_gamma > 0:
+            raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
+
+
+# a U-Net of this shape behind a pixel-unshuffle unless --model_config_name_or_path says otherwise
+NETWORK: dict[str, Any] = {
+    "_class_name": "PatchedUNet2DModel",
+    "patch_size": 2,
+    "block_out_channels": [128, 128],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "resnet_time_scale_shift": "scale_shift",
+}
+
+_FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # accelerate launch -m training.train --recipe fashion-cfg
+    "fashion-cfg": {"dataset_name": "data/fashion", "class_conditional": True, **_FAST_CPU},
+    # accelerate launch -m training.train --recipe fashion-ddpm
+    "fashion-ddpm": {"dataset_name": "data/fashion", **_FAST_CPU},
+    # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
+    "finetune": {
+        "pretrained_model_name_or_path": "model_cards/fashion-cfg",
+        "class_conditional": True,
+        "learning_rate": 2e-4,
+        "lr_warmup_steps": 20,
+        "max_train_steps": 400,
+        "train_batch_size": 32,
+        "ema_decay": 0.99,
+        "checkpointing_steps": 100,
+        "validation_steps": 100,
+    },
+    # accelerate launch -m training.train --recipe unconditional --train_data_dir mine
+    "unconditional": {},
+    # accelerate launch -m training.train --recipe conditional --train_data_dir mine
+    "conditional": {"class_conditional": True},
+}
+
+assert all(set(row) <= {f.name for f in fields(Recipe)} for row in RECIPES.values())

@@ -1,0 +1,90 @@
+"""Train or fine-tune: `accelerate launch -m training.train --recipe NAME [--flag value ...]`.
+
+The flags are the fields of `training.recipes.Recipe`; a recipe is a row of defaults for them.
+"""
+
+import difflib
+import logging
+import sys
+from dataclasses import fields, replace
+
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from training.data import ImageData, load_images
+from training.loop import Trainer
+from training.networks import pretrained_size
+from training.objectives.denoising import Denoising
+from training.recipes import RECIPES, Recipe
+
+
+def parse(arguments: list[str]) -> Recipe:
+    """The recipe that the command line asks for.
+
+    Raises:
+        ValueError: an unknown recipe or flag, with the nearest known one, or a value out of range.
+    """
+    name = _recipe_name(arguments)
+    parser = HfArgumentParser(Recipe, prog="accelerate launch -m training.train", allow_abbrev=False)
+    parser.set_defaults(**RECIPES[name])
+    recipe, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if rest:
+        flags = [f"--{f.name}" for f in fields(Recipe)]
+        raise ValueError(f"unknown flag {rest[0]}{_nearest(rest[0], flags)}")
+    return replace(recipe, output_dir=recipe.output_dir or f"runs/{name}")
+
+
+def _recipe_name(arguments: list[str]) -> str:
+    known = ", ".join(RECIPES)
+    if {"-h", "--help"} & set(arguments):
+        return next(iter(RECIPES))
+    values = [a.split("=", 1)[1] for a in arguments if a.startswith("--recipe=")]
+    values += [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--recipe"]
+    if not values:
+        raise ValueError(f"--recipe must be one of {known}, and was not given")
+    if values[-1] not in RECIPES:
+        raise ValueError(f"--recipe must be one of {known}, got {values[-1]!r}{_nearest(values[-1], list(RECIPES))}")
+    return values[-1]
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def load_data(recipe: Recipe) -> ImageData:
+    """The images of a run. A fine-tuned network keeps its channels and, unless told otherwise, its resolution."""
+    channels, resolution = None, recipe.resolution
+    if recipe.pretrained_model_name_or_path is not None:
+        channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
+        resolution = resolution or own_size
+    with PartialState().main_process_first():  # the others find the decoded images in the cache
+        return load_images(
+            dataset_name=recipe.dataset_name,
+            dataset_config_name=recipe.dataset_config_name,
+            train_data_dir=recipe.train_data_dir,
+            image_column=recipe.image_column,
+            label_column=recipe.label_column,
+            max_samples=recipe.max_train_samples,
+            resolution=resolution,
+            channels=channels,
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, load, train; bad input ends in one line that names it."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        recipe = parse(sys.argv[1:] if arguments is None else arguments)
+        data = load_data(recipe)
+        objective = Denoising.build(recipe, data)
+        trainer = Trainer(recipe, data, objective)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    folder = trainer.train()
+    trainer.accelerator.print(f"The pipeline is in {folder}")
+
+
+if __name__ == "__main__":
+    main()
