@@ -67,7 +67,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
 
     @staticmethod
     def rescale(guided: Tensor, cond: Tensor, share: float) -> Tensor:
-        """`guided` (N, ...) brought back, an image at a time, to the spread of `cond` by `share` (Lin et al., eq. 15)."""
+        """`guided` (N, ...) brought back, an image at a time, to the spread of `cond`, by `share` (eq. 15, 16)."""
         dims = tuple(range(1, guided.ndim))
         ratio = cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
         return guided * (share * ratio + (1 - share))

@@ -5,8 +5,8 @@
 
 `NoiseSchedule` is the single statement of that process: sampling, losses, likelihoods and plots read it. Its tables
 are float64, because float32 is off by 5e-4 at t = 0. Arithmetic is done in float64 on float64 tensors and in float32 on
-all others. `add_noise` and `velocity`, which feed a network, come back in the dtype of `x0`; the rest keeps the precision
-it was worked out in.
+all others. `add_noise` and `velocity`, which feed a network, come back in the dtype of `x0`; the rest keeps the
+precision it was worked out in.
 
 Ho et al. 2020: https://arxiv.org/abs/2006.11239; Nichol & Dhariwal 2021: https://arxiv.org/abs/2102.09672.
 """
@@ -85,7 +85,9 @@ class NoiseSchedule:
             raise ValueError(f"timesteps must be distinct and in [0, {len(self) - 1}], got {index.tolist()}")
         kept = self.alphas_cumprod[index]
         previous = torch.cat([kept.new_ones(1), kept[:-1]])
-        return NoiseSchedule(1.0 - kept / previous, timesteps=self.timesteps[index])
+        spaced = NoiseSchedule(1.0 - kept / previous, timesteps=self.timesteps[index])
+        spaced.alphas_cumprod = kept  # to the last digit: a product of (1 - beta) loses some where beta is near 1
+        return spaced
 
     def spaced_timesteps(self, num_inference_steps: int, spacing: str = "trailing", steps_offset: int = 0) -> list[int]:
         """Descending indices at which a sampler with `num_inference_steps` steps calls the network.

@@ -6,6 +6,12 @@ measures: no generator is ever trained with it, or chosen by its gradient, so it
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -90,10 +96,9 @@ def to_input(pixels: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def extract(classifier: FeatureClassifier, pixels: np.ndarray, name: str = "pictures") -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) float64 and recognised classes (N,) int64 of 8-bit pictures (N, C, H, W).
+    """Features (N, D) float32 and recognised classes (N,) int64 of 8-bit pictures (N, C, H, W).
 
-    Float32 and chunks of one size, so that the answer for a picture does not depend on the precision or on the batches
-    it was drawn in.
+    In float32 and in chunks of one size, whatever the precision and the batches that the pictures were drawn in.
     """
     device = next(classifier.parameters()).device
     classifier.eval()
@@ -101,6 +106,33 @@ def extract(classifier: FeatureClassifier, pixels: np.ndarray, name: str = "pict
     for start in tqdm(range(0, len(pixels), CHUNK), desc=f"Features of {name}", disable=None, leave=False):
         x = to_input(pixels[start : start + CHUNK]).to(device, memory_format=torch.channels_last)
         found = classifier.features(x)
-        features.append(found.double().cpu())
+        features.append(found.cpu())
         classes.append(classifier.head(found).argmax(1).cpu())
     return torch.cat(features).numpy(), torch.cat(classes).numpy()
+
+
+def classifier_hash(classifier: FeatureClassifier) -> str:
+    """16 hex digits that change with the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(classifier.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def extract_cached(
+    classifier: FeatureClassifier, pixels: np.ndarray, fingerprint: str, cache_dir: Path, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`extract`, kept in `cache_dir` under the content of the pictures (`fingerprint`) and of the weights."""
+    key = hashlib.sha256(f"1 {fingerprint} {classifier_hash(classifier)}".encode()).hexdigest()[:24]
+    place = cache_dir / f"features-{key}.npz"
+    try:
+        with np.load(place) as entry:
+            return entry["features"], entry["classes"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # absent or damaged
+    features, classes = extract(classifier, pixels, name)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cache_dir, prefix=".features-", delete=False) as file:
+        np.savez(file, features=features, classes=classes)
+    os.replace(file.name, place)
+    return features, classes

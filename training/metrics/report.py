@@ -1,0 +1,113 @@
+"""What was measured, on disk and on the screen: metrics.json, the table, the picture of samples."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+Row = dict[str, Any]
+COLUMNS = {
+    "class_accuracy": "{:.1%}",
+    "class_entropy_bits": "{:.3f}",
+    "frechet_distance": "{:.3f}",
+    "precision": "{:.3f}",
+    "recall": "{:.3f}",
+    "nfe": "{:.1f}",
+    "images_per_second": "{:.1f}",
+}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it into place: readers never see half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(content)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def key_of(settings: Row) -> str:
+    """A readable name for settings, such as "fashion-cfg scheduler=DDIM num_inference_steps=20 ..."."""
+    rest = [f"{name}={value}" for name, value in settings.items() if name != "model" and value is not None]
+    return " ".join([str(settings["model"]), *rest]).replace(", ", ",")
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """The rows of a metrics.json by key, empty if there is no such file.
+
+    Raises:
+        ValueError: the file is something else; it is not touched.
+    """
+    if not path.exists():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+        return {key: dict(row) for key, row in rows.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"output must be a metrics.json of this command, but {path} is not one ({error})") from error
+
+
+def merge(path: Path, row: Row) -> list[str]:
+    """Put a row into metrics.json, over one of the same settings; returns the keys of the rows that were dropped.
+
+    Rows of the same model with other weights are dropped: they are no longer true of what lies beside them.
+    """
+    rows = read_rows(path)
+    name, weights = row["settings"]["model"], row["weights"]
+    stale = [key for key, old in rows.items() if old["settings"]["model"] == name and old["weights"] != weights]
+    kept = {key: old for key, old in rows.items() if key not in stale}
+    write_json(path, {"results": kept | {key_of(row["settings"]): row}})
+    return stale
+
+
+def table(rows: list[Row]) -> str:
+    """Rows and the floor of the first as aligned text; only columns that hold something."""
+    names = [name for name in COLUMNS if any(name in row["measured"] for row in rows)]
+    varying = ("scheduler", "num_inference_steps", "guidance_scale", "num_samples")
+    lines = [[*varying, *names]]
+    for row in rows:
+        settings = ["-" if row["settings"][name] is None else str(row["settings"][name]) for name in varying]
+        lines.append([*settings, *(cell(row["measured"], name) for name in names)])
+    floor = rows[0]["floor"]
+    lines.append(["real images", "", "", str(floor["num_samples"]), *(cell(floor, name) for name in names)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in lines)
+
+
+def cell(values: Row, name: str) -> str:
+    """One number as text, empty if it was not measured."""
+    return COLUMNS[name].format(values[name]) if name in values else ""
+
+
+def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Image.Image:
+    """The first pictures of (N, C, H, W), row by row, enlarged without smoothing; a short last row is left out."""
+    rows = max(min(rows, len(pixels) // columns), 1)
+    shown = pixels[: rows * columns]
+    channels, height, width = shown.shape[1:]
+    canvas = np.full((rows * columns, channels, height, width), 255, dtype=np.uint8)
+    canvas[: len(shown)] = shown
+    sheet = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    image = Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def write_grid(path: Path, pixels: np.ndarray, columns: int, note: str) -> None:
+    """Write `grid` as a PNG, with the settings it was drawn with inside it."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("settings", note)
+    buffer = io.BytesIO()
+    grid(pixels, columns).save(buffer, format="png", pnginfo=info)
+    write_whole(path, buffer.getvalue())

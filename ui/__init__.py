@@ -1,0 +1,7 @@
+"""The demo: one file a tab, and `build_demo`, which works for any pipeline here."""
+
+from .demo import build_demo
+from .models import Catalogue
+from .style import LAUNCH
+
+__all__ = ["LAUNCH", "Catalogue", "build_demo"]

@@ -1,0 +1,96 @@
+"""A run: from settings to pictures, a step at a time. Closing the generator stops the work."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from . import defaults
+from .grid import to_uint8
+from .models import Catalogue
+from .samplers import with_sampler
+from .settings import Settings
+
+
+@dataclass
+class Frames:
+    """What the scrubber moves over: previews of a run, thinned to `STORED_FRAMES`, and the pictures at its end.
+
+    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps` and `timesteps`.
+    """
+
+    previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in defaults.PREVIEWS})
+    steps: list[int] = field(default_factory=list)
+    timesteps: list[float] = field(default_factory=list)
+    num_steps: int = 0
+    final: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.steps) + (self.final is not None)
+
+    def picture(self, position: int, kind: str) -> np.ndarray:
+        """The preview at a position, 0 to len - 1; positions beyond the ends give the ends."""
+        position = min(max(position, 0), len(self) - 1)
+        return self.final if position == len(self.steps) else self.previews[kind][position]
+
+    def caption(self, position: int) -> str:
+        """Which step a position shows."""
+        position = min(max(position, 0), len(self) - 1)
+        if position == len(self.steps):
+            return f"the pictures after step {self.num_steps} of {self.num_steps}"
+        return f"step {self.steps[position]} of {self.num_steps}, t = {self.timesteps[position]:.0f}"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `images` is None until it has ended by itself; `evaluations` are of the network, an image."""
+
+    frames: Frames
+    index: int
+    num_steps: int
+    seconds: float
+    evaluations: float
+    images: list[Image.Image] | None = None
+    preview: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
+    """Draw the pictures of `settings`, yielding after each step and, with the images, at the end."""
+    import torch
+
+    info = catalogue[settings.model]
+    pipe = with_sampler(catalogue.pipeline(settings.model), settings.sampler if info.samplers else None)
+    generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
+    frames, started, step = Frames(), time.perf_counter(), None
+    steps = pipe.stream(**settings.stream_arguments(info), generator=generators)
+    with pipe.counted_rows() as rows, closing(steps):
+        for step in steps:
+            preview = _preview(pipe, step)
+            _store(frames, step, preview)
+            seconds = time.perf_counter() - started
+            yield Progress(frames, step.index + 1, step.num_steps, seconds, rows() / settings.count, None, preview)
+        images = pipe.to_images(step.prev_sample, "pil")
+        frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
+        seconds = time.perf_counter() - started
+        yield Progress(frames, step.num_steps, step.num_steps, seconds, rows() / settings.count, images)
+
+
+def _preview(pipe: Any, step: Any) -> dict[str, np.ndarray]:
+    tensors = (step.pred_original_sample, step.x_t)
+    pictures = [to_uint8(pipe.to_images(tensor, "np")) for tensor in tensors]
+    return dict(zip(defaults.PREVIEWS, pictures, strict=True))
+
+
+def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray]) -> None:
+    frames.num_steps = step.num_steps
+    if step.index % math.ceil(step.num_steps / defaults.STORED_FRAMES):
+        return
+    frames.steps.append(step.index + 1)
+    frames.timesteps.append(step.timestep)
+    for kind, pictures in preview.items():
+        frames.previews[kind].append(pictures)

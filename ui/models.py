@@ -1,0 +1,178 @@
+"""The models of the page: what each can do, read from its files alone, and its pipeline, loaded when first needed."""
+
+import ast
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from . import fastpath
+from .samplers import OWN_CLASSES, SCHEDULERS
+
+PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model by its files.
+
+    Attributes:
+        name, source: its name on the page, and the folder or Hub id as it was given
+        folder: where the files lie
+        pipeline: class name
+        carries_code: whether the folder brings the source of that class
+        accepts: arguments of the pipeline's `stream`
+        class_names: by index; empty for an unconditional model
+        labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
+        samplers: what may be chosen; empty where the pipeline has no scheduler to swap
+    """
+
+    name: str
+    source: str
+    folder: Path
+    pipeline: str
+    carries_code: bool
+    accepts: frozenset[str]
+    class_names: tuple[str, ...]
+    labels: tuple[str | int, ...]
+    samplers: tuple[str, ...]
+
+    @property
+    def samples(self) -> Path | None:
+        """The picture that the folder brings along, if any."""
+        path = self.folder / "samples.png"
+        return path if path.is_file() else None
+
+
+class Catalogue:
+    """Models by name. Loading happens once a model, whichever thread asks first.
+
+    Raises:
+        ValueError: no model at all, or a folder that holds none, by name.
+    """
+
+    def __init__(self, models: Mapping[str, str | Path]) -> None:
+        if not models:
+            raise ValueError("models must name at least one folder that holds a model_index.json, got none")
+        self.infos = {name: describe(name, source) for name, source in models.items()}
+        self._loaded: dict[str, Any] = {}
+        self._locks = {name: threading.Lock() for name in models}
+
+    def __getitem__(self, name: str) -> ModelInfo:
+        return self.infos[name]
+
+    @property
+    def names(self) -> list[str]:
+        """In the order given; the first is the one that the page opens with."""
+        return list(self.infos)
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether `pipeline` answers at once."""
+        return name in self._loaded
+
+    def pipeline(self, name: str) -> Any:
+        """The pipeline, on the fast path. Shared: draw with a copy, `samplers.with_sampler`."""
+        with self._locks[name]:
+            if name not in self._loaded:
+                self._loaded[name] = fastpath.detect().apply(load(self.infos[name]))
+            return self._loaded[name]
+
+    def warm(self, name: str | None = None) -> threading.Thread:
+        """Load a model, the first unless named, in the background."""
+        thread = threading.Thread(target=self.pipeline, args=(name or self.names[0],), daemon=True)
+        thread.start()
+        return thread
+
+
+def describe(name: str, source: str | Path) -> ModelInfo:
+    """Read a folder or Hub id. No code of the model runs, and no library that computes is imported.
+
+    Raises:
+        ValueError: nothing there, no model_index.json, or a pipeline class without `stream`.
+    """
+    folder = _fetch(str(source))
+    index = _read_json(folder / "model_index.json")
+    declared = index.get("_class_name")
+    carries_code = isinstance(declared, list)
+    pipeline = declared[1] if carries_code else str(declared)
+    arguments = _stream_arguments(folder / f"{declared[0]}.py" if carries_code else None, pipeline)
+    if arguments is None:
+        raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
+    names, labels = _classes(folder, index, arguments)
+    return ModelInfo(
+        name, str(source), folder, pipeline, carries_code, arguments, names, labels, _samplers(index, pipeline, arguments)
+    )
+
+
+def load(info: ModelInfo) -> Any:
+    """The pipeline of a model in float32 on the CPU, running the code that its folder carries, if it does."""
+    import diffusers
+
+    import pipelines
+
+    if info.carries_code:
+        return diffusers.DiffusionPipeline.from_pretrained(info.folder, trust_remote_code=True, use_safetensors=True)
+    return getattr(pipelines, info.pipeline).from_pretrained(info.folder)
+
+
+def _fetch(source: str) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.py", "samples.png"]))
+    except Exception as error:  # the Hub client raises a dozen kinds; each means that there is no such model
+        raise ValueError(f"model must be a folder with a model_index.json or a Hub id, got {source!r}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model must hold a readable {path.name}: {path.parent} does not") from error
+
+
+def _classes(
+    folder: Path, index: dict[str, Any], arguments: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+    config = folder / "unet" / "config.json"
+    embeds = _read_json(config).get("num_class_embeds") if config.is_file() else None
+    if "class_labels" not in arguments or (config.is_file() and embeds is None):
+        return (), ()
+    named = index.get("id2label") or {}
+    names = tuple(str(named[key]) for key in sorted(named, key=int))
+    if names:
+        return names, names
+    count = (embeds or 0) - ("guidance_scale" in arguments)  # guidance keeps the last label for "no class"
+    return tuple(map(str, range(count))), tuple(range(count))
+
+
+def _samplers(index: dict[str, Any], pipeline: str, arguments: frozenset[str]) -> tuple[str, ...]:
+    if "scheduler" not in index:
+        return ()
+    own = pipeline in OWN_CLASSES.values() or "eta" in arguments
+    return tuple(name for name in SCHEDULERS if own or name not in OWN_CLASSES)
+
+
+def _stream_arguments(source: Path | None, pipeline: str) -> frozenset[str] | None:
+    """Arguments of `stream` in class `pipeline`, read from its source; None where there is no such method."""
+    if source is not None:
+        return _signatures(source).get(pipeline)
+    known = [_signatures(path).get(pipeline) for path in sorted(PIPELINES.glob("*.py"))]
+    return next((arguments for arguments in known if arguments is not None), None)
+
+
+@cache
+def _signatures(source: Path) -> dict[str, frozenset[str]]:
+    """By class, the arguments of its `stream`."""
+    found = {}
+    for node in ast.parse(source.read_text()).body if source.is_file() else []:
+        for method in node.body if isinstance(node, ast.ClassDef) else []:
+            if isinstance(method, ast.FunctionDef) and method.name == "stream":
+                arguments = method.args.posonlyargs + method.args.args + method.args.kwonlyargs
+                found[node.name] = frozenset(argument.arg for argument in arguments) - {"self"}
+    return found

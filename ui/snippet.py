@@ -1,0 +1,60 @@
+"""The Python that draws the pictures of a run, to be pasted and run as it stands."""
+
+from .fastpath import FastPath
+from .models import ModelInfo
+from .samplers import OPTIONS, SCHEDULERS, class_for
+from .settings import Settings
+
+
+def snippet(settings: Settings, info: ModelInfo, path: FastPath) -> str:
+    """Source text that ends with `images`, a list of PIL images, and saves them."""
+    return "\n".join([*_imports(settings, info), "", *_pipeline(settings, info, path), "", *_call(settings, info), ""])
+
+
+def _own_class(settings: Settings, info: ModelInfo) -> str | None:
+    """The class of this project that has to be named, because the folder does not bring it."""
+    wanted = class_for(info.pipeline, settings.sampler) if info.samplers else info.pipeline
+    return wanted if wanted != info.pipeline or not info.carries_code else None
+
+
+def _imports(settings: Settings, info: ModelInfo) -> list[str]:
+    own = _own_class(settings, info)
+    names = [] if own else ["DiffusionPipeline"]
+    names += [SCHEDULERS[settings.sampler]] if info.samplers else []
+    lines = ["import torch", f"from diffusers import {', '.join(sorted(names))}" if names else ""]
+    lines += [f"from pipelines import {own}  # of the Stepwise repository"] if own else []
+    return [line for line in lines if line]
+
+
+def _pipeline(settings: Settings, info: ModelInfo, path: FastPath) -> list[str]:
+    own = _own_class(settings, info)
+    dtype = f"dtype=torch.{path.dtype}"
+    load = f"{own}.from_pretrained({info.source!r}, {dtype})"
+    if not own:
+        load = f"DiffusionPipeline.from_pretrained({info.source!r}, trust_remote_code=True, {dtype})"
+    lines = [f"pipe = {load}" + (f".to({path.device!r})" if path.device != "cpu" else "")]
+    if path.channels_last:
+        lines.append("pipe.unet.to(memory_format=torch.channels_last)")
+    if info.samplers:
+        options = "".join(f", {key}={value!r}" for key, value in OPTIONS.items())
+        lines.append(f"pipe.scheduler = {SCHEDULERS[settings.sampler]}.from_config(pipe.scheduler.config{options})")
+    return lines
+
+
+def _call(settings: Settings, info: ModelInfo) -> list[str]:
+    arguments = settings.stream_arguments(info)
+    labels = arguments.get("class_labels")
+    if labels and len(set(labels)) == 1:
+        arguments["class_labels"] = f"[{labels[0]!r}] * {len(labels)}"
+    elif labels:
+        arguments["class_labels"] = repr(labels)
+    lines = [f"    {name}={value}," for name, value in arguments.items()]
+    return [
+        f"seeds = range({settings.seed}, {settings.seed + settings.count})  # a picture depends on its own seed alone",
+        "images = pipe(",
+        *lines,
+        "    generator=[torch.Generator().manual_seed(seed) for seed in seeds],",
+        ").images",
+        "for seed, image in zip(seeds, images, strict=True):",
+        '    image.save(f"{seed}.png")',
+    ]
