@@ -153,7 +153,8 @@ def scheduler_steps(
 ) -> Iterator[Step]:
     """Drive any diffusers scheduler, also those that scale the model's input (Heun, Euler).
 
-    `x_T` is unit noise; `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer to it.
+    `x_T` is unit noise; `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer to it. A
+    learned variance, the second half of the channels, is of no use to these solvers.
     """
     scheduler = scheduler.from_config(scheduler.config)  # multistep solvers keep a history: each run gets its own
     scheduler.set_timesteps(num_inference_steps, device=x_T.device)
@@ -162,7 +163,7 @@ def scheduler_steps(
     x = x_T * scheduler.init_noise_sigma
     for i, t in enumerate(scheduler.timesteps):
         x_in = scheduler.scale_model_input(x, t)
-        output = denoiser(x_in, t)
+        output = denoiser(x_in, t)[:, : x_in.shape[1]]
         x0, eps = _to_x0_eps(output, x_in, _sigma_at(scheduler, i, t, alphas_cumprod), scheduler)
         x = scheduler.step(output, t, x, **extra).prev_sample
         step = Step(i, len(scheduler.timesteps), float(t), x_in, x0, eps, x)
@@ -173,6 +174,8 @@ def scheduler_steps(
 def _sigma_at(scheduler: Any, index: int, t: Tensor, alphas_cumprod: Tensor) -> float:
     """sqrt(1 - abar) / sqrt(abar) at a step, from the scheduler's own list where it keeps one."""
     sigmas = getattr(scheduler, "sigmas", None)
+    if not getattr(scheduler, "state_in_first_order", True) and hasattr(scheduler, "sigmas_interpol"):
+        sigmas = scheduler.sigmas_interpol  # KDPM2 asks the network at half steps between its sigmas
     if sigmas is not None and len(sigmas) > len(scheduler.timesteps):
         return float(sigmas[index])
     return math.sqrt(1.0 / float(alphas_cumprod[int(t)]) - 1.0)

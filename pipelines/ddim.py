@@ -169,12 +169,8 @@ class DDIMPipeline(StepwisePipeline):
             return self.network(x_t, t, labels)
 
         if driven:
-
-            def halved(x_t: Tensor, t: Tensor) -> Tensor:  # a learned variance is of no use to these solvers
-                return denoiser(x_t, t)[:, : x_t.shape[1]]
-
             tables = schedule.alphas_cumprod
-            return scheduler_steps(halved, x_T, self.scheduler, num_inference_steps, tables, noise.generators)
+            return scheduler_steps(denoiser, x_T, self.scheduler, num_inference_steps, tables, noise.generators)
         clip = (lambda x0: clip_x0(x0, config)) if config.get("clip_sample") or config.get("thresholding") else None
         kind = config.prediction_type
         return self.steps(denoiser, x_T, schedule, timesteps, eta=eta, noise=noise, prediction_type=kind, clip=clip)

@@ -68,8 +68,10 @@ class DDPMPipeline(StepwisePipeline):
         "learned_range". x_0 is not clipped.
 
         Raises:
-            ValueError: an unknown `variance`, or "learned_range" without `v`.
+            ValueError: an unknown `variance`, "learned_range" without `v`, or no `noise` at t > 0.
         """
+        if t > 0 and noise is None:
+            raise ValueError(f"noise must be given at t > 0, got None at t = {t}")
         return DDPMPipeline.draw(schedule, schedule.predict_x0(eps, x_t, t), x_t, t, noise, variance, v)
 
     @staticmethod

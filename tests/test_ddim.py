@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toys import ddim, mixture_denoiser, patched_unet, tiny_unet
+from toys import ddim, mixture_denoiser, patched_unet, seeded, tiny_unet
 
 from pipelines import DDIMPipeline, DDPMPipeline, NoiseSchedule
 
@@ -25,7 +25,7 @@ def round_trip(x_0: torch.Tensor, schedule: NoiseSchedule, count: int, kind: str
 def test_the_error_of_inversion_and_return_is_of_first_order(kind: str) -> None:
     schedule = NoiseSchedule.cosine(4000)
     x_0 = torch.linspace(-0.8, 0.9, 64, dtype=torch.float64).reshape(-1, 1, 1, 1)
-    counts = np.array([50, 100, 200, 400, 800])
+    counts = np.array([25, 50, 100, 200, 400])
     errors = [float((round_trip(x_0, schedule, int(n), kind)[1] - x_0).square().mean().sqrt()) for n in counts]
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
     print("errors", dict(zip(counts.tolist(), errors, strict=True)), "slope", slope)
@@ -48,15 +48,17 @@ def test_inversion_finds_the_noise_that_draws_the_picture() -> None:
 
 
 def test_invert_and_call_return_the_picture_of_a_network() -> None:
-    pipe = ddim(clip_sample=False, prediction_type="epsilon", beta_schedule="linear")
-    x_0 = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pipe = ddim(clip_sample=False, beta_schedule="linear")
+    pipe.unet.conv_out.weight.data *= 0.1
+    x_0 = torch.rand(2, 1, 8, 8, generator=seeded()) * 2 - 1
     errors = []
-    for count in (50, 200):
+    for count in (8, 32):
         x_T = pipe.invert(x_0, num_inference_steps=count)
         back = pipe(2, num_inference_steps=count, latents=x_T, output_type="latent").images
-        errors.append(float((back - x_0).abs().max()))
-    assert errors[1] < 0.5 * errors[0]
-    assert errors[1] < 0.1
+        errors.append(float((back - x_0).abs().mean()))
+    print("errors", errors)
+    assert errors[1] < 0.4 * errors[0]
+    assert errors[1] < 0.06
 
 
 def test_invert_takes_labels() -> None:
@@ -89,7 +91,7 @@ def test_a_step_with_noise_must_be_given_it() -> None:
 
 
 def test_a_step_in_half_precision_is_worked_in_float32() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     x, eps, noise = (torch.randn(2, 1, 4, 4, generator=generator).bfloat16() for _ in range(3))
     schedule = NoiseSchedule.linear()
     exact = DDIMPipeline.step(schedule, x.double(), eps.double(), 500, 400, 0.5, noise.double())

@@ -32,16 +32,16 @@ def mixture_denoiser(
     def denoiser(x_t: Tensor, t: int, labels: Tensor | None = None) -> Tensor:
         abar = float(alphas_cumprod[t])
         a, b = abar**0.5, (1 - abar) ** 0.5
-        x = x_t.double()[..., None]
-        var = a * a * s**2 + b * b
-        log_share = w.log() - 0.5 * var.log() - 0.5 * (x - a * m) ** 2 / var
+        weight, mean, variance = (values.to(x_t.dtype) for values in (w, m, s**2))
+        x, var = x_t[..., None], a * a * variance + b * b
+        log_share = weight.log() - 0.5 * var.log() - 0.5 * (x - a * mean) ** 2 / var
         if labels is not None:
             allowed = torch.eye(len(w) + 1, len(w), dtype=torch.bool)
             allowed[-1] = True
             log_share = log_share.masked_fill(~allowed[labels][:, None, None, None], -torch.inf)
-        x0 = (log_share.softmax(-1) * (m + a * s**2 / var * (x - a * m))).sum(-1)
-        eps = (x_t.double() - a * x0) / b
-        return {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[kind].to(x_t.dtype)
+        x0 = (log_share.softmax(-1) * (mean + a * variance / var * (x - a * mean))).sum(-1)
+        eps = (x_t - a * x0) / b
+        return {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[kind]
 
     return denoiser
 

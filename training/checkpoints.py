@@ -47,15 +47,25 @@ def new_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit:
     yield temporary
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         os.replace(temporary, final)
-        _drop_oldest(output_dir, limit)
+        _drop_oldest(output_dir, limit, step)
     accelerator.wait_for_everyone()
 
 
-def _drop_oldest(output_dir: Path, limit: int | None) -> None:
-    steps = checkpoint_steps(output_dir)
-    for step in steps[: max(len(steps) - limit, 0)] if limit else []:
-        shutil.rmtree(output_dir / f"checkpoint-{step}")
+def _drop_oldest(output_dir: Path, limit: int | None, newest: int) -> None:
+    """Keep `limit` checkpoints, and always `newest`, beside which an earlier run may have left later steps."""
+    others = [step for step in checkpoint_steps(output_dir) if step != newest]
+    for step in others[: max(len(others) + 1 - limit, 0)] if limit else []:
+        _remove(output_dir / f"checkpoint-{step}")
     for part in output_dir.glob(".checkpoint-*.part"):
         shutil.rmtree(part)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Rename, then delete: a run killed in between must not leave half a checkpoint under a checkpoint's name."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.old.part")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed)

@@ -11,126 +11,179 @@ measured, over an older row of the same settings.
 from __future__ import annotations
 
 import itertools
-import math
 import platform
 import shlex
 import sys
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from transformers import HfArgumentParser
 
 from training.data import ImageData, load_images
 from training.data.cache import default_cache_dir
-from training.metrics.features import FeatureClassifier, classifier_hash, extract, extract_cached
-from training.metrics.frechet import Statistics, frechet_distance, statistics
-from training.metrics.precision_recall import precision_recall
+from training.metrics.drawing import Model, draw, find_folder, open_model, weights_hash
+from training.metrics.features import FeatureClassifier, classifier_hash
+from training.metrics.judge import NEIGHBOURS, Judge
+from training.metrics.options import DTYPES, Options, parse
 from training.metrics.report import Row, key_of, merge, read_rows, table, write_grid
-from training.metrics.samples import SCHEDULERS, Model, draw, find_folder, open_model, weights_hash
-
-NEIGHBOURS = 3
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-@dataclass
-class Options:
-    """What to measure."""
-
-    dataset_name: str = field(metadata={"help": "the real pictures: a Hub id, or a folder of parquet"})
-    num_samples: int = field(default=1000, metadata={"help": "pictures to draw"})
-    batch_size: int = field(default=100, metadata={"help": "pictures drawn at a time"})
-    guidance_scale: list[float] | None = field(default=None, metadata={"help": "one or more; default 2, if it has one"})
-    num_inference_steps: list[int] = field(default_factory=lambda: [20], metadata={"help": "one or more"})
-    scheduler: str | None = field(default=None, metadata={"help": f"{', '.join(SCHEDULERS)}; default: the model's own"})
-    guidance_interval: list[float] | None = field(default=None, metadata={"help": "LOW HIGH, shares of the noise process"})
-    seed: int = field(default=0, metadata={"help": "picture k is drawn from the seed + k"})
-    dtype: str = field(default="bfloat16", metadata={"help": "of the network: bfloat16 or float32"})
-    resolution: int | None = field(default=None, metadata={"help": "side of the real pictures; default: as they are"})
-    test_split: str = field(default="test", metadata={"help": "the split to measure against"})
-    train_split: str = field(default="train", metadata={"help": "the split that gives the floor"})
-    features: str = field(default="model_cards/fashion-features", metadata={"help": "the classifier to measure with"})
-    output: str | None = field(default=None, metadata={"help": "default: metrics.json in the model's folder"})
-    grid: bool = field(default=True, metadata={"help": "write samples.png of the first setting beside metrics.json"})
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what can be seen to be wrong without opening anything."""
-        if self.scheduler is not None:
-            self.scheduler = one_of("scheduler", self.scheduler, list(SCHEDULERS))
-        self.dtype = one_of("dtype", self.dtype, list(DTYPES))
-        lowest = {"num_samples": NEIGHBOURS + 1, "batch_size": 1, "seed": 0}
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for steps in self.num_inference_steps:
-            if steps < 1:
-                raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
-        for scale in self.guidance_scale or []:
-            if not (math.isfinite(scale) and scale >= 0):
-                raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale}")
-        interval = self.guidance_interval
-        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
-            raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
+def open_classifier(features: str) -> FeatureClassifier:
+    """The classifier in a folder or of a Hub id; ValueError if there is none."""
+    try:
+        return FeatureClassifier.from_pretrained(features).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"features must be a classifier from python -m training.feature_classifier, got {features!r}: {reason}"
+        ) from error
 
 
-def one_of(name: str, value: str, allowed: list[str]) -> str:
-    """`value` as it is spelled in `allowed`, in any case; else a ValueError with the nearest."""
-    spelled = {word.lower(): word for word in allowed}
-    if value.lower() in spelled:
-        return spelled[value.lower()]
-    near = get_close_matches(value.lower(), spelled, n=1, cutoff=0.4)
-    hint = f" (did you mean {spelled[near[0]]}?)" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+def load_split(options: Options, classifier: FeatureClassifier, split: str) -> ImageData:
+    """A split of the real pictures, in the shape that the classifier takes, or a ValueError."""
+    data = load_images(dataset_name=options.dataset_name, split=split, resolution=options.resolution)
+    size = classifier.config.sample_size
+    expected = (classifier.config.in_channels, size, size)
+    if data.images.shape[1:] != expected:
+        raise ValueError(
+            f"features must have been trained on pictures like those of dataset_name: {options.features} takes "
+            f"{dimensions(expected)}, {options.dataset_name} has {dimensions(data.images.shape[1:])}"
+        )
+    return data
 
 
-@dataclass
-class Real:
-    """The real pictures as features: the test split, as many of it as precision and recall are to see, and the floor."""
-
-    test: ImageData
-    test_statistics: Statistics
-    subset: np.ndarray  # (M, D)
-    floor: Row
+def dimensions(shape: tuple[int, ...]) -> str:
+    """(C, H, W) in words."""
+    return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
 
 
-class Judge:
-    """Measures sets of pictures against the test split, in the features of one classifier."""
+def check_fit(model: Model, options: Options, classifier: FeatureClassifier, test: ImageData) -> None:
+    """Raise ValueError unless model, data and classifier can be compared, and the model takes the settings."""
+    if model.shape != test.images.shape[1:]:
+        raise ValueError(
+            f"model and dataset_name must agree in size: {model.name} draws {dimensions(model.shape)}, "
+            f"{options.dataset_name} has {dimensions(test.images.shape[1:])}"
+        )
+    for name in ("guidance_scale", "guidance_interval"):
+        if getattr(options, name) is not None and name not in model.arguments:
+            raise ValueError(f"{name} must be left out: {type(model.pipe).__name__} does not take it")
+    if model.num_classes is None:
+        return
+    if test.labels is None:
+        raise ValueError(
+            f"dataset_name must have labels: {model.name} is class-conditional, and its accuracy needs them"
+        )
+    theirs, ours = model.class_names, classifier.config.class_names
+    differ = theirs and ours and [name.lower() for name in theirs] != [name.lower() for name in ours]
+    if model.num_classes != classifier.config.num_classes or differ:
+        raise ValueError(
+            f"model and features must know the same classes: {model.name} has {model.num_classes} "
+            f"({', '.join(theirs or ['no names'])}), {options.features} has {classifier.config.num_classes} "
+            f"({', '.join(ours or ['no names'])})"
+        )
 
-    def __init__(self, options: Options, classifier: FeatureClassifier, test: ImageData, train: ImageData) -> None:
-        self.classifier, self.count = classifier, options.num_samples
-        cache = default_cache_dir()
-        features, recognised = extract_cached(classifier, test.images, test.fingerprint, cache, "test pictures")
-        self.test = statistics(features)
-        # as many as samples, since both numbers depend on that; more than 5,000 would only take longer
-        size = min(len(features), min(max(options.num_samples, 1000), 5000))
-        self.subset = features[np.random.default_rng(0).permutation(len(features))[:size]]
-        chosen = np.sort(np.random.default_rng(options.seed).permutation(len(train.images))[: options.num_samples])
-        labels = None if train.labels is None else train.labels[chosen]
-        self.floor = {"num_samples": len(chosen)} | self.measure(train.images[chosen], labels, "training pictures")
-        if test.labels is not None:
-            self.floor["test_class_accuracy"] = float(np.mean(recognised == test.labels))
 
-    def measure(self, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Row:
-        """The numbers of 8-bit pictures (N, C, H, W); class accuracy where `labels` (N,) say what was asked for."""
-        features, recognised = extract(self.classifier, pixels, name)
-        found = statistics(features)
-        precision, recall = precision_recall(self.subset, features, NEIGHBOURS)
-        row = {} if labels is None else {"class_accuracy": float(np.mean(recognised == labels))}
-        return row | {
-            "class_entropy_bits": entropy_bits(recognised),
-            "frechet_distance": frechet_distance(
-                found.mean, found.covariance, self.test.mean, self.test.covariance
-            ),
-            "precision": precision,
-            "recall": recall,
+def sweep(options: Options, model: Model) -> list[Row]:
+    """The settings of each row."""
+    scales = options.guidance_scale or [2.0] if "guidance_scale" in model.arguments else [None]
+    return [
+        {
+            "model": model.name,
+            "scheduler": model.scheduler,
+            "num_inference_steps": steps,
+            "guidance_scale": scale,
+            "guidance_interval": options.guidance_interval,
+            "num_samples": options.num_samples,
+            "seed": options.seed,
+            "dtype": options.dtype,
+            "dataset": Path(options.dataset_name).name if Path(options.dataset_name).is_dir() else options.dataset_name,
         }
+        for steps, scale in itertools.product(options.num_inference_steps, scales)
+    ]
 
 
-def entropy_bits(classes: np.ndarray) -> float:
-    """Entropy of the histogram of classes (N,): log2 of their number if all are drawn alike, 0 if only one is."""
-    shares = np.unique(classes, return_counts=True)[1] / len(classes)
-    return float(-(shares * np.log2(shares)).sum()) + 0.0
+def measure(model: Model, judge: Judge, options: Options, settings: Row) -> tuple[Row, np.ndarray]:
+    """What one row's settings give, and its pictures, 8-bit (N, C, H, W)."""
+    names = ("num_inference_steps", "guidance_scale", "guidance_interval")
+    arguments = {name: settings[name] for name in names if settings[name] is not None}
+    drawn = draw(model, options.num_samples, options.batch_size, options.seed, key_of(settings), **arguments)
+    classes = model.num_classes
+    asked = None if classes is None else np.arange(options.num_samples) % classes
+    measured = judge.measure(drawn.pixels, asked, "samples")
+    speed = {"nfe": drawn.nfe, "images_per_second": round(options.num_samples / drawn.seconds, 2)}
+    return measured | speed, drawn.pixels
+
+
+def run(location: str, options: Options, command: str) -> list[Row]:
+    """Measure every setting; writes metrics.json after each. Returns the rows."""
+    folder = find_folder(location)
+    output = Path(options.output) if options.output else default_output(location)
+    read_rows(output)  # complain about another kind of file now, not after the work
+    classifier = open_classifier(options.features)
+    test = load_split(options, classifier, options.test_split)
+    train = load_split(options, classifier, options.train_split)
+    model = open_model(location, DTYPES[options.dtype], options.scheduler)
+    check_fit(model, options, classifier, test)
+    classifier.to(model.pipe.device)
+    judge = Judge(classifier, test, options.num_samples, default_cache_dir())
+    floor = judge.floor(train, options.num_samples, options.seed)
+    about = {
+        "floor": floor,
+        "features": {
+            "name": Path(options.features).name,
+            "weights": classifier_hash(classifier),
+            "test_accuracy": judge.test_accuracy,
+        },
+        "real": {
+            "test": {"split": options.test_split, "fingerprint": test.fingerprint, "frechet_images": len(test.images)},
+            "train": {"split": options.train_split, "fingerprint": train.fingerprint},
+            "precision_recall_images": len(judge.subset),
+            "neighbours": NEIGHBOURS,
+        },
+        "weights": weights_hash(folder),
+        "batch_size": options.batch_size,
+        "device": model.pipe.device.type,
+        "command": command,
+        "versions": versions(),
+    }
+    rows = []
+    for settings in sweep(options, model):
+        measured, pixels = measure(model, judge, options, settings)
+        rows.append({"settings": settings, "measured": measured, **about})
+        for key in merge(output, rows[-1]):
+            print(f"dropped from {output}, because the weights have changed since: {key}")
+        if options.grid and len(rows) == 1:
+            write_grid(output.with_name("samples.png"), pixels, model.num_classes or 10, key_of(settings))
+    print(table(rows))
+    print(f"written to {output}")
+    return rows
+
+
+def default_output(location: str) -> Path:
+    """Beside the model; a Hub id gets a folder of its name here, since its own is a cache."""
+    return (Path(location) if Path(location).is_dir() else Path(location.rpartition("/")[2])) / "metrics.json"
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        location, options = parse(arguments, __doc__.splitlines()[0])
+        run(location, options, shlex.join(["python", "-m", "training.evaluate", *arguments]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,12 @@
 """The training loop: accelerate, the averaged weights, checkpoints, logging. It knows nothing of diffusion.
 
-One update is `gradient_accumulation_steps` micro-steps. At each, the global batch is the next examples of the run's
-order, and process r takes its r-th slice; all randomness follows from (seed, micro-step, place in the global batch).
+One update takes the next examples of the run's order, in `gradient_accumulation_steps` micro-steps over all processes.
+All randomness follows from (seed, update, place among its examples): how they are split changes nothing.
 """
 
 import copy
 import json
+import logging
 import math
 import os
 import time
@@ -23,11 +24,13 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from training.checkpoints import find_checkpoint, new_checkpoint
+from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 from training.data import ImageData
-from training.randomness import BatchRandom, DataOrder
+from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
 from training.samples import sample_grid
+
+logger = logging.getLogger(__name__)
 
 
 class Objective(Protocol):
@@ -90,11 +93,11 @@ class Trainer:
     # --------------------------------------------------------------------------------------------------- one update
 
     def batch(self, micro_step: int) -> tuple[dict[str, Tensor], BatchRandom]:
-        """This process's slice of the global batch of a micro-step, and its random numbers."""
-        count, processes = self.recipe.train_batch_size, self.accelerator.num_processes
-        start = self.accelerator.process_index * count
-        rng = BatchRandom(self.recipe.seed, micro_step, start, count, count * processes)
-        index = self.order.indices(micro_step * count * processes + start, count).numpy()
+        """This process's slice of the examples of the next update, at a micro-step of it, and its random numbers."""
+        count, total = self.recipe.train_batch_size, self.images_an_update
+        start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
+        rng = BatchRandom(self.recipe.seed, self.step, start, count, total)
+        index = self.order.indices(self.step * total + start, count).numpy()
         images = torch.from_numpy(self.data.images[index]).to(self.accelerator.device)
         images = images.to(next(self.network.parameters()).dtype) / 127.5 - 1
         if self.recipe.random_flip:
@@ -108,8 +111,10 @@ class Trainer:
     def gradients(self) -> Tensor:
         """Accumulate the gradients of one update, averaged over processes; the mean loss of this process."""
         losses = []
-        for i in range(self.recipe.gradient_accumulation_steps):
-            batch, rng = self.batch(self.step * self.recipe.gradient_accumulation_steps + i)
+        for micro_step in range(self.recipe.gradient_accumulation_steps):
+            batch, rng = self.batch(micro_step)
+            # dropout in the network draws from the global generators: its masks alone depend on how a batch is split
+            torch.manual_seed(seed_of(self.recipe.seed, self.step, micro_step, self.accelerator.process_index))
             with self.accelerator.accumulate(self.objective.network):
                 loss = self.objective.loss(batch, rng)
                 self.accelerator.backward(loss)
@@ -204,10 +209,16 @@ class Trainer:
         wanted = self.recipe.resume_from_checkpoint
         checkpoint = find_checkpoint(self.output_dir, wanted) if wanted else None
         if checkpoint is None:
+            if checkpoint_steps(self.output_dir):
+                logger.warning("%s holds checkpoints of an earlier run; this one starts afresh", self.output_dir)
             return
         self.accelerator.load_state(str(checkpoint / "state"))
+        self.ema.to(self.accelerator.device)  # accelerate loads what is registered with it onto the CPU
+        self.accelerator.step = 0  # an update begins, whatever gradient_accumulation_steps was before
         record = json.loads((checkpoint / "training.json").read_text())
         self.step, self.seconds_before = record["steps"], record["seconds"]
+        if record["dataset_fingerprint"] != self.data.fingerprint:
+            logger.warning("the data are not those that %s was trained on", checkpoint)
         self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
 
     def _record(self) -> dict:
@@ -220,6 +231,7 @@ class Trainer:
             "device": _device_name(self.accelerator.device),
             "dataset_fingerprint": self.data.fingerprint,
             "recipe": {k: v for k, v in asdict(self.recipe).items() if k != "output_dir"},
+            "continues": _record_of(self.recipe.pretrained_model_name_or_path),
         }
 
     def _finish(self) -> None:
@@ -229,6 +241,13 @@ class Trainer:
             temporary.write_text(json.dumps(self._record(), indent=2) + "\n")
             os.replace(temporary, self.output_dir / "training.json")
         self.accelerator.end_training()
+
+
+def _record_of(pretrained: str | None) -> dict | None:
+    """The record of the run that made a pipeline, where it lies in its folder or, for a checkpoint's, beside it."""
+    folder = Path(pretrained or "")
+    found = [path for path in (folder / "training.json", folder.parent / "training.json") if path.is_file()]
+    return json.loads(found[0].read_text()) if pretrained and found else None
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """The network of a run: built from a config to fit the data, or taken from a pipeline and fitted to the data."""
 
+import inspect
 import json
 import logging
 from pathlib import Path
@@ -62,7 +63,8 @@ def build_network(recipe: Recipe, data: ImageData, num_class_embeds: int | None)
         raise ValueError(
             f"model_config_name_or_path must name a class of diffusers or of pipelines, got {class_name!r}"
         )
-    _check_divisible(config, height, width)
+    defaults = {k: p.default for k, p in inspect.signature(model_class.__init__).parameters.items()}
+    _check_divisible(defaults | config, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return model_class(**config)
@@ -85,7 +87,7 @@ def _check_divisible(config: dict[str, Any], height: int, width: int) -> None:
     if height % factor or width % factor:
         nearest = max(factor, round(min(height, width) / factor) * factor)
         raise ValueError(
-            f"resolution must be a multiple of {factor} for this network (try {nearest}), got {width}x{height}"
+            f"--resolution must be a multiple of {factor} for this network (try {nearest}), got {width}x{height}"
         )
 
 

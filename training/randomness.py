@@ -1,7 +1,7 @@
 """The randomness of a training example, as a pure function of (seed, step, global index).
 
-Every process draws the numbers of the whole global batch from a generator seeded with (seed, stream, step) and keeps
-its own rows. So the number of processes changes nothing, and a resumed run needs to know only its step.
+Every process draws the numbers of all examples of an update from a generator seeded with (seed, step, stream) and
+keeps its own rows. So the number of processes changes nothing, and a resumed run needs to know only its step.
 """
 
 import hashlib
@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 
+def seed_of(*parts: int | str) -> int:
+    """A seed in [0, 2^63) that is a hash of `parts`."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
 def seeded(*parts: int | str) -> torch.Generator:
     """A CPU generator whose state is a hash of `parts`."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(seed_of(*parts))
 
 
 class BatchRandom:
-    """Random numbers for rows [start, start + count) of a global batch of `total` rows at micro-step `step`."""
+    """Random numbers for rows [start, start + count) of the `total` rows of update `step`."""
 
     def __init__(self, seed: int, step: int, start: int, count: int, total: int) -> None:
         self._key, self._rows, self._total = (seed, step), slice(start, start + count), total

@@ -3,13 +3,17 @@
 Each row ends with the command that runs it and the score to expect, as `training.evaluate` measured it.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+# those of diffusers.optimization.get_scheduler that need no further settings
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
 def flag(default: Any, help: str) -> Any:
     """A dataclass field whose metadata carry the help text of its flag."""
-    return field(default=default, metadata={"help": help})
+    return field(default=default, metadata={"help": help.replace("%", "%%")})  # argparse formats its help texts
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,13 @@ class Recipe:
     gradient_accumulation_steps: int = flag(1, "micro-steps an update")
     max_train_steps: int = flag(10_000, "updates")
     learning_rate: float = flag(1e-3, "peak learning rate of AdamW")
-    lr_scheduler: str = flag("cosine", "constant, constant_with_warmup, linear, cosine, ...")
+    lr_scheduler: str = flag("cosine", ", ".join(LR_SCHEDULERS))
     lr_warmup_steps: int = flag(100, "updates of linear warm-up")
     adam_beta1: float = flag(0.9, "AdamW's beta_1")
     adam_beta2: float = flag(0.99, "AdamW's beta_2")
     adam_weight_decay: float = flag(1e-2, "AdamW's weight decay")
     adam_epsilon: float = flag(1e-8, "AdamW's epsilon")
-    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0: not clipped")
     ema_decay: float = flag(0.999, "decay of the averaged weights, reached by (1 + n) / (10 + n)")
     seed: int = flag(0, "every random number of the run follows from it")
     # how it runs
@@ -70,6 +74,7 @@ class Recipe:
             "mixed_precision": ("no", "bf16", "fp16"),
             "ddpm_beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
             "report_to": ("tensorboard", "trackio", "all", "none"),
+            "lr_scheduler": LR_SCHEDULERS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -86,14 +91,18 @@ class Recipe:
             "label_dropout": (0.0, 1.0),
             "ema_decay": (0.0, 1.0),
             "learning_rate": (0.0, 10.0),
-            "adam_beta1": (0.0, 1.0),
-            "adam_beta2": (0.0, 1.0),
-            "max_grad_norm": (0.0, float("inf")),
-            "lr_warmup_steps": (0, float("inf")),
+            "adam_weight_decay": (0.0, math.inf),
+            "adam_epsilon": (0.0, math.inf),
+            "max_grad_norm": (0.0, math.inf),
+            "lr_warmup_steps": (0, math.inf),
+            "seed": (0, 2**32 - 1),
         }
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {getattr(self, name)!r}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
         if self.snr_gamma is not None and not self.snr_gamma > 0:
             raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
 

@@ -11,7 +11,8 @@ def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 
     """Four rows of ten pictures, for a class-conditional pipeline one class a column (the first ten classes)."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(ROWS * COLUMNS)]
-    options = {"num_inference_steps": 25, "generator": generators}
+    steps = min(25, pipeline.scheduler.config.num_train_timesteps)
+    options = {"num_inference_steps": steps, "generator": generators}
     names = pipeline.class_names
     if names:
         labels = [i % COLUMNS % len(names) for i in range(ROWS * COLUMNS)]

@@ -5,17 +5,23 @@ The flags are the fields of `training.recipes.Recipe`; a recipe is a row of defa
 
 import difflib
 import logging
+import os
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser
 
+from training.checkpoints import find_checkpoint
 from training.data import ImageData, load_images
 from training.loop import Trainer
 from training.networks import pretrained_size
 from training.objectives.denoising import Denoising
 from training.recipes import RECIPES, Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def parse(arguments: list[str]) -> Recipe:
@@ -26,7 +32,10 @@ def parse(arguments: list[str]) -> Recipe:
     """
     name = _recipe_name(arguments)
     parser = HfArgumentParser(Recipe, prog="accelerate launch -m training.train", allow_abbrev=False)
-    parser.set_defaults(**RECIPES[name])
+    defaults = dict(RECIPES[name])
+    if any(a.split("=")[0] == "--train_data_dir" for a in arguments):
+        defaults.pop("dataset_name", None)  # one's own pictures stand in for the recipe's data set
+    parser.set_defaults(**defaults)
     recipe, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if rest:
         flags = [f"--{f.name}" for f in fields(Recipe)]
@@ -58,7 +67,13 @@ def load_data(recipe: Recipe) -> ImageData:
     if recipe.pretrained_model_name_or_path is not None:
         channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
         resolution = resolution or own_size
-    with PartialState().main_process_first():  # the others find the decoded images in the cache
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if "MASTER_PORT" in os.environ and processes.num_processes == 1:
+        logger.warning(
+            "one process runs, though several were asked for: with --cpu, accelerate launch starts several through "
+            "mpirun only. To have N: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m ..."
+        )
+    with processes.main_process_first():  # the others find the decoded images in the cache
         return load_images(
             dataset_name=recipe.dataset_name,
             dataset_config_name=recipe.dataset_config_name,
@@ -74,15 +89,21 @@ def load_data(recipe: Recipe) -> ImageData:
 def main(arguments: list[str] | None = None) -> None:
     """Parse, load, train; bad input ends in one line that names it."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "accelerate"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         recipe = parse(sys.argv[1:] if arguments is None else arguments)
+        if recipe.resume_from_checkpoint:
+            find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # an error now, before any work
         data = load_data(recipe)
         objective = Denoising.build(recipe, data)
         trainer = Trainer(recipe, data, objective)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    folder = trainer.train()
+    try:
+        folder = trainer.train()
+    except FloatingPointError as error:
+        sys.exit(f"error: {error}")
     trainer.accelerator.print(f"The pipeline is in {folder}")
 
 

@@ -22,15 +22,14 @@ class FastPath:
     dtype: str = "float32"
     channels_last: bool = True
 
-    def apply(self, pipe: Any) -> Any:
-        """Move `pipe` and its networks there, in place, and return it."""
+    def place(self, pipe: Any) -> Any:
+        """Move `pipe`, loaded in `dtype`, to the device and its networks to the layout, in place; return it."""
         import torch
 
-        pipe.to(self.device, getattr(torch, self.dtype))
-        if self.channels_last:
-            for part in pipe.components.values():
-                if isinstance(part, torch.nn.Module):
-                    part.to(memory_format=torch.channels_last)
+        pipe.to(self.device)
+        for part in pipe.components.values() if self.channels_last else ():
+            if isinstance(part, torch.nn.Module):
+                part.to(memory_format=torch.channels_last)
         return pipe
 
 

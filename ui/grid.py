@@ -6,23 +6,27 @@ import numpy as np
 from PIL import Image
 
 WIDTH = 560  # pixels, about what the page gives to the grid
-GAP = 4  # pixels between tiles, transparent: the page's own background shows
+LIVE_WIDTH = (
+    280  # while it denoises: a quarter of the pixels to compress at each step, and the page enlarges them alike
+)
 
 
-def grid(images: np.ndarray) -> Image.Image:
-    """Tile (N, H, W, C) uint8 with C of 1 or 3 into a near square, each pixel a whole number of pixels wide."""
-    count, height, width, channels = images.shape
+def grid(images: np.ndarray, width: int = WIDTH) -> Image.Image:
+    """Tile (N, H, W, C) uint8, C of 1 or 3, into a near square of about `width`.
+
+    A pixel becomes a whole number of pixels, at least 1. Between tiles lies one of them, transparent: the page's own
+    background shows.
+    """
+    count, height, across, channels = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    scale = max(1, (WIDTH - GAP * (columns - 1)) // (columns * width))
-    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = height * scale, width * scale
-    sheet = np.zeros((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels + 1), np.uint8)
-    for i, tile in enumerate(tiles):
-        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
-        sheet[top : top + height, left : left + width, :-1] = tile
-        sheet[top : top + height, left : left + width, -1] = 255
-    return Image.fromarray(sheet, {1: "LA", 3: "RGBA"}[channels])
+    scale = max(1, width // (columns * (across + 1) - 1))
+    sheet = np.zeros((rows, height + 1, columns, across + 1, channels + 1), np.uint8)
+    for i, image in enumerate(images):
+        sheet[i // columns, :height, i % columns, :across, :-1] = image
+        sheet[i // columns, :height, i % columns, :across, -1] = 255
+    flat = sheet.reshape(rows * (height + 1), columns * (across + 1), channels + 1)[:-1, :-1]
+    return Image.fromarray(flat.repeat(scale, axis=0).repeat(scale, axis=1), {1: "LA", 3: "RGBA"}[channels])
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

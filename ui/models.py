@@ -11,7 +11,8 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from . import fastpath
+from . import defaults, fastpath
+from .fastpath import FastPath
 from .samplers import OWN_CLASSES, SCHEDULERS
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
@@ -29,7 +30,9 @@ class ModelInfo:
         accepts: arguments of the pipeline's `stream`
         class_names: by index; empty for an unconditional model
         labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
+        shape: (height, width, channels) of what the network denoises, as far as its config tells
         samplers: what may be chosen; empty where the pipeline has no scheduler to swap
+        max_steps: length of the noise schedule
     """
 
     name: str
@@ -40,7 +43,9 @@ class ModelInfo:
     accepts: frozenset[str]
     class_names: tuple[str, ...]
     labels: tuple[str | int, ...]
+    shape: tuple[int, int, int]
     samplers: tuple[str, ...]
+    max_steps: int
 
     @property
     def samples(self) -> Path | None:
@@ -79,7 +84,7 @@ class Catalogue:
         """The pipeline, on the fast path. Shared: draw with a copy, `samplers.with_sampler`."""
         with self._locks[name]:
             if name not in self._loaded:
-                self._loaded[name] = fastpath.detect().apply(load(self.infos[name]))
+                self._loaded[name] = load(self.infos[name], fastpath.detect())
             return self._loaded[name]
 
     def warm(self, name: str | None = None) -> threading.Thread:
@@ -103,30 +108,50 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     arguments = _stream_arguments(folder / f"{declared[0]}.py" if carries_code else None, pipeline)
     if arguments is None:
         raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
-    names, labels = _classes(folder, index, arguments)
+    path = folder / "unet" / "config.json"
+    config = _read_json(path) if path.is_file() else None
+    names, labels = _classes(config, index, arguments)
     return ModelInfo(
-        name, str(source), folder, pipeline, carries_code, arguments, names, labels, _samplers(index, pipeline, arguments)
+        name,
+        str(source),
+        folder,
+        pipeline,
+        carries_code,
+        arguments,
+        names,
+        labels,
+        _shape(config or {}),
+        _samplers(index, pipeline, arguments),
+        _max_steps(folder / "scheduler" / "scheduler_config.json"),
     )
 
 
-def load(info: ModelInfo) -> Any:
-    """The pipeline of a model in float32 on the CPU, running the code that its folder carries, if it does."""
+def load(info: ModelInfo, path: FastPath) -> Any:
+    """The pipeline of a model on a fast path, running the code that its folder carries, if it does."""
     import diffusers
+    import torch
 
     import pipelines
 
+    options = {"use_safetensors": True, "dtype": getattr(torch, path.dtype)}
     if info.carries_code:
-        return diffusers.DiffusionPipeline.from_pretrained(info.folder, trust_remote_code=True, use_safetensors=True)
-    return getattr(pipelines, info.pipeline).from_pretrained(info.folder)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(info.folder, trust_remote_code=True, **options)
+    else:
+        pipe = getattr(pipelines, info.pipeline).from_pretrained(info.folder, **options)
+    return path.place(pipe)
 
 
 def _fetch(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.py", "samples.png"]))
+        return Path(
+            snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.py", "samples.png"])
+        )
     except Exception as error:  # the Hub client raises a dozen kinds; each means that there is no such model
-        raise ValueError(f"model must be a folder with a model_index.json or a Hub id, got {source!r}: {error}") from error
+        raise ValueError(
+            f"model must be a folder with a model_index.json or a Hub id, got {source!r}: {error}"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -137,11 +162,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _classes(
-    folder: Path, index: dict[str, Any], arguments: frozenset[str]
+    config: dict[str, Any] | None, index: dict[str, Any], arguments: frozenset[str]
 ) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
-    config = folder / "unet" / "config.json"
-    embeds = _read_json(config).get("num_class_embeds") if config.is_file() else None
-    if "class_labels" not in arguments or (config.is_file() and embeds is None):
+    embeds = (config or {}).get("num_class_embeds")
+    if "class_labels" not in arguments or (config is not None and embeds is None):
         return (), ()
     named = index.get("id2label") or {}
     names = tuple(str(named[key]) for key in sorted(named, key=int))
@@ -149,6 +173,17 @@ def _classes(
         return names, names
     count = (embeds or 0) - ("guidance_scale" in arguments)  # guidance keeps the last label for "no class"
     return tuple(map(str, range(count))), tuple(range(count))
+
+
+def _shape(config: dict[str, Any]) -> tuple[int, int, int]:
+    size = config.get("sample_size") or 28
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, 3 if config.get("in_channels", 1) >= 3 else 1
+
+
+def _max_steps(config: Path) -> int:
+    trained = _read_json(config).get("num_train_timesteps") if config.is_file() else None
+    return min(trained or defaults.MAX_STEPS, defaults.MAX_STEPS)
 
 
 def _samplers(index: dict[str, Any], pipeline: str, arguments: frozenset[str]) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ class Settings:
     def recalled(cls, values: Mapping[str, Any], catalogue: Catalogue) -> Self:
         """A record of what still holds of remembered `values`: a field that no longer fits takes its default."""
         known = {key: value for key, value in values.items() if key in FIELDS}
+        if known.get("model") not in catalogue.names:
+            known.pop("model", None)  # what else is remembered has to fit the model that takes its place
         wrong = problems(known, catalogue)
         return cls.checked({key: value for key, value in known.items() if key not in wrong}, catalogue)
 
@@ -107,11 +109,16 @@ _REAL = {
 def problems(values: Mapping[str, Any], catalogue: Catalogue) -> dict[str, str]:
     """What is wrong with `values`, by field; a field that is missing or None is fine."""
     given = {key: value for key, value in values.items() if key in FIELDS and value is not None}
-    wrong = {key: _number_problem(key, value) for key, value in given.items() if key in _WHOLE or key in _REAL}
-    wrong["model"] = _choice_problem("model", given.get("model", catalogue.names[0]), catalogue.names)
+    numbers = {key: _number_problem(key, value) for key, value in given.items() if key in _WHOLE or key in _REAL}
+    model = given.get("model", catalogue.names[0])
+    wrong = {"model": _choice_problem("model", model, catalogue.names)}
     if not wrong["model"]:
-        wrong |= _model_problems(given, catalogue[given.get("model", catalogue.names[0])])
-    low, high = given.get("guidance_low", 0.0), given.get("guidance_high", 1.0)
+        wrong |= _model_problems(given, catalogue[model])
+    wrong |= {key: message for key, message in numbers.items() if message}
+    low, high = (
+        given.get(key, bound)
+        for key, bound in zip(("guidance_low", "guidance_high"), defaults.GUIDANCE_INTERVAL, strict=True)
+    )
     if not wrong.get("guidance_low") and not wrong.get("guidance_high") and float(low) > float(high):
         wrong["guidance_low"] = f"guidance_low must be at most guidance_high ({high}), got {low}"
     return {key: message for key, message in wrong.items() if message}
@@ -121,6 +128,8 @@ def _model_problems(given: Mapping[str, Any], info: ModelInfo) -> dict[str, str]
     names = [defaults.ANY_CLASS, *info.class_names]
     class_name, sampler = given.get("class_name", defaults.ANY_CLASS), given.get("sampler", defaults.SAMPLER)
     wrong = {"class_name": _choice_problem("class_name", class_name, names)}
+    if not _number_problem("steps", given.get("steps", 1)) and float(given.get("steps", 1)) > info.max_steps:
+        wrong["steps"] = f"steps must be at most {info.max_steps} with model {info.name}, got {given['steps']}"
     if info.samplers:
         wrong["sampler"] = _choice_problem("sampler", sampler, list(info.samplers))
     return wrong
@@ -135,7 +144,7 @@ def _number_problem(name: str, value: object) -> str:
     kind = "a whole number" if name in _WHOLE else "a number"
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if low <= number <= high and (name in _REAL or number == int(number)):
         return ""

@@ -1,5 +1,7 @@
 """The Python that draws the pictures of a run, to be pasted and run as it stands."""
 
+import json
+
 from .fastpath import FastPath
 from .models import ModelInfo
 from .samplers import OPTIONS, SCHEDULERS, class_for
@@ -29,14 +31,14 @@ def _imports(settings: Settings, info: ModelInfo) -> list[str]:
 def _pipeline(settings: Settings, info: ModelInfo, path: FastPath) -> list[str]:
     own = _own_class(settings, info)
     dtype = f"dtype=torch.{path.dtype}"
-    load = f"{own}.from_pretrained({info.source!r}, {dtype})"
+    load = f"{own}.from_pretrained({_literal(info.source)}, {dtype})"
     if not own:
-        load = f"DiffusionPipeline.from_pretrained({info.source!r}, trust_remote_code=True, {dtype})"
-    lines = [f"pipe = {load}" + (f".to({path.device!r})" if path.device != "cpu" else "")]
+        load = f"DiffusionPipeline.from_pretrained({_literal(info.source)}, trust_remote_code=True, {dtype})"
+    lines = [f"pipe = {load}" + (f".to({_literal(path.device)})" if path.device != "cpu" else "")]
     if path.channels_last:
         lines.append("pipe.unet.to(memory_format=torch.channels_last)")
     if info.samplers:
-        options = "".join(f", {key}={value!r}" for key, value in OPTIONS.items())
+        options = "".join(f", {key}={_literal(value)}" for key, value in OPTIONS.items())
         lines.append(f"pipe.scheduler = {SCHEDULERS[settings.sampler]}.from_config(pipe.scheduler.config{options})")
     return lines
 
@@ -45,9 +47,9 @@ def _call(settings: Settings, info: ModelInfo) -> list[str]:
     arguments = settings.stream_arguments(info)
     labels = arguments.get("class_labels")
     if labels and len(set(labels)) == 1:
-        arguments["class_labels"] = f"[{labels[0]!r}] * {len(labels)}"
+        arguments["class_labels"] = f"[{_literal(labels[0])}] * {len(labels)}"
     elif labels:
-        arguments["class_labels"] = repr(labels)
+        arguments["class_labels"] = f"[{', '.join(map(_literal, labels))}]"
     lines = [f"    {name}={value}," for name, value in arguments.items()]
     return [
         f"seeds = range({settings.seed}, {settings.seed + settings.count})  # a picture depends on its own seed alone",
@@ -58,3 +60,8 @@ def _call(settings: Settings, info: ModelInfo) -> list[str]:
         "for seed, image in zip(seeds, images, strict=True):",
         '    image.save(f"{seed}.png")',
     ]
+
+
+def _literal(value: str | int) -> str:
+    """A Python literal, strings in double quotes."""
+    return json.dumps(value, ensure_ascii=False)

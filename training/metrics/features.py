@@ -64,8 +64,8 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
         in_channels: int = 1,
         num_classes: int = 10,
         sample_size: int = 28,
-        block_out_channels: tuple[int, ...] = (64, 128),
-        layers_per_block: tuple[int, ...] = (1, 2),
+        block_out_channels: tuple[int, ...] = (32, 64, 128),
+        layers_per_block: tuple[int, ...] = (1, 2, 1),
         class_names: tuple[str, ...] | None = None,
         dataset_fingerprint: str | None = None,
     ) -> None:

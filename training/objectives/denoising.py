@@ -6,6 +6,7 @@ with y dropped at random for classifier-free guidance (Ho & Salimans 2022, algor
 and min-SNR weights (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4) where asked for.
 """
 
+import logging
 from typing import Self
 
 import torch
@@ -17,6 +18,8 @@ from training.data import ImageData
 from training.networks import build_network, fit_network, load_pipeline
 from training.randomness import BatchRandom
 from training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 class Denoising:
@@ -50,6 +53,8 @@ class Denoising:
         objective = cls(recipe, fit_network(pipeline, data, names), names)
         objective.scheduler = type(objective.scheduler).from_config(pipeline.scheduler.config)
         objective.schedule = NoiseSchedule.from_scheduler(objective.scheduler)
+        kind = objective.scheduler.config.prediction_type
+        logger.info("the noise schedule and prediction_type (%s) are those of the pipeline that is fine-tuned", kind)
         return objective
 
     def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:

@@ -133,7 +133,9 @@ def draw(model: Model, count: int, batch_size: int, seed: int, name: str, **sett
             generators = [torch.Generator().manual_seed(seed + k) for k in chosen]
             images, rows = call(model.pipe, generator=generators, output_type="np", **number, **labels, **settings)
             if not np.isfinite(images).all():
-                raise ValueError(f"{model.name} drew values that are not finite, among pictures {start} to {chosen[-1]}")
+                raise ValueError(
+                    f"{model.name} drew values that are not finite, among pictures {start} to {chosen[-1]}"
+                )
             pixels.append((images * 255).round().astype(np.uint8).transpose(0, 3, 1, 2))
             evaluations += rows
             bar.update(len(chosen))

@@ -1,0 +1,66 @@
+"""Start the demo: `python app.py`, or `python app.py --model <folder or Hub id>` for any other model."""
+
+import argparse
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui import LAUNCH, Catalogue, build_demo
+
+CARDS = Path(__file__).resolve().parent / "model_cards"
+
+
+def shipped_models() -> dict[str, str]:
+    """The folders of model_cards/ that hold a model, by name; guided ones first."""
+    folders = sorted((index.parent for index in CARDS.glob("*/model_index.json")), key=_guided_first)
+    return {folder.name: _relative(folder) for folder in folders}
+
+
+def _guided_first(folder: Path) -> tuple[bool, str]:
+    return "cfg" not in folder.name, folder.name
+
+
+def _relative(folder: Path) -> str:
+    """As the code on the page should name it: relative where the page was started from the repository."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def named_models(sources: list[str]) -> dict[str, str]:
+    """Folders or Hub ids by a short name, made unique where two end alike."""
+    names = [Path(source).name for source in sources]
+    return {name if names.count(name) == 1 else source: source for name, source in zip(names, sources, strict=True)}
+
+
+def main() -> None:
+    """Parse the command line, build the page, and serve it until interrupted."""
+    parser = argparse.ArgumentParser(description="Draw with diffusion models in the browser.")
+    parser.add_argument("--model", action="append", metavar="FOLDER_OR_HUB_ID", help="repeatable; runs its code")
+    parser.add_argument("--port", type=int, help="7860 or the next free one unless given")
+    parser.add_argument("--share", action="store_true", help="make a public link")
+    arguments = parser.parse_args()
+    try:
+        catalogue = Catalogue(named_models(arguments.model) if arguments.model else shipped_models())
+    except ValueError as error:
+        parser.error(str(error))
+    page = build_demo(catalogue)
+    page.launch(server_port=arguments.port, share=arguments.share, prevent_thread_lock=True, **LAUNCH)
+    catalogue.warm()  # after the page is up: importing and loading takes seconds
+    page.block_thread()
+
+
+@cache
+def _page() -> gr.Blocks:
+    return build_demo(shipped_models())
+
+
+def __getattr__(name: str) -> Any:
+    """`app.demo`, built when it is asked for."""
+    if name == "demo":
+        return _page()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if __name__ == "__main__":
+    main()

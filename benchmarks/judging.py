@@ -1,0 +1,62 @@
+"""The Frechet distance of what contestants draw, against the test pictures (`training.metrics`)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from training.data import load_images
+from training.data.cache import default_cache_dir
+from training.evaluate import open_classifier
+from training.metrics.judge import NEIGHBOURS, Judge
+
+FEWEST = NEIGHBOURS + 1  # samples that the judge can measure
+
+
+def open_judge(features: str, dataset_name: str, samples: int) -> Judge:
+    """A judge over the split "test" of the data.
+
+    Raises:
+        ValueError: no classifier, no such data, or the one does not take the other.
+    """
+    classifier = open_classifier(features)
+    test = load_images(dataset_name=dataset_name, split="test")
+    shape = (classifier.config.in_channels, *(classifier.config.sample_size,) * 2)
+    if test.images.shape[1:] != shape:
+        raise ValueError(
+            f"features must take pictures like those of dataset_name: {features} takes (channels, height, width) "
+            f"{shape}, {dataset_name} has {test.images.shape[1:]}"
+        )
+    return Judge(classifier, test, samples, default_cache_dir())
+
+
+def distance(
+    judge: Judge, draw: Callable[[int, int, int | None], list[Image.Image]], classes: int, samples: int, name: str
+) -> float:
+    """Frechet distance of `samples` pictures, as many of each class, from `draw(count, seed, class or None)`."""
+    pictures = []
+    with tqdm(total=samples, desc=f"Drawing {name}", unit="img", disable=None, leave=False) as bar:
+        for label, count in portions(samples, classes):
+            pictures += draw(count, len(pictures), label)
+            bar.update(count)
+    return judge.measure(to_pixels(pictures), None, name)["frechet_distance"]
+
+
+def portions(samples: int, classes: int, most: int = 50) -> list[tuple[int | None, int]]:
+    """(class, count) of each batch, none larger than `most`; the class is None where there are none (`classes` 0)."""
+    kinds = max(classes, 1)
+    parts = []
+    for kind in range(kinds):
+        left = samples // kinds + (kind < samples % kinds)
+        while left:
+            count = min(left, most)
+            parts.append((kind if classes else None, count))
+            left -= count
+    return parts
+
+
+def to_pixels(pictures: list[Image.Image]) -> np.ndarray:
+    """PIL images of one size -> uint8 (N, C, H, W)."""
+    stack = np.stack([np.asarray(picture) for picture in pictures])
+    return stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)

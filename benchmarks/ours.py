@@ -1,0 +1,72 @@
+"""Our side of the training benchmarks: the networks that both sides train, and our trainer over one of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from diffusers import UNet2DModel
+
+from benchmarks.stock import forget_accelerate
+from training.data import ImageData, load_images
+from training.loop import Trainer
+from training.networks import build_network
+from training.objectives.denoising import Denoising, class_names_of
+from training.recipes import Recipe
+from training.train import parse
+
+NETWORK_HELP = "recipe, stock (a plain UNet2DModel of 2.5 M parameters at 32x32), or a JSON file with a config"
+STOCK_SIZE = 32
+
+
+def our_recipe(name: str, dataset_name: str, batch_size: int, **changes: object) -> Recipe:
+    """A row of the trainer's table, for a run that reports to nobody.
+
+    Raises:
+        ValueError: no such recipe, one that fine-tunes, or a value out of its range.
+    """
+    recipe = parse(["--recipe", name, "--dataset_name", dataset_name, "--report_to", "none"])
+    if recipe.pretrained_model_name_or_path is not None:
+        raise ValueError(f"recipe must be one that trains from scratch, as the stock loop does; {name} fine-tunes")
+    return replace(recipe, train_batch_size=batch_size, **changes)
+
+
+def load_data(recipe: Recipe, network: str) -> ImageData:
+    """The pictures to train on, square, at the size that `network` ("stock" or another) asks for."""
+    data = load_images(
+        dataset_name=recipe.dataset_name, resolution=STOCK_SIZE if network == "stock" else recipe.resolution
+    )
+    _, _, height, width = data.images.shape
+    if height != width:
+        raise ValueError(f"dataset_name must hold square pictures, {recipe.dataset_name} has {width}x{height}")
+    return data
+
+
+def new_network(network: str, recipe: Recipe, data: ImageData, num_class_embeds: int | None) -> UNet2DModel:
+    """The U-Net that `--network` names, with new weights.
+
+    Raises:
+        ValueError: no such file, or a config that does not fit the data.
+    """
+    if network == "stock":
+        return UNet2DModel(
+            sample_size=STOCK_SIZE,
+            in_channels=data.images.shape[1],
+            out_channels=data.images.shape[1],
+            block_out_channels=(32, 64, 128),
+            down_block_types=("DownBlock2D",) * 3,
+            up_block_types=("UpBlock2D",) * 3,
+            layers_per_block=1,
+            norm_num_groups=8,
+            num_class_embeds=num_class_embeds,
+        )
+    if network != "recipe" and not Path(network).exists():
+        raise ValueError(f"network must be recipe, stock or a JSON file, got {network!r}")
+    config = recipe.model_config_name_or_path if network == "recipe" else network
+    return build_network(replace(recipe, model_config_name_or_path=config), data, num_class_embeds)
+
+
+def our_trainer(recipe: Recipe, data: ImageData, network: str) -> Trainer:
+    """Our trainer, ready for `update()`. It writes nothing until it is asked to save."""
+    names = class_names_of(data) if recipe.class_conditional else None
+    unet = new_network(network, recipe, data, len(names) + 1 if names else None)
+    forget_accelerate()
+    return Trainer(recipe, data, Denoising(recipe, unet, names))

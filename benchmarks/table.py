@@ -1,0 +1,115 @@
+"""What the commands share: flags, the line about the machine, the table, the JSON file."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import accelerate
+import diffusers
+import torch
+from transformers import HfArgumentParser
+
+from training.metrics.report import write_json
+from ui.fastpath import BF16_FLAGS, cpu_flags
+
+Options = TypeVar("Options")
+Row = dict[str, Any]
+
+
+def parse(kind: type[Options], arguments: list[str], module: str, about: str) -> Options:
+    """The options of a command line.
+
+    Raises:
+        ValueError: an unknown flag, with the nearest that there is, or what `kind` refuses.
+    """
+    parser = HfArgumentParser(kind, prog=f"python -m {module}", description=about.splitlines()[0], allow_abbrev=False)
+    options, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        near = get_close_matches(unknown[0], flags, n=1)
+        raise ValueError(f"unknown argument {unknown[0]!r}" + (f" (did you mean {near[0]}?)" if near else ""))
+    return options
+
+
+def check_at_least(options: Any, **lowest: float) -> None:
+    """Raise ValueError, by name, for a field of `options` below its lowest value."""
+    for name, low in lowest.items():
+        if not getattr(options, name) >= low:
+            raise ValueError(f"{name} must be at least {low:g}, got {getattr(options, name)}")
+
+
+def command_line(
+    kind: type[Options],
+    run: Callable[[Options], list[Row]],
+    show: Callable[[list[Row]], str],
+    module: str,
+    about: str,
+    arguments: list[str] | None,
+) -> list[Row]:
+    """Parse, run, print the table under the line about the machine, write `--json`; bad input ends in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parse(kind, arguments, module, about)
+        before = machine()  # of before the run: the load would be our own
+        rows = run(options)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    command = shlex.join(["python", "-m", module, *arguments])
+    print(f"{command}\n{machine_line(before | machine_settings())}\n\n{show(rows)}")
+    if options.json is not None:
+        content = {"command": command, "machine": before | machine_settings(), "options": asdict(options), "rows": rows}
+        write_json(Path(options.json), content)
+        print(f"\nwritten to {options.json}")
+    return rows
+
+
+def machine() -> Row:
+    """What the numbers depend on and a run does not change, and how busy the machine is."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        cpuinfo = ""
+    models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else "unknown",
+        "bf16_flags": sorted(BF16_FLAGS & cpu_flags(cpuinfo)),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "versions": {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "accelerate": accelerate.__version__,
+        },
+    }
+
+
+def machine_settings() -> Row:
+    """What a run may have set: threads, and the GPU if there is one."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def machine_line(about: Row) -> str:
+    """`machine` and `machine_settings` in words."""
+    flags = " ".join(about["bf16_flags"])
+    bf16 = f"bf16 in hardware: {flags}" if flags else "no bf16 instructions"
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    gpu = f"{about['gpu']}, " if about["gpu"] else ""
+    return f"{gpu}{about['cpu']}, {about['threads']} torch threads, {bf16}; load {about['load']} before; {versions}"
+
+
+def table(heads: list[str], lines: list[list[str]]) -> str:
+    """Aligned Markdown: the first column to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    body = [
+        [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))]
+        for line in [heads, rule, *lines]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in body)

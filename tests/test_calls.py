@@ -1,0 +1,189 @@
+"""What a caller sees: callbacks, interruption, output types, and errors before any work."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from toys import calls_seen, ddim, ddpm, guided, seeded, tiny_unet
+
+from pipelines.base import StepwisePipeline
+
+MAKERS = [ddpm, ddim, guided]
+
+
+# --- callbacks ---
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_callback_sees_each_step(make: object) -> None:
+    pipe, seen = make(), []
+
+    def note(called: StepwisePipeline, index: int, timestep: float, tensors: dict) -> dict:
+        assert called is pipe
+        seen.append((index, timestep, {name: tensor.clone() for name, tensor in tensors.items()}))
+        return tensors
+
+    names = ["latents", "pred_original_sample"]
+    options = dict(batch_size=2, num_inference_steps=5, output_type="latent")
+    images = pipe(
+        generator=seeded(), callback_on_step_end=note, callback_on_step_end_tensor_inputs=names, **options
+    ).images
+    steps = list(pipe.stream(batch_size=2, num_inference_steps=5, generator=seeded()))
+    assert [index for index, _, _ in seen] == list(range(5))
+    assert [timestep for _, timestep, _ in seen] == [999, 799, 599, 399, 199]
+    for (_, _, tensors), step in zip(seen, steps, strict=True):
+        assert sorted(tensors) == names
+        assert torch.equal(tensors["latents"], step.prev_sample)
+        assert torch.equal(tensors["pred_original_sample"], step.pred_original_sample)
+    assert torch.equal(seen[-1][2]["latents"], images)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_callback_may_replace_the_sample(make: object) -> None:
+    pipe = make()
+    zeros = torch.zeros(2, 1, 8, 8)
+
+    def reset(called: StepwisePipeline, index: int, timestep: float, tensors: dict) -> dict:
+        return {"latents": zeros} if index == 1 else {}
+
+    with calls_seen(pipe) as seen:
+        pipe(batch_size=2, num_inference_steps=3, generator=seeded(), callback_on_step_end=reset)
+    assert torch.equal(seen[2][0][:2], zeros)
+    assert not torch.equal(seen[1][0][:2], zeros)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_interrupted_run_stops_within_a_step(make: object) -> None:
+    pipe = make()
+
+    def stop(called: StepwisePipeline, index: int, timestep: float, tensors: dict) -> None:
+        called._interrupt = index == 2
+
+    with calls_seen(pipe) as seen:
+        output = pipe(batch_size=1, num_inference_steps=10, callback_on_step_end=stop, output_type="pt")
+    assert len(seen) == 3
+    assert pipe.interrupt
+    assert output.nfe == 3
+    assert output.images.shape == (1, 1, 8, 8)
+    assert len(list(pipe.stream(batch_size=1, num_inference_steps=4))) == 4  # and the next one runs
+    with calls_seen(pipe) as seen:
+        pipe(batch_size=1, num_inference_steps=4)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_closing_the_stream_ends_the_work(make: object) -> None:
+    pipe = make()
+    with calls_seen(pipe) as seen:
+        steps = pipe.stream(batch_size=1, num_inference_steps=10)
+        assert len(seen) == 0  # nothing is computed before it is asked for
+        next(steps)
+        next(steps)
+        steps.close()
+        assert list(steps) == []
+    assert len(seen) == 2
+
+
+# --- outputs ---
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_output_types_show_the_same_picture(make: object) -> None:
+    pipe = make()
+    options = dict(batch_size=2, num_inference_steps=2)
+    out = {kind: pipe(generator=seeded(), output_type=kind, **options).images for kind in ("pil", "np", "pt", "latent")}
+    expected = (out["latent"] / 2 + 0.5).clamp(0, 1)
+    assert torch.equal(out["pt"], expected)
+    assert out["np"].shape == (2, 8, 8, 1)
+    np.testing.assert_array_equal(out["np"], expected.permute(0, 2, 3, 1).numpy())
+    assert [(image.size, image.mode) for image in out["pil"]] == [((8, 8), "L")] * 2
+    shown = np.stack([np.asarray(image) for image in out["pil"]])
+    np.testing.assert_array_equal(shown, (255 * out["np"][..., 0]).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_tuple_on_request(make: object) -> None:
+    output = make()(batch_size=1, num_inference_steps=1, return_dict=False)
+    assert isinstance(output, tuple)
+    assert len(output[0]) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
+def test_evaluations_are_counted_an_image(count: int) -> None:
+    assert ddim()(count, num_inference_steps=3).nfe == 3
+
+
+def test_defaults_are_one_picture() -> None:
+    assert len(ddim()(num_inference_steps=1).images) == 1
+    assert len(guided()("cat", num_inference_steps=1).images) == 1
+    assert len(guided()("cat", batch_size=3, num_inference_steps=1).images) == 3
+
+
+# --- errors, before any work ---
+
+EVERYWHERE = [
+    ("batch_size", {"batch_size": 0}),
+    ("batch_size", {"batch_size": -1}),
+    ("batch_size", {"batch_size": 1.5}),
+    ("batch_size", {"batch_size": True}),
+    ("num_inference_steps", {"num_inference_steps": 0}),
+    ("num_inference_steps", {"num_inference_steps": 1001}),
+    ("num_inference_steps", {"num_inference_steps": 2.5}),
+    ("num_inference_steps", {"num_inference_steps": True}),
+    ("num_inference_steps", {"num_inference_steps": None}),
+    ("generator", {"batch_size": 2, "generator": [seeded()]}),
+    ("generator", {"batch_size": 2, "generator": [seeded()] * 2}),
+    ("generator", {"batch_size": 1, "generator": 42}),
+    ("latents", {"latents": torch.zeros(1, 1, 8, 9)}),
+    ("latents", {"batch_size": 2, "latents": torch.zeros(1, 1, 8, 8)}),
+    ("latents", {"latents": torch.full((1, 1, 8, 8), math.nan)}),
+    ("latents", {"latents": "noise"}),
+    ("output_type", {"output_type": "jpg"}),
+    ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["x_t"]}),
+]
+ETA = [("eta", {"eta": eta}) for eta in (-1.0, math.nan, math.inf, "0", True)]
+GUIDANCE = [
+    *[("guidance_scale", {"guidance_scale": scale}) for scale in (math.nan, math.inf, -1.0, "2", None)],
+    *[("guidance_rescale", {"guidance_rescale": share}) for share in (-0.1, 1.1, math.nan)],
+    *[("guidance_interval", {"guidance_interval": i}) for i in ((0.8, 0.2), (0.0, 1.5), (0.5,), 0.5, (0, math.nan))],
+    *[("class_labels", {"class_labels": label}) for label in ("bird", 3, -1, 1.0, True, [], ["cat", "bird"])],
+    ("class_labels", {"class_labels": ["cat", "dog"], "batch_size": 3}),
+    ("generator", {"class_labels": ["cat", "dog"], "generator": [seeded()]}),
+]
+ERRORS = [
+    *[(make, *error) for make in MAKERS for error in EVERYWHERE],
+    *[(make, *error) for make in (ddim, guided) for error in ETA],
+    *[(guided, *error) for error in GUIDANCE],
+    *[(make, "class_labels", {"class_labels": 0}) for make in (ddpm, ddim)],
+]
+
+
+@pytest.mark.parametrize(("make", "named", "arguments"), ERRORS)
+def test_a_wrong_argument_is_named_before_any_work(make: object, named: str, arguments: dict) -> None:
+    pipe = make()
+    with calls_seen(pipe) as seen, pytest.raises(ValueError, match=f"^{named} must"):
+        pipe(**{"num_inference_steps": 2} | arguments)
+    assert seen == []
+
+
+@pytest.mark.parametrize("make", [ddpm, ddim])
+def test_a_conditional_network_needs_its_labels(make: object) -> None:
+    pipe = make(tiny_unet(3))
+    with pytest.raises(ValueError, match="^class_labels is required"):
+        pipe.stream(1)
+    labelled = pipe(class_labels=[0, 2], num_inference_steps=2)
+    assert len(labelled.images) == 2
+    with pytest.raises(ValueError, match="^class_labels must be 0 to 2"):
+        pipe.stream(class_labels=3)
+    with pytest.raises(ValueError, match="^class_labels must be .*no class names"):
+        pipe.stream(class_labels="cat")
+
+
+def test_an_error_tells_what_is_allowed() -> None:
+    with pytest.raises(ValueError, match="0 to 2 or one of Cat, Dog, Fish, got 'bird'"):
+        guided().stream("bird")
+    with pytest.raises(ValueError, match=r"\[1, 1000\], got 1001"):
+        ddim().stream(num_inference_steps=1001)

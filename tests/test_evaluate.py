@@ -1,0 +1,232 @@
+"""`python -m training.evaluate`, end to end on a tiny random model and a tiny data set."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from diffusers import DDIMScheduler
+from PIL import Image
+
+from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, PatchedUNet2DModel
+from training import evaluate, feature_classifier
+from training.metrics.features import FeatureClassifier, classifier_hash
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("dots", "lines", "noise")
+
+
+def write_data(folder: Path, size: int = 8, labels: bool = True) -> None:
+    """Parquet with a train and a test split of 30 grey pictures each."""
+    rng = np.random.default_rng(size)
+    for split in ("train", "test"):
+        pictures = [Image.fromarray(rng.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(30)]
+        columns: dict[str, Any] = {"image": pictures}
+        features: dict[str, Any] = {"image": ImageFeature()}
+        if labels:
+            columns["label"], features["label"] = [i % 3 for i in range(30)], ClassLabel(names=list(NAMES))
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(columns, Features(features)).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def network(classes: int | None) -> PatchedUNet2DModel:
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "mid_block_type": None}
+    return PatchedUNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        num_class_embeds=classes,
+        **blocks,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a conditional and an unconditional model, a classifier and data sets."""
+    place = tmp_path_factory.mktemp("evaluate")
+    torch.manual_seed(0)
+    scheduler = DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=True)
+    names = {str(i): name for i, name in enumerate(NAMES)}
+    ClassifierFreeGuidancePipeline(network(4), scheduler, names).save_pretrained(place / "cfg")
+    DDPMPipeline(network(None), scheduler).save_pretrained(place / "plain")
+    shape = {"block_out_channels": (8, 8), "layers_per_block": (1, 1)}
+    FeatureClassifier(num_classes=3, sample_size=8, class_names=NAMES, **shape).save_pretrained(place / "features")
+    FeatureClassifier(num_classes=3, sample_size=8, class_names=("a", "b", "c"), **shape).save_pretrained(
+        place / "others"
+    )
+    write_data(place / "pictures")
+    write_data(place / "unnamed", labels=False)
+    write_data(place / "large", size=12)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPWISE_CACHE", str(place / "cache"))
+    monkeypatch.chdir(place)
+
+
+def command(*more: str, model: str = "cfg", data: str = "pictures", features: str = "features") -> list[str]:
+    """A command line that takes a moment; what is said again in `more` wins."""
+    settings = ["--num_samples", "12", "--batch_size", "5", "--num_inference_steps", "2", "--dtype", "float32"]
+    return [model, "--dataset_name", data, "--features", features, *settings, *more]
+
+
+def measured(path: Path) -> list[dict[str, float]]:
+    """The measured numbers of every row but the speed."""
+    rows = json.loads(path.read_text())["results"].values()
+    return [{key: value for key, value in row["measured"].items() if key != "images_per_second"} for row in rows]
+
+
+def test_a_fresh_process_and_this_one_write_the_same_numbers(place: Path) -> None:
+    written = [place / name / "metrics.json" for name in ("first", "second")]
+    line = [sys.executable, "-m", "training.evaluate", *command("--output", str(written[0]))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "frechet_distance" in done.stdout and "real images" in done.stdout
+    evaluate.main(command("--output", str(written[1])))
+    assert measured(written[0]) == measured(written[1])
+    (row,) = json.loads(written[0].read_text())["results"].values()
+    assert set(row["measured"]) == {
+        "class_accuracy",
+        "class_entropy_bits",
+        "frechet_distance",
+        "precision",
+        "recall",
+        "nfe",
+        "images_per_second",
+    }
+    assert row["measured"]["nfe"] == 4.0 and row["measured"]["frechet_distance"] > 0
+    assert row["floor"]["num_samples"] == 12 and row["floor"]["frechet_distance"] > 0
+    assert row["settings"]["seed"] == 0 and row["settings"]["guidance_scale"] == 2.0
+    assert row["real"]["precision_recall_images"] == 30 and len(row["real"]["test"]["fingerprint"]) == 64
+    assert row["command"].startswith("python -m training.evaluate cfg --dataset_name pictures")
+    assert set(row["versions"]) == {"python", "torch", "diffusers", "numpy"}
+    assert str(place) not in json.dumps({**row, "command": ""})
+    with Image.open(written[0].with_name("samples.png")) as picture:
+        assert picture.size == (3 * 8 * 3, 4 * 8 * 3)
+        assert "guidance_scale=2.0" in picture.info["settings"]
+
+
+def test_the_numbers_do_not_depend_on_the_batch_size(place: Path) -> None:
+    for size in ("1", "7"):
+        evaluate.main(command("--batch_size", size, "--output", f"batch{size}/metrics.json", "--no_grid"))
+    assert measured(place / "batch1/metrics.json") == measured(place / "batch7/metrics.json")
+    assert not (place / "batch1/samples.png").exists()
+
+
+def test_another_seed_gives_other_numbers(place: Path) -> None:
+    for seed in ("0", "100"):
+        evaluate.main(command("--seed", seed, "--output", "seeds/metrics.json", "--no_grid"))
+    first, second = measured(place / "seeds/metrics.json")
+    assert first["frechet_distance"] != second["frechet_distance"]
+
+
+def test_a_sweep_writes_a_row_a_setting_and_keeps_the_others(place: Path) -> None:
+    output = ["--output", "sweep/metrics.json", "--no_grid"]
+    evaluate.main(command("--guidance_scale", "1", "3", *output, "--num_inference_steps", "1", "2"))
+    evaluate.main(command("--guidance_scale", "3", *output, "--guidance_interval", "0", "0.6"))
+    evaluate.main(command("--guidance_scale", "3", *output, "--scheduler", "heun"))
+    evaluate.main(command("--guidance_scale", "3", *output))
+    rows = list(json.loads((place / "sweep/metrics.json").read_text())["results"].values())
+    settings = [row["settings"] for row in rows]
+    assert [(s["num_inference_steps"], s["guidance_scale"]) for s in settings[:4]] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    assert settings[4]["guidance_interval"] == [0.0, 0.6] and settings[5]["scheduler"] == "Heun" and len(rows) == 6
+    assert [row["measured"]["nfe"] for row in rows] == [1, 2, 2, 4, 3, 6]
+
+
+def test_the_default_place_is_the_models_own_folder_and_an_unconditional_model_has_no_accuracy(place: Path) -> None:
+    evaluate.main(command(model="plain"))
+    (row,) = json.loads((place / "plain/metrics.json").read_text())["results"].values()
+    assert "class_accuracy" not in row["measured"] and row["settings"]["guidance_scale"] is None
+    assert 0 <= row["measured"]["class_entropy_bits"] <= np.log2(3) and row["measured"]["nfe"] == 2.0
+    with Image.open(place / "plain/samples.png") as picture:
+        assert picture.size == (10 * 8 * 3, 8 * 3)
+
+
+def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Oracle:
+        """Knows the class by the order of the pictures, and is wrong on every fourth."""
+
+        def extract(self, classifier: object, pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+            wrong = (np.arange(len(pixels)) % 4 == 0).astype(int)
+            return np.random.default_rng(0).normal(size=(len(pixels), 8)), (np.arange(len(pixels)) + wrong) % 3
+
+    monkeypatch.setattr("training.metrics.judge.extract", Oracle().extract)
+    evaluate.main(command("--output", "oracle/metrics.json", "--no_grid"))
+    (row,) = measured(place / "oracle/metrics.json")
+    assert row["class_accuracy"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (command(model="pictures"), "'pictures' has no model_index.json"),
+        (command(model="./nowhere"), "model must be a pipeline's folder or a Hub id, got './nowhere'"),
+        (command(data="unnamed"), "dataset_name must have labels"),
+        (command(data="large"), "takes 1 channel(s) of 8x8, large has 1 channel(s) of 12x12"),
+        (command(features="pictures"), "features must be a classifier from python -m training.feature_classifier"),
+        (command(features="others"), "model and features must know the same classes"),
+        (command("--guidance_scale", "nan"), "guidance_scale must be a finite number of at least 0, got nan"),
+        (command("--guidance_scale", "1", "-2"), "guidance_scale must be a finite number of at least 0, got -2.0"),
+        (command("--guidance_scale", "1", model="plain"), "guidance_scale must be left out: DDPMPipeline"),
+        (command("--guidance_interval", "0.5"), "guidance_interval must be LOW HIGH"),
+        (command("--scheduler", "DPMSolver"), "got 'DPMSolver' (did you mean DPMSolver++?)"),
+        (command("--dtype", "float16"), "dtype must be one of bfloat16, float32, got 'float16'"),
+        (command("--num_samples", "3"), "num_samples must be at least 4, got 3"),
+        (command("--num_inference_steps", "0"), "num_inference_steps must be at least 1, got 0"),
+        (command("--guidance_scales", "1"), "unknown argument '--guidance_scales' (did you mean --guidance_scale?)"),
+        (command("--output", "cfg/model_index.json"), "output must be a metrics.json of this command"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    arguments: list[str], message: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluate.draw", lambda *args, **more: pytest.fail("work was done before the check"))
+    monkeypatch.setattr("training.evaluate.Judge", lambda *args: pytest.fail("work was done before the check"))
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(arguments)
+    text = str(stopped.value)
+    assert message in text and text.startswith("error: ") and "\n" not in text
+
+
+def test_a_model_of_another_size_than_the_data_is_refused(place: Path) -> None:
+    shape = {"block_out_channels": (8, 8), "layers_per_block": (1, 1)}
+    FeatureClassifier(num_classes=3, sample_size=12, class_names=NAMES, **shape).save_pretrained(place / "wide")
+    with pytest.raises(SystemExit, match=r"cfg draws 1 channel\(s\) of 8x8, large has 1 channel\(s\) of 12x12"):
+        evaluate.main(command(data="large", features="wide"))
+
+
+def test_the_classifier_trains_to_a_folder_that_loads_the_same_twice(place: Path) -> None:
+    for name in ("one", "two"):
+        options = feature_classifier.Options(
+            output_dir=name, dataset_name="pictures", num_train_epochs=1, train_batch_size=16, mixed_precision="no"
+        )
+        metrics = feature_classifier.run(options)
+    one, two = (FeatureClassifier.from_pretrained(place / name) for name in ("one", "two"))
+    assert classifier_hash(one) == classifier_hash(two) and list(one.config.class_names) == list(NAMES)
+    assert {path.name for path in (place / "one").iterdir()} == {
+        "README.md",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "metrics.json",
+    }
+    assert json.loads((place / "two/metrics.json").read_text()) == metrics and 0 <= metrics["test_accuracy"] <= 1
+    assert "dots, lines, noise" in (place / "one/README.md").read_text()
+
+
+def test_the_classifier_needs_labels() -> None:
+    with pytest.raises(ValueError, match="unnamed has no labels"):
+        feature_classifier.run(feature_classifier.Options(output_dir="none", dataset_name="unnamed"))

@@ -1,0 +1,244 @@
+"""The page in a real browser, and its endpoint, over a server started as a user starts it."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from test_ui import ROOT, save_models
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE = 60_000  # milliseconds; the cores may be busy with something else
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python app.py --model ...` with two tiny models, until the page answers."""
+    folder = tmp_path_factory.mktemp("served")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = [part for path in save_models(folder).values() for part in ("--model", str(path))]
+    environment = os.environ | {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "GRADIO_TEMP_DIR": str(folder / "cache"),
+    }
+    log = (folder / "log").open("w")
+    command = [sys.executable, "app.py", *flags, "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/", server, folder / "log")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"no page after a minute: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page as a new visitor; in the end, nobody may have met an error in the console."""
+    errors: list[str] = []
+    pages: list[Page] = []
+    context = browser.contexts[0] if browser.contexts else browser.new_context()  # one cache for all of the scripts
+    context.set_default_timeout(PATIENCE)
+
+    def open_page(width: int = 1280, height: int = 900, query: str = "") -> Page:
+        page = context.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url + query)
+        expect(page.locator("#status")).to_contain_text("Samples of", timeout=PATIENCE)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.evaluate("localStorage.clear()")
+        page.close()
+    assert [error for error in errors if "422" not in error] == []
+
+
+def draw(page: Page) -> None:
+    """Press Draw and wait for the pictures."""
+    page.locator("#draw").click()
+    expect(page.locator("#status")).not_to_contain_text("Drawn in", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
+    expect(page.locator("#draw")).to_be_enabled(timeout=PATIENCE)
+
+
+def set_number(page: Page, label: str, value: str) -> None:
+    """Type into the number box of a slider or a number field."""
+    box = page.get_by_label(f"number input for {label}").or_(page.get_by_label(label, exact=True)).first
+    box.fill(value)
+    box.press("Tab")
+
+
+def shown(page: Page) -> str:
+    """Address of the big picture."""
+    return page.locator("#preview img").get_attribute("src") or ""
+
+
+def pictures(page: Page) -> list[bytes]:
+    """The files of the gallery."""
+    sources = [image.get_attribute("src") or "" for image in page.locator("#gallery .grid-container img").all()]
+    return [page.request.get(source).body() for source in sources]
+
+
+@contextmanager
+def watched(page: Page) -> Iterator[Callable[[], list[str]]]:
+    """Record each picture that the page shows meanwhile."""
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const look = () => {
+                const image = document.querySelector('#preview img');
+                window.seen.push(image ? image.src : 'nothing');
+            };
+            window.eye = new MutationObserver(look);
+            window.eye.observe(document.querySelector('#preview'), {subtree: true, childList: true, attributes: true});
+        }"""
+    )
+    yield lambda: page.evaluate("[...new Set(window.seen)]")
+    page.evaluate("window.eye.disconnect()")
+
+
+def test_a_phone_opens_it_draws_and_never_scrolls_sideways(visit: Callable[..., Page]) -> None:
+    page = visit(390, 844)
+    assert shown(page) and page.locator("#preview img").get_attribute("alt")
+    draw(page)
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_role("button", name="The Python that made this").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#draw").bounding_box()["y"] < page.locator("#class").bounding_box()["y"]
+    assert page.locator("#gallery .grid-container img").count() == 16
+    assert all(image.get_attribute("alt") for image in page.locator("#gallery img").all())
+
+
+def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page], tmp_path: Path) -> None:
+    page = visit()
+    page.get_by_role("radio", name="keep").check()
+    set_number(page, "Steps", "12")
+    set_number(page, "Pictures", "3")
+    set_number(page, "Seed", "41")
+    with watched(page) as seen:
+        draw(page)
+        assert len(seen()) >= 6 and "nothing" not in seen()
+    expect(page.locator("#status")).to_contain_text("12 steps")
+    expect(page.locator("#status")).to_contain_text("24 network evaluations a picture")
+    first, last = pictures(page), shown(page)
+    assert len(first) == 3
+
+    set_number(page, "Look back over the steps", "2")
+    expect(page.locator("#status")).to_contain_text("step 3 of 12", timeout=PATIENCE)
+    assert shown(page) != last
+
+    draw(page)
+    assert pictures(page) == first
+    set_number(page, "Pictures", "2")
+    draw(page)
+    again = [Image.open(_file(tmp_path, content)) for content in (first[1], pictures(page)[1])]
+    assert again[0].tobytes() == again[1].tobytes()
+
+    page.reload()
+    expect(page.locator("#status")).to_contain_text("Samples of", timeout=PATIENCE)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("41")
+    expect(page.get_by_role("radio", name="keep")).to_be_checked()
+    page.get_by_role("button", name="Advanced").click()
+    page.locator("#advanced input[type=file]").set_input_files(_file(tmp_path, first[2]))
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("43", timeout=PATIENCE)
+    expect(page.get_by_label("number input for Pictures")).to_have_value("3")
+
+
+def _file(folder: Path, content: bytes) -> Path:
+    path = folder / f"{hash(content)}.png"
+    path.write_bytes(content)
+    return path
+
+
+def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: Callable[..., Page]) -> None:
+    page = visit()
+    set_number(page, "Steps", "100")
+    page.locator("#draw").click()
+    expect(page.locator("#status")).to_contain_text(re.compile(r"Step [3-9] of 100"), timeout=PATIENCE)
+    page.locator("#stop").click()
+    expect(page.locator("#status")).to_contain_text("Stopped after", timeout=PATIENCE)
+    stopped = int(re.search(r"step (\d+) of 100", page.locator("#status").inner_text()).group(1))
+    assert stopped < 60
+    expect(page.locator("#scrubber")).to_be_visible()
+
+    page.get_by_role("radio", name="keep").check()
+    set_number(page, "Seed", "-3")
+    page.locator("#draw").click()
+    expect(page.get_by_text("seed must be a whole number").first).to_be_visible(timeout=PATIENCE)
+    set_number(page, "Seed", "3")
+    set_number(page, "Steps", "2")
+    draw(page)
+    expect(page.locator("#status")).to_contain_text("2 steps")
+
+
+def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
+    page = visit(query="?seed=5&model=tiny-cfg&class_name=Coat")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("5")
+    expect(page.get_by_role("radio", name="Coat")).to_be_checked()
+    page.get_by_role("radio", name="tiny-ddpm").check()
+    expect(page.get_by_text("Guidance scale")).to_be_hidden(timeout=PATIENCE)
+    expect(page.locator("#class")).to_be_hidden()
+    page.get_by_role("button", name="Advanced").click()
+    expect(page.get_by_label("number input for Eta")).to_be_hidden()
+    page.get_by_role("radio", name="DDIM").check()
+    expect(page.get_by_label("number input for Eta")).to_be_visible(timeout=PATIENCE)
+    draw(page)
+    expect(page.locator("#status")).to_contain_text("10 network evaluations a picture")
+
+
+def test_the_endpoint_draws_with_no_argument_and_names_bad_values(url: str, tmp_path: Path) -> None:
+    client = Client(url, verbose=False, download_files=str(tmp_path))
+    gallery, report, code = client.predict(api_name="/generate")
+    assert len(gallery) == 16 and json.loads(report)["network_evaluations"] == 20 and "from_pretrained" in code
+    assert "stepwise" in Image.open(gallery[0]["image"]).info
+    gallery, report, _ = client.predict(model="tiny-ddpm", count=2, steps=3, seed=5, api_name="/generate")
+    assert len(gallery) == 2 and json.loads(report)["seed"] == 5
+    bad = {"steps": 0, "guidance_scale": "nan", "seed": -1, "count": 17, "class_name": "Unicorn", "model": "none"}
+    for field, value in bad.items():
+        with pytest.raises(Exception, match=f"{field} must be"):
+            client.predict(**{field: value}, api_name="/generate")

@@ -1,0 +1,55 @@
+"""The U-Net: its timestep embedding is the published one, and its patches are those of pixel-unshuffle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toys import patched_unet, seeded, tiny_unet
+
+from pipelines import PatchedUNet2DModel
+
+
+@pytest.mark.parametrize("make", [patched_unet, tiny_unet])
+def test_time_enters_as_sines_and_cosines(make: object) -> None:
+    """Ho et al. 2020, after Vaswani et al. 2017: frequencies 10000^(-i / half); here the cosines come first."""
+    net, seen = make(), []
+    net.time_embedding.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    t = torch.tensor([0, 7, 999])
+    with torch.no_grad():
+        output = net(torch.zeros(3, 1, net.config.sample_size, net.config.sample_size), t).sample
+    half = seen[0].shape[1] // 2
+    angles = t.numpy()[:, None] * 10000.0 ** (-np.arange(half) / half)
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(seen[0].numpy(), expected, rtol=0, atol=1e-4)
+    assert float((output[1] - output[2]).abs().max()) > 1e-3, "the output depends on t"
+
+
+def test_patches_are_folded_into_channels() -> None:
+    net, seen = patched_unet(3), []
+    net.conv_in.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    net.conv_out.register_forward_hook(lambda module, args, output: seen.append(output))
+    x = torch.randn(2, 1, 28, 28, generator=seeded())
+    with torch.no_grad():
+        output = net(x, 10, torch.tensor([0, 2])).sample
+    inner, outer = seen
+    assert inner.shape == outer.shape == (2, 4, 14, 14)
+    for dy in range(2):
+        for dx in range(2):
+            assert torch.equal(inner[:, 2 * dy + dx], x[:, 0, dy::2, dx::2])
+            assert torch.equal(output[:, 0, dy::2, dx::2], outer[:, 2 * dy + dx])
+
+
+def test_the_config_speaks_of_pixels() -> None:
+    net = patched_unet()
+    assert (net.config.sample_size, net.config.in_channels, net.config.out_channels) == (28, 1, 1)
+    again = PatchedUNet2DModel.from_config(net.config)
+    assert [p.shape for p in again.parameters()] == [p.shape for p in net.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"sample_size": 30}, "sample_size"), ({"patch_size": 0}, "patch_size")]
+)
+def test_sizes_that_do_not_fit_are_named(changes: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named} must"):
+        PatchedUNet2DModel(**{"sample_size": 28, "in_channels": 1, "out_channels": 1} | changes)

@@ -1,0 +1,63 @@
+"""What model_cards/ ships is what the working tree would write, loads anywhere, and says only what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from training.card import render
+from training.networks import load_pipeline
+from training.refresh import shipped_folders
+
+FOLDERS = {folder.name: folder for folder in shipped_folders()}
+DRAW = """
+import sys, torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+out = pipe(num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+assert out.images[0].size == (28, 28) and "pipelines" not in sys.modules
+"""
+
+
+def test_the_models_are_there() -> None:
+    assert {"fashion-cfg", "fashion-ddpm"} <= set(FOLDERS)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_code_in_the_folder_is_that_of_the_working_tree(name: str, tmp_path: Path) -> None:
+    load_pipeline(str(FOLDERS[name])).save_pretrained(tmp_path / name)
+    written = {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
+    shipped = {p.relative_to(FOLDERS[name]): p.read_bytes() for p in FOLDERS[name].rglob("*.py") if p.is_file()}
+    assert set(shipped) == {path for path in written if path.suffix == ".py"}, "run python -m training.refresh"
+    for path, content in written.items():
+        assert (FOLDERS[name] / path).read_bytes() == content, f"{path}: run python -m training.refresh"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_it_draws_in_a_fresh_process_elsewhere(name: str, tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", DRAW, str(FOLDERS[name])]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_card_is_rendered_from_the_numbers(name: str) -> None:
+    folder = FOLDERS[name]
+    assert (folder / "README.md").read_text() == render(folder), "run python -m training.card"
+    card = ModelCard.load(folder / "README.md")
+    rows = json.loads((folder / "metrics.json").read_text())["results"].values()
+    measured = {round(value, 4) for row in rows for value in row["measured"].values()}
+    assert card.data.library_name == "diffusers"
+    assert all(result.metric_value in measured for result in card.data.eval_results)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_only_safetensors_and_no_path_of_a_machine(name: str) -> None:
+    for path in FOLDERS[name].rglob("*"):
+        assert path.suffix not in (".bin", ".pt", ".pkl", ".ckpt")
+        if path.suffix == ".json":
+            assert "_name_or_path" not in path.read_text()

@@ -1,0 +1,152 @@
+"""`python -m training.card FOLDER [...]`: write a model's README.md from metrics.json and training.json.
+
+Every number on the card is read from these two files; the words come from model_cards/TEMPLATE.md.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from training.metrics.report import write_whole
+
+TEMPLATE = Path(__file__).parents[1] / "model_cards" / "TEMPLATE.md"
+METRICS = {
+    "class_accuracy": "class accuracy",
+    "frechet_distance": "Fréchet distance",
+    "precision": "precision",
+    "recall": "recall",
+}
+SUMMARIES = {
+    "ClassifierFreeGuidancePipeline": "Draws one of ten garments, with classifier-free guidance "
+    "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
+    "DDPMPipeline": "Draws garments, unconditionally ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
+}
+CALLS = {
+    "ClassifierFreeGuidancePipeline": 'pipe(["Dress", "Bag"], num_inference_steps=20, guidance_scale=2.0).images[0]',
+    "DDPMPipeline": "pipe(batch_size=4, num_inference_steps=100).images[0]",
+}
+
+
+def render(folder: Path) -> str:
+    """The text of the card of a folder with model_index.json, metrics.json and training.json."""
+    index = json.loads((folder / "model_index.json").read_text())
+    rows = list(json.loads((folder / "metrics.json").read_text())["results"].values())
+    record = json.loads((folder / "training.json").read_text())
+    kind = index["_class_name"][1]
+    rows.sort(key=lambda row: (row["settings"]["num_samples"], row["settings"]["guidance_scale"] or 0))
+    card = ModelCard.from_template(
+        _card_data(folder.name, kind, rows),
+        template_path=str(TEMPLATE),
+        name=folder.name,
+        summary=SUMMARIES[kind],
+        caption=_caption(kind, rows),
+        call=CALLS[kind],
+        pipeline_class=kind,
+        table=metrics_table(rows),
+        measured_note=_note(rows[0]),
+        training=_training(record),
+    )
+    return str(card)
+
+
+def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardData:
+    best = min(rows, key=lambda row: row["measured"]["frechet_distance"])
+    results = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            dataset_type="fashion_mnist",
+            dataset_name="Fashion-MNIST",
+            metric_type=metric,
+            metric_name=f"{METRICS[metric]} ({_settings(best)})",
+            metric_value=round(best["measured"][metric], 4),
+        )
+        for metric in METRICS
+        if metric in best["measured"]
+    ]
+    return ModelCardData(
+        library_name="diffusers",
+        license="apache-2.0",
+        pipeline_tag="unconditional-image-generation",
+        tags=["diffusion", "class-conditional" if kind.startswith("Classifier") else "unconditional"],
+        datasets=["zalando-datasets/fashion_mnist"],
+        model_name=name,
+        eval_results=results,
+    )
+
+
+def _settings(row: dict[str, Any]) -> str:
+    settings = row["settings"]
+    guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
+    inside = settings.get("guidance_interval")
+    interval = f" within {inside[0]:g} to {inside[1]:g}" if inside else ""
+    scheduler = settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep")
+    return f"{scheduler}, {settings['num_inference_steps']} steps{guided}{interval}"
+
+
+def metrics_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of metrics.json and the floor of the last as a Markdown table."""
+    names = [name for name in METRICS if name in rows[0]["measured"]]
+    lines = ["| setting | samples | " + " | ".join(METRICS[n] for n in names) + " | network evaluations |"]
+    lines.append("|" + " --- |" * (len(names) + 3))
+    for row in rows:
+        lines.append(
+            _line(_settings(row), row["settings"]["num_samples"], row["measured"], names, row["measured"]["nfe"])
+        )
+    floor = rows[-1]["floor"]
+    lines.append(_line("real training pictures (the floor)", floor["num_samples"], floor, names, None))
+    return "\n".join(lines)
+
+
+def _line(what: str, count: int, measured: dict[str, Any], names: list[str], nfe: float | None) -> str:
+    values = [f"{measured[n]:.1%}" if n == "class_accuracy" else f"{measured[n]:.3f}" for n in names]
+    return f"| {what} | {count:,} | " + " | ".join(values) + f" | {'' if nfe is None else format(nfe, 'g')} |"
+
+
+def _caption(kind: str, rows: list[dict[str, Any]]) -> str:
+    columns = "one class a column; " if kind.startswith("Classifier") else ""
+    return f"Samples, not selected; {columns}seeds from 0 on."
+
+
+def _note(row: dict[str, Any]) -> str:
+    features, real = row["features"], row["real"]
+    return (
+        f"Measured by `training.evaluate` in the features of `{features['name']}` (test accuracy "
+        f"{features['test_accuracy']:.1%}), a classifier that trains no generator: the Fréchet distance is to "
+        f"all {real['test']['frechet_images']:,} test pictures, and is no FID; precision and recall "
+        f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
+        f"{real['precision_recall_images']:,} of them. The command: `{row['command']}`; seeds, versions and all "
+        "other numbers are in metrics.json."
+    )
+
+
+def _training(record: dict[str, Any]) -> str:
+    lines = []
+    while record:
+        lines.append(_run(record))
+        record = record["continues"]
+    steps = [f"{number}. {line}" for number, line in enumerate(reversed(lines), start=1)]
+    return "\n".join(steps) + "\n\nEach run continued from the weights of the one before it." * (len(steps) > 1)
+
+
+def _run(record: dict[str, Any]) -> str:
+    recipe = record["recipe"]
+    return (
+        f"`accelerate launch -m training.train --recipe {recipe['recipe']}`: {record['steps']:,} updates, "
+        f"{record['images']:,} images, {record['seconds'] / 60:.0f} minutes on {record['device']}; "
+        f"{recipe['prediction_type']}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
+        f"{recipe['train_batch_size']}, EMA {recipe['ema_decay']:g}, {recipe['mixed_precision']} autocast."
+    )
+
+
+def main(folders: list[str]) -> None:
+    """Write the card of each folder."""
+    for folder in map(Path, folders):
+        write_whole(folder / "README.md", render(folder).encode())
+        print(f"wrote {folder / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

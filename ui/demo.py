@@ -1,0 +1,32 @@
+"""The page: its title and its tabs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gradio as gr
+
+from .endpoint import add_endpoint
+from .generate import GenerateTab
+from .models import Catalogue
+
+TITLE = """<h1>Stepwise</h1><p>Diffusion models you can see, train and share</p>"""
+CACHE_SECONDS = (3600, 3600)  # how often pictures are cleared away, and from which age
+
+
+def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
+    """The page over models by name (folders or Hub ids); the first is the one it opens with.
+
+    Works for any pipeline whose class has a method `stream`: its signature decides which controls are shown. Launch
+    with `demo.launch(**ui.LAUNCH)` for the theme.
+
+    Raises:
+        ValueError: no model, or one that cannot be read, by name.
+    """
+    catalogue = models if isinstance(models, Catalogue) else Catalogue(models)
+    with gr.Blocks(title="Stepwise", delete_cache=CACHE_SECONDS, analytics_enabled=False) as demo:
+        gr.HTML(TITLE, elem_id="title", padding=False)
+        with gr.Tabs(), gr.Tab("Generate"):
+            tab = GenerateTab(catalogue)
+        add_endpoint(catalogue)
+        tab.open(demo)
+    return demo

@@ -1,0 +1,55 @@
+"""How the page looks: the theme, and the little CSS that Gradio's own settings do not reach. Fonts ship with Gradio."""
+
+import gradio as gr
+
+THEME = gr.themes.Soft(
+    primary_hue=gr.themes.colors.violet,
+    secondary_hue=gr.themes.colors.violet,
+    neutral_hue=gr.themes.colors.slate,
+    radius_size=gr.themes.sizes.radius_md,
+    font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+    font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400,)), "ui-monospace", "monospace"],
+).set(
+    block_title_background_fill="none",
+    block_title_background_fill_dark="none",
+    block_title_padding="0",
+    block_title_text_color="*body_text_color",
+    block_title_text_color_dark="*body_text_color",
+    block_label_background_fill="none",
+    block_label_background_fill_dark="none",
+    block_label_text_color="*body_text_color",
+    block_label_text_color_dark="*body_text_color",
+    block_border_width="1px",
+    block_info_text_color="*body_text_color_subdued",
+)
+
+CSS = """
+.gradio-container { width: 100%; min-width: 0 !important; max-width: 1200px !important; margin: 0 auto !important; }
+#title .html-container, #status .html-container { padding: 0 !important; }
+#title h1 { font-size: 1.75rem; font-weight: 700; margin: 0; letter-spacing: -0.02em; }
+#title p { margin: 0.15rem 0 0; color: var(--body-text-color-subdued); }
+#stage, #settings { min-width: 0; }
+#preview img, #gallery img { image-rendering: pixelated; }
+#preview .image-frame, #preview .image-frame img { width: 100%; object-fit: contain; }
+#status .bar { height: 4px; border-radius: 2px; background: var(--border-color-primary); overflow: hidden; }
+#status .bar i { display: block; height: 100%; background: var(--color-accent); }
+#status p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
+#gallery .grid-wrap { min-height: 0; height: auto; max-height: none; }
+#gallery .grid-container { grid-template: none / repeat(16, minmax(0, 1fr)); grid-auto-rows: auto; padding-top: 2rem; }
+#gallery .thumbnail-item { border-radius: 4px; height: auto; aspect-ratio: 1; }
+#gallery .grid-container .caption-label { display: none; }
+#gallery .gallery-item { height: auto; }
+#gallery:has(.preview) .gallery-container { min-height: 430px; }
+#gallery .preview .media-button { height: 300px; flex: none; }
+#gallery .preview .media-button img { width: 100%; height: 100%; object-fit: contain; }
+footer { opacity: 0.7; }
+@media (max-width: 768px) {
+  #stage { order: -1; }
+  #gallery .grid-container { grid-template: none / repeat(4, minmax(0, 1fr)); }
+  .gradio-container > .main { padding: 12px !important; }
+}
+"""
+
+# The keyword arguments of `launch` that make the page what it is.
+# The number of visitors bounds the memory that stored steps take: about 2 MB a visitor.
+LAUNCH = {"theme": THEME, "css": CSS, "ssr_mode": False, "state_session_capacity": 200}
