@@ -214,11 +214,12 @@ class StepwisePipeline(DiffusionPipeline):
     def network(self, x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """Call the U-Net in its own dtype: x_t (N, C, H, W) -> output (N, C or 2C, H, W) in the dtype of `x_t`.
 
-        On a CPU the batch is padded to a multiple of four, because the rows of a matrix product come out equal to the
-        last bit for these sizes only: a picture must not depend on how many are drawn beside it.
+        On a CPU the batch is padded, because the rows of a matrix product come out equal to the last bit only for
+        multiples of four, and on a single thread for 16 and more: a picture must not depend on how many are drawn.
         """
         count = x_t.shape[0]
-        self._padding = -count % 4 if x_t.device.type == "cpu" else 0
+        least = 16 if torch.get_num_threads() == 1 and self.unet.dtype == torch.float32 else 4
+        self._padding = max(least - count, -count % 4) if x_t.device.type == "cpu" else 0
         rows = torch.arange(count + self._padding, device=x_t.device).clamp(max=count - 1)
         times = torch.as_tensor(t, device=x_t.device).expand(len(rows))
         labels = {} if class_labels is None else {"class_labels": class_labels.to(x_t.device)[rows]}

@@ -17,11 +17,11 @@ from pipelines.base import NoiseStreams, StepwisePipeline, image_generators
 SIZES = (1, 3, 4, 5, 16)
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+@pytest.fixture(autouse=True, params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """oneDNN takes another route for some products on a single thread, and rounds them differently."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
 

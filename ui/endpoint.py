@@ -11,8 +11,9 @@ import gradio as gr
 
 from . import fastpath
 from .draw import draw
-from .generate import QUEUE, files
+from .generate import QUEUE
 from .models import Catalogue
+from .outputs import files
 from .settings import FIELDS, Settings, problems
 from .snippet import snippet
 

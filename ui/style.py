@@ -40,7 +40,7 @@ CSS = """
 #gallery .grid-container .caption-label { display: none; }
 #gallery .gallery-item { height: auto; }
 #gallery:has(.preview) .gallery-container { min-height: 430px; }
-#gallery .preview .media-button { height: 300px; flex: none; }
+#gallery:has(.preview) .grid-wrap, #gallery:has(.preview) > label { visibility: hidden; }
 #gallery .preview .media-button img { width: 100%; height: 100%; object-fit: contain; }
 footer { opacity: 0.7; }
 @media (max-width: 768px) {
