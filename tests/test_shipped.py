@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from training.card import render
+from training.card import README, render, with_results
 from training.networks import load_pipeline
 from training.refresh import shipped_folders
 
@@ -61,3 +61,7 @@ def test_only_safetensors_and_no_path_of_a_machine(name: str) -> None:
         assert path.suffix not in (".bin", ".pt", ".pkl", ".ckpt")
         if path.suffix == ".json":
             assert "_name_or_path" not in path.read_text()
+
+
+def test_the_results_of_the_readme_are_those_of_the_cards() -> None:
+    assert README.read_text() == with_results(README.read_text()), "run python -m training.card"

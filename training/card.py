@@ -1,4 +1,4 @@
-"""`python -m training.card FOLDER [...]`: write a model's README.md from metrics.json and training.json.
+"""`python -m training.card [FOLDER ...]`: write the models' cards from their metrics.json and training.json.
 
 Every number on the card is read from these two files; the words come from model_cards/TEMPLATE.md.
 """
@@ -11,7 +11,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from training.metrics.report import write_whole
+from training.refresh import shipped_folders
 
+README = Path(__file__).parents[1] / "README.md"
+MARKERS = ("<!-- results: python -m training.card -->", "<!-- end of results -->")
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "TEMPLATE.md"
 METRICS = {
     "class_accuracy": "class accuracy",
@@ -33,10 +36,9 @@ CALLS = {
 def render(folder: Path) -> str:
     """The text of the card of a folder with model_index.json, metrics.json and training.json."""
     index = json.loads((folder / "model_index.json").read_text())
-    rows = list(json.loads((folder / "metrics.json").read_text())["results"].values())
+    rows = sorted_rows(folder)
     record = json.loads((folder / "training.json").read_text())
     kind = index["_class_name"][1]
-    rows.sort(key=lambda row: (row["settings"]["num_samples"], row["settings"]["guidance_scale"] or 0))
     card = ModelCard.from_template(
         _card_data(folder.name, kind, rows),
         template_path=str(TEMPLATE),
@@ -50,6 +52,13 @@ def render(folder: Path) -> str:
         training=_training(record),
     )
     return str(card)
+
+
+def sorted_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder's metrics.json, by scheduler, steps and guidance."""
+    rows = json.loads((folder / "metrics.json").read_text())["results"].values()
+    names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
+    return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
 
 
 def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardData:
@@ -141,11 +150,28 @@ def _run(record: dict[str, Any]) -> str:
     )
 
 
+def results() -> str:
+    """The README's results: the table of each shipped model."""
+    sections = []
+    for folder in shipped_folders():
+        rows = sorted_rows(folder)
+        sections.append(f"[`{folder.name}`](model_cards/{folder.name})\n\n{metrics_table(rows)}")
+    return "\n\n".join(sections)
+
+
+def with_results(readme: str) -> str:
+    """The text of the project's README with the results between its two markers."""
+    before, marker, rest = readme.partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    return f"{before}{marker}\n\n{results()}\n\n{MARKERS[1]}{after}"
+
+
 def main(folders: list[str]) -> None:
-    """Write the card of each folder."""
-    for folder in map(Path, folders):
+    """Write the card of each folder, all shipped ones by default, and the results in the README."""
+    for folder in [Path(name) for name in folders] or shipped_folders():
         write_whole(folder / "README.md", render(folder).encode())
         print(f"wrote {folder / 'README.md'}")
+    write_whole(README, with_results(README.read_text()).encode())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What the page draws with unless told otherwise, and how far its controls reach. Tune the fast path here."""
 
-SAMPLER = "DPM-Solver++"
-STEPS = 10
+SAMPLER = "UniPC"
+STEPS = 8
 GUIDANCE_SCALE = 2.0
-GUIDANCE_INTERVAL = (0.0, 1.0)  # shares of the noise process, t / (T - 1), between which to guide
+GUIDANCE_INTERVAL = (0.2, 0.8)  # shares of the noise process, t / (T - 1), between which to guide
 GUIDANCE_RESCALE = 0.0
 ETA = 0.0
 COUNT = 16
