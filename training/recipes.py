@@ -1,6 +1,6 @@
 """One frozen dataclass, whose fields are the trainer's flags, and one table: a row a recipe, with what differs.
 
-Each row ends with the command that runs it and the score to expect, as `training.evaluate` measured it.
+Above each shipped row stand its command and the score of what is shipped, as `training.evaluate` measured it.
 """
 
 import math
@@ -124,8 +124,10 @@ _FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
 
 RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe fashion-cfg
+    # model_cards/fashion-cfg, 288,000 images: Frechet distance 0.760 at guidance 1.5 (real pictures: 0.335)
     "fashion-cfg": {"dataset_name": "data/fashion", "class_conditional": True, **_FAST_CPU},
     # accelerate launch -m training.train --recipe fashion-ddpm
+    # model_cards/fashion-ddpm, 64,000 images on from fashion-cfg: 4.464 in 50 ancestral steps
     "fashion-ddpm": {"dataset_name": "data/fashion", **_FAST_CPU},
     # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
     "finetune": {
