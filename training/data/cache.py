@@ -1,0 +1,125 @@
+"""Decoded pictures on disk: `<cache>/images-<key>/pixels.npy` and `about.json`, whole or not at all.
+
+An entry is written in a temporary folder beside its place and renamed into it, so a reader never sees half of one. When
+two processes build the same entry, the second rename fails (the place is taken) and the second uses the first's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+LAYOUT = 1  # part of every key: raise it when decoding or the files' layout changes
+
+
+def default_cache_dir() -> Path:
+    """$STEPWISE_CACHE, else ~/.cache/stepwise."""
+    return Path(os.environ.get("STEPWISE_CACHE") or Path.home() / ".cache" / "stepwise")
+
+
+def key_of(*parts: object) -> str:
+    """A short name for a JSON-able description of the source and the settings."""
+    return hashlib.sha256(json.dumps([LAYOUT, *parts], default=str).encode()).hexdigest()[:24]
+
+
+class PixelWriter:
+    """Appends (C, H, W) uint8 pictures to one .npy file of shape (N, C, H, W), N unknown until it is closed.
+
+    All must agree in H and W. The first 3-channel picture turns the 1-channel ones before it, and those after it,
+    into three equal channels. Plain writes, not a memory map: a full disk is then an OSError and not a SIGBUS.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape: tuple[int, int, int] | None = None
+        self.count = 0
+        self._file = open(path, "wb")
+
+    def __enter__(self) -> PixelWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None and self.shape is not None:
+            self._header()  # numpy pads the header so that another count fits in place
+        self._file.close()
+
+    def append(self, pixels: np.ndarray) -> None:
+        """Add one picture (C, H, W), C = 1 or 3."""
+        if self.shape is None:
+            self.shape = pixels.shape
+            self._header()
+        if pixels.shape[0] > self.shape[0]:
+            self._promote()
+        self._file.write(np.broadcast_to(pixels, self.shape).tobytes())
+        self.count += 1
+
+    def _header(self) -> None:
+        self._file.seek(0)
+        described = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
+        np.lib.format.write_array_header_1_0(self._file, described)
+
+    def _promote(self) -> None:
+        """Rewrite what is there with three equal channels."""
+        self._header()
+        self._file.close()
+        grey_path = self.path.with_suffix(".grey.npy")
+        os.replace(self.path, grey_path)
+        grey = np.load(grey_path, mmap_mode="r")
+        self.shape = (3, *self.shape[1:])
+        self._file = open(self.path, "wb")
+        self._header()
+        for picture in grey:
+            self._file.write(np.broadcast_to(picture, self.shape).tobytes())
+        del grey
+        grey_path.unlink()
+
+
+Entry = tuple[np.ndarray, dict[str, Any]]
+
+
+def read_entry(place: Path) -> Entry | None:
+    """The pixels as a read-only memory map and what is written about them; None if absent or damaged."""
+    try:
+        about = json.loads((place / "about.json").read_text(encoding="utf-8"))
+        return np.load(place / "pixels.npy", mmap_mode="r"), about
+    except (OSError, ValueError):
+        return None
+
+
+def cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
+    """The entry for `key`; if there is none, `build(path)` writes the pixels there and returns what to note of them."""
+    place = cache_dir / f"images-{key}"
+    entry = read_entry(place)
+    if entry is not None:
+        return entry
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{key}-") as temporary:
+        made = Path(temporary) / "entry"
+        made.mkdir()
+        about = build(made / "pixels.npy")
+        (made / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        _put(made, place)
+    entry = read_entry(place)
+    if entry is None:
+        raise OSError(f"the cache entry {place} cannot be read back")
+    return entry
+
+
+def _put(made: Path, place: Path) -> None:
+    """Rename `made` to `place`, unless a sound entry is already there."""
+    try:
+        os.replace(made, place)
+    except OSError:
+        if read_entry(place) is not None:
+            return  # another process was first
+        shutil.rmtree(place, ignore_errors=True)  # a damaged entry
+        os.replace(made, place)

@@ -1,0 +1,108 @@
+"""One encoded picture of any size and mode -> one uint8 array of the size and channels asked for.
+
+Size: the centre square is cut out and resized to `resolution` with LANCZOS (which low-pass filters when it shrinks),
+the same picture as "resize the shorter side, then crop the centre" gives. Nothing is ever padded. Transparency is laid
+on white *before* resizing: compositing is linear in premultiplied colours, so this equals a premultiplied resize, and
+the colours hidden under transparent pixels cannot bleed in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+Encoded = bytes | Path | None
+Item = tuple[str, Encoded]  # the name for messages, and where the encoded picture is
+CHUNK = 16  # pictures a task: enough to hide the pool's overhead, few enough for large photographs
+
+
+class Decoded(NamedTuple):
+    """A picture, and what it was before any conversion."""
+
+    pixels: np.ndarray  # uint8 (C, H, W)
+    grey: bool
+
+
+Answer = tuple[str, Decoded | Exception]  # the name, and the picture or what is wrong with it
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey (modes I;16*, and I as PGM gives it) -> L, to the nearest of 256 levels; other modes unchanged."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """A picture of any mode -> mode L or RGB, transparency laid on white. Raises ValueError for float pictures."""
+    if image.mode == "F":
+        raise ValueError("float pictures have no fixed range; save them as 8 or 16 bits")
+    image = to_8_bit(image)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    plain = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if not image.has_transparency_data:
+        return image.convert(plain)
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert(plain)
+
+
+def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> Decoded:
+    """Decode one picture. `resolution=None` keeps its size; `channels=None` gives 1 for a grey picture (by mode or
+    R = G = B) and 3 for any other. Raises whatever Pillow raises for a broken file, ValueError for none at all."""
+    if encoded is None:
+        raise ValueError("no image in this row")
+    if not isinstance(encoded, bytes):
+        encoded = encoded.read_bytes()
+    if not encoded:
+        raise ValueError("the file is empty")
+    with Image.open(io.BytesIO(encoded)) as opened:
+        ImageOps.exif_transpose(opened, in_place=True)
+        image = flatten(opened)
+        if resolution is not None and image.size != (resolution, resolution):
+            image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+        pixels = np.array(image)
+    grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+    wanted = channels or (1 if grey else 3)
+    if pixels.ndim == 3 and wanted == 1:
+        pixels = np.array(image.convert("L"))  # equal channels come through exactly
+    if pixels.ndim == 2:
+        return Decoded(np.broadcast_to(pixels, (wanted, *pixels.shape)), grey)
+    return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), grey)
+
+
+def decode_chunk(items: list[Item], resolution: int | None, channels: int | None) -> list[Answer]:
+    """Decode some pictures; a broken one is answered by its exception."""
+    answers: list[Answer] = []
+    for name, encoded in items:
+        try:
+            answers.append((name, decode(encoded, resolution, channels)))
+        except Exception as error:  # Pillow's plugins raise nearly every type on a corrupt file
+            answers.append((name, error))
+    return answers
+
+
+def decode_all(items: Iterable[Item], resolution: int | None, channels: int | None) -> Iterator[Answer]:
+    """Decode in a pool of threads (Pillow releases the interpreter lock), in order, with few pictures in flight."""
+    Image.init()  # once, here: loading Pillow's plugins is not thread-safe
+    workers = min(8, os.cpu_count() or 1)
+    iterator = iter(items)
+    pending: deque[Future[list[Answer]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        while chunk := list(islice(iterator, CHUNK)):
+            pending.append(pool.submit(decode_chunk, chunk, resolution, channels))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()

@@ -1,0 +1,176 @@
+"""Folders of pictures and Hub data sets -> decoded arrays, decoded and resized once and cached.
+
+data = load_images(dataset_name="data/fashion")               # a folder of parquet, or a Hub id
+data = load_images(train_data_dir="my_photos", resolution=64)  # class folders, flat, or with a metadata file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from training.data import cache
+from training.data.decode import Answer, Decoded, decode_all
+from training.data.folders import folder_source
+from training.data.hub import dataset_source
+from training.data.sources import Source
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Pictures in memory order: row i of every field is picture i."""
+
+    images: np.ndarray  # uint8 (N, C, H, W), a read-only memory map of the cache
+    labels: np.ndarray | None  # int64 (N,)
+    class_names: tuple[str, ...] | None  # None with labels: plain numbers, labels.max() + 1 classes
+    captions: tuple[str, ...] | None
+    skipped: int  # pictures that could not be decoded
+    fingerprint: str  # hash of the decoded content and the decode settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the decoded pixels, apart from the source."""
+
+    resolution: int | None
+    channels: int | None
+    max_samples: int | None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels={self.channels!r}: allowed are 1 (grey), 3 (colour) and None (as the data are)")
+        for name in ("resolution", "max_samples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value!r}: must be a whole number of at least 1, or None")
+
+
+def load_images(
+    *,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    train_data_dir: str | Path | None = None,
+    split: str = "train",
+    resolution: int | None = None,
+    channels: int | None = None,
+    image_column: str = "image",
+    label_column: str | None = "label",
+    caption_column: str | None = "text",
+    cache_dir: str | Path | None = None,
+    center_crop: bool = False,
+    max_samples: int | None = None,
+) -> ImageData:
+    """Load one split of `dataset_name` (a Hub id, or a folder of parquet) or of `train_data_dir` (a folder of images).
+
+    `resolution`: the centre square of each picture, resized to this; None keeps the size on which all must agree.
+    `channels`: 1 or 3 converts; None gives 1 if every picture is grey, else 3.
+    `label_column`, `caption_column`: None leaves them out; the default names may be absent from the data.
+    `center_crop`: for commands written for diffusers' examples. The crop is from the centre either way: a random one
+    would not be a thing to cache.
+    `max_samples`: that many, evenly spaced through the data, so that sorted classes are all kept.
+    `cache_dir`: default $STEPWISE_CACHE, else ~/.cache/stepwise.
+
+    Pictures that cannot be decoded are named in warnings, skipped and counted. Raises ValueError, naming what is
+    allowed, for a source, split, column or setting that does not exist, and when nothing can be decoded.
+    """
+    settings = Settings(resolution, channels, max_samples)
+    if (dataset_name is None) == (train_data_dir is None):
+        raise ValueError("give one of dataset_name (a Hub id or a folder of parquet) and train_data_dir (of images)")
+    columns = {"image": image_column, "label": label_column, "text": caption_column}
+    if train_data_dir is not None:
+        source = folder_source(Path(train_data_dir), split, columns)
+    else:
+        source = dataset_source(str(dataset_name), dataset_config_name, split, columns)
+
+    def build(path: Path) -> dict[str, Any]:
+        return decode_into(path, source, settings)
+
+    key = cache.key_of(source.identity, asdict(settings), columns, split)
+    place = Path(cache_dir) if cache_dir is not None else cache.default_cache_dir()
+    pixels, about = cache.cached(place, key, build)
+    report(source, pixels, about)
+    return ImageData(
+        images=pixels,
+        labels=None if about["labels"] is None else np.asarray(about["labels"], dtype=np.int64),
+        class_names=None if about["class_names"] is None else tuple(about["class_names"]),
+        captions=None if about["captions"] is None else tuple(about["captions"]),
+        skipped=len(about["skipped"]),
+        fingerprint=about["fingerprint"],
+    )
+
+
+def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any]:
+    """Decode a source into the .npy file `path`; returns what to remember about it (JSON-able)."""
+    rows = source.read(settings.max_samples)
+    kept: list[int] = []
+    skipped: list[str] = []
+    grey = 0
+    digest = hashlib.sha256()
+    answers = decode_all(rows.items, settings.resolution, settings.channels)
+    bar = tqdm(answers, total=rows.count, desc=f"Decoding {source.name}", unit="img", disable=None)
+    with cache.PixelWriter(path) as writer:
+        for index, (name, answer) in enumerate(bar):
+            if isinstance(answer, Exception):
+                logger.warning("skipped %s: %s", name, " ".join(str(answer).split()) or type(answer).__name__)
+                skipped.append(name)
+                continue
+            if writer.shape is not None and answer.pixels.shape[1:] != writer.shape[1:]:
+                raise different_sizes(source.name, writer.shape, answer, bar)
+            writer.append(answer.pixels)
+            digest.update(answer.pixels.tobytes())
+            kept.append(index)
+            grey += answer.grey
+    if not kept:
+        raise ValueError(f"{source.name} holds no image that can be decoded ({len(skipped)} could not be)")
+    about = {
+        "labels": pick(rows.labels, kept),
+        "class_names": rows.class_names,
+        "captions": pick(rows.captions, kept),
+        "skipped": skipped,
+        "grey": grey,
+    }
+    digest.update(json.dumps([asdict(settings), writer.shape, about["labels"], rows.class_names]).encode())
+    digest.update(json.dumps(about["captions"]).encode())
+    return about | {"fingerprint": digest.hexdigest()}
+
+
+def pick(values: list[Any] | None, kept: list[int]) -> list[Any] | None:
+    """The values of the pictures that were kept."""
+    return None if values is None else [values[i] for i in kept]
+
+
+def different_sizes(source: str, first: tuple[int, ...], second: Decoded, rest: Iterable[Answer]) -> ValueError:
+    """The error for images that differ in size, naming a few of the sizes (looked for in the next hundred images)."""
+    following = [answer for _, answer in islice(rest, 100) if isinstance(answer, Decoded)]
+    shapes = dict.fromkeys([tuple(first[1:]), *(answer.pixels.shape[1:] for answer in (second, *following))])
+    few = ", ".join(f"{width}x{height}" for height, width in islice(shapes, 4))
+    smallest = min(min(shape) for shape in shapes)
+    return ValueError(
+        f"the images of {source} differ in size ({few}{', ...' if len(shapes) > 4 else ''}): "
+        f"choose one size for all with --resolution, such as --resolution {smallest}"
+    )
+
+
+def report(source: Source, pixels: np.ndarray, about: dict[str, Any]) -> None:
+    """Log what was loaded, what was converted and how many images were skipped."""
+    count, channels, height, width = pixels.shape
+    logger.info("%s: %d images, %d channel(s), %dx%d", source.name, count, channels, width, height)
+    colour = count - about["grey"]
+    if channels == 1 and colour:
+        logger.warning("%s: %d colour images were converted to grey", source.name, colour)
+    if channels == 3 and about["grey"]:
+        logger.info("%s: %d grey images were given three equal channels", source.name, about["grey"])
+    if about["skipped"]:
+        first = ", ".join(about["skipped"][:5])
+        logger.warning("%s: %d images skipped (%s)", source.name, len(about["skipped"]), first)
