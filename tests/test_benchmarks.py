@@ -92,7 +92,7 @@ def test_sampling_takes_a_model_without_classes(tmp_path: Path, capsys: pytest.C
     sampling.main(f"--model {tmp_path}/model --images 1 --repeats 1 --steps 2".split())
     rows = table_of(capsys.readouterr().out)
     assert rows[0][0] == "stock DDIM-2, float32, no classes" and len(rows) == 6
-    assert [row[4] for row in rows] == ["2", "2", "2", "2", "2", "10"]
+    assert [row[4] for row in rows] == ["2", "2", "2", "2", "2", "8"]
 
 
 def test_training_prints_and_writes_its_table(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

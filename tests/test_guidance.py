@@ -12,6 +12,8 @@ from toys import SHIPPED, calls_seen, ddim, guided, mixture_denoiser, seeded, ti
 
 from pipelines import ClassifierFreeGuidancePipeline, NoiseSchedule
 
+pytestmark = pytest.mark.usefixtures("two_threads")  # the spies compare what the network is given
+
 
 def randn(seed: int) -> torch.Tensor:
     return torch.randn(3, 1, 4, 4, generator=seeded(seed))

@@ -164,7 +164,7 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
         draw(page)
         assert len(seen()) >= 6 and "nothing" not in seen()
     expect(page.locator("#status")).to_contain_text("12 steps")
-    expect(page.locator("#status")).to_contain_text("24 network evaluations a picture")
+    expect(page.locator("#status")).to_contain_text("19 network evaluations a picture")
     first, last = pictures(page), shown(page)
     assert len(first) == 3
 
@@ -196,14 +196,12 @@ def _file(folder: Path, content: bytes) -> Path:
 
 
 def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: Callable[..., Page]) -> None:
-    page = visit()
-    set_number(page, "Steps", "100")
+    page = visit(query="?steps=1000")
     page.locator("#draw").click()
-    expect(page.locator("#status")).to_contain_text(re.compile(r"Step [3-9] of 100"), timeout=PATIENCE)
-    page.locator("#stop").click()
+    page.locator("#stop").click()  # as soon as it can be: a tiny model takes a hundred steps in a second
     expect(page.locator("#status")).to_contain_text("Stopped after", timeout=PATIENCE)
-    stopped = int(re.search(r"step (\d+) of 100", page.locator("#status").inner_text()).group(1))
-    assert stopped < 60
+    stopped = int(re.search(r"step (\d+) of 1000", page.locator("#status").inner_text()).group(1))
+    assert stopped < 600
     expect(page.locator("#scrubber")).to_be_visible()
 
     page.get_by_role("radio", name="keep").check()
@@ -228,7 +226,7 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
     page.get_by_role("radio", name="DDIM").check()
     expect(page.get_by_label("number input for Eta")).to_be_visible(timeout=PATIENCE)
     draw(page)
-    expect(page.locator("#status")).to_contain_text("10 network evaluations a picture")
+    expect(page.locator("#status")).to_contain_text("8 network evaluations a picture")
 
 
 def test_the_endpoint_draws_with_no_argument_and_names_bad_values(url: str, tmp_path: Path) -> None:

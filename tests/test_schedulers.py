@@ -12,6 +12,8 @@ from toys import calls_seen, ddim, ddpm, guided, seeded, tiny_unet
 from pipelines import NoiseSchedule
 from pipelines.base import scheduler_steps
 
+pytestmark = pytest.mark.usefixtures("two_threads")  # the spies compare what the network is given
+
 DRIVEN = [
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",

@@ -60,7 +60,7 @@ def test_only_safetensors_and_no_path_of_a_machine(name: str) -> None:
     for path in FOLDERS[name].rglob("*"):
         assert path.suffix not in (".bin", ".pt", ".pkl", ".ckpt")
         if path.suffix == ".json":
-            assert "_name_or_path" not in path.read_text()
+            assert '"_name_or_path"' not in path.read_text()
 
 
 def test_the_results_of_the_readme_are_those_of_the_cards() -> None:

@@ -233,7 +233,8 @@ def test_a_folder_that_carries_no_code_runs_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 @pytest.mark.parametrize("model", ["tiny-cfg", "tiny-ddpm"])
 def test_every_sampler_draws_with_every_model(model: str, sampler: str, catalogue: Catalogue) -> None:
-    *_, last = draw(Settings(model, steps=4, count=2, sampler=sampler, eta=0.5), catalogue)
+    whole = {"guidance_low": 0.0, "guidance_high": 1.0}
+    *_, last = draw(Settings(model, steps=4, count=2, sampler=sampler, eta=0.5, **whole), catalogue)
     assert len(last.images) == 2 and last.frames.final.std() > 0
     halves = 2 if model == "tiny-cfg" else 1
     assert last.evaluations == halves * last.num_steps
