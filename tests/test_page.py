@@ -215,7 +215,7 @@ def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: C
     set_number(page, "Seed", "3")
     set_number(page, "Steps", "2")
     draw(page)
-    expect(page.locator("#status")).to_contain_text("2 steps")
+    expect(page.locator("#status")).to_contain_text("Drawn in 3 steps")  # Heun takes 2 n - 1
 
 
 def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
