@@ -23,7 +23,7 @@ def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 
 
 
 def tile(images: list[Image.Image], columns: int, size: int) -> Image.Image:
-    """Pictures side by side on white, each enlarged to at least `size` pixels without smoothing."""
+    """Pictures side by side on white, each enlarged by a whole factor to about `size` pixels, without smoothing."""
     factor = max(1, round(size / images[0].width))
     width, height = images[0].width * factor, images[0].height * factor
     rows, gap = -(-len(images) // columns), 2

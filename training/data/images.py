@@ -68,7 +68,6 @@ def load_images(
     label_column: str | None = "label",
     caption_column: str | None = "text",
     cache_dir: str | Path | None = None,
-    center_crop: bool = False,
     max_samples: int | None = None,
 ) -> ImageData:
     """Load one split of `dataset_name` (a Hub id, or a folder of parquet) or of `train_data_dir` (a folder of images).
@@ -76,8 +75,6 @@ def load_images(
     `resolution`: the centre square of each picture, resized to this; None keeps the size on which all must agree.
     `channels`: 1 or 3 converts; None gives 1 if every picture is grey, else 3.
     `label_column`, `caption_column`: None leaves them out; the default names may be absent from the data.
-    `center_crop`: for commands written for diffusers' examples. The crop is from the centre either way: a random one
-    would not be a thing to cache.
     `max_samples`: that many, evenly spaced through the data, so that sorted classes are all kept.
     `cache_dir`: default $STEPWISE_CACHE, else ~/.cache/stepwise.
 
