@@ -233,6 +233,13 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
     expect(page.locator("#status")).to_contain_text("8 network evaluations a picture")
 
 
+def test_settings_beyond_the_reach_of_the_handles_are_drawn(visit: Callable[..., Page]) -> None:
+    page = visit(query="?model=tiny-cfg&steps=120&guidance_scale=12&count=1")
+    expect(page.get_by_label("number input for Steps")).to_have_value("120")
+    draw(page)
+    expect(page.locator("#status")).to_contain_text("Drawn in 120 steps")
+
+
 def test_the_endpoint_draws_with_no_argument_and_names_bad_values(url: str, tmp_path: Path) -> None:
     client = Client(url, verbose=False, download_files=str(tmp_path))
     gallery, report, code = client.predict(api_name="/generate")

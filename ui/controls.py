@@ -39,11 +39,12 @@ def build(catalogue: Catalogue) -> Controls:
     made["model"] = choose_model(catalogue.names, value=start.model, label="Model")
     made["class_name"] = choose_class(label="Class", elem_id="class", **look["class_name"])
     with gr.Row():
-        made["steps"] = _slider("Steps", 1, defaults.SLIDER_STEPS, start.steps, 1)
-        made["count"] = _slider("Pictures", 1, defaults.MAX_COUNT, start.count, 1)
+        made["steps"] = gr.Slider(1, step=1, label="Steps", min_width=140, buttons=[], **look["steps"])
+        made["count"] = gr.Slider(
+            1, defaults.MAX_COUNT, step=1, label="Pictures", min_width=140, buttons=[], **look["count"]
+        )
     made["guidance_scale"] = gr.Slider(
         0,
-        defaults.SLIDER_GUIDANCE,
         step=0.1,
         label="Guidance scale",
         info=GUIDANCE_HELP,
@@ -85,6 +86,8 @@ def looks(info: ModelInfo, settings: Settings) -> dict[str, dict[str, Any]]:
     shown["class_name"] |= {"choices": [defaults.ANY_CLASS, *info.class_names], "visible": bool(info.class_names)}
     shown["sampler"] |= {"choices": list(info.samplers) or [settings.sampler], "visible": bool(info.samplers)}
     shown["eta"]["visible"] = bool(info.samplers) and settings.sampler == "DDIM"
+    for name, reach in (("steps", defaults.SLIDER_STEPS), ("guidance_scale", defaults.SLIDER_GUIDANCE)):
+        shown[name]["maximum"] = max(reach, shown[name]["value"])  # Gradio refuses a value beyond the handle's reach
     for name, argument in _GUIDANCE.items():
         shown[name]["visible"] = argument in info.accepts
     return shown
@@ -102,7 +105,3 @@ def updates(catalogue: Catalogue, settings: Settings) -> list[dict[str, Any]]:
     """What makes the controls show `settings`, in the order of `FIELDS`."""
     shown = looks(catalogue[settings.model], settings)
     return [gr.update(**shown[name]) for name in FIELDS]
-
-
-def _slider(label: str, low: float, high: float, value: float, step: float) -> gr.Slider:
-    return gr.Slider(low, high, value=value, step=step, label=label, min_width=140, buttons=[])
