@@ -112,6 +112,17 @@ def test_previews_are_right_at_every_step(name: str, kind: str) -> None:
     assert float((steps[-1].prev_sample - m).abs().max()) < 0.05
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"])
+def test_timesteps_that_repeat_are_each_taken_once(name: str) -> None:
+    """Karras sigmas round to t = 999 several times; a search for t would begin at the second of them."""
+    scheduler = swapped(name, use_karras_sigmas=True)
+    scheduler.set_timesteps(20)
+    assert len(set(scheduler.timesteps.tolist())) < 20 or name.startswith("Euler")
+    steps = list(guided(scheduler=scheduler).stream([0, 1], num_inference_steps=20, generator=seeded()))
+    assert [step.timestep for step in steps] == scheduler.timesteps.tolist()
+    assert float(steps[-1].prev_sample.sub(steps[-1].pred_original_sample).abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize("make", [ddpm, ddim])
 def test_the_unguided_pipelines_drive_schedulers_too(make: object) -> None:
     pipe = make(tiny_unet(out_channels=2))

@@ -158,6 +158,8 @@ def scheduler_steps(
     """
     scheduler = scheduler.from_config(scheduler.config)  # multistep solvers keep a history: each run gets its own
     scheduler.set_timesteps(num_inference_steps, device=x_T.device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # else it searches for t, and starts too late where rounded timesteps repeat
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
     x = x_T * scheduler.init_noise_sigma

@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_4b166842 import (
+from .base_7f921104 import (
     Denoiser,
     Generators,
     ImagePipelineOutput,
