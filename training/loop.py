@@ -253,7 +253,8 @@ def _record_of(pretrained: str | None) -> dict | None:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _as_batch(grid: Image.Image) -> dict[str, np.ndarray]:

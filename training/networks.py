@@ -95,7 +95,8 @@ def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple
     """The network of `pipeline`, made to fit the classes and the size of the data; every change is logged.
 
     Channels are kept: the data have been converted to them. A class keeps its embedding where its name is known; a new
-    one starts from "no class". Without classes, the embedding of "no class" becomes part of the time embedding.
+    one takes over that of a class that is gone, or starts from "no class" when none is left. Without classes, the
+    embedding of "no class" becomes part of the time embedding.
     """
     network, old_names, null = pipeline.unet, pipeline.class_names or [], pipeline.null_label
     _, _, height, width = data.images.shape
@@ -128,15 +129,19 @@ def _with_classes(
     old = network.class_embedding.weight.data if network.class_embedding is not None else torch.zeros(1, width)
     start = old.mean(0) if null is None and len(old) > 1 else old[-1 if null is None else null]
     kept = {name: old[i] for i, name in enumerate(old_names)}
-    rows = torch.stack([kept.get(name, start) for name in class_names] + [start])
+    # new classes that all began alike would take thousands of updates to part: embeddings move by a rate an update
+    free = iter([row for name, row in kept.items() if name not in class_names])
+    rows = torch.stack([kept[name] if name in kept else next(free, start) for name in class_names] + [start])
     known = sum(name in kept for name in class_names)
     if list(class_names) != old_names or network.class_embedding is None:
         logger.warning(
-            "class embeddings: %d before, %d now (%d classes and 'no class'); %d classes known by name keep theirs",
+            "class embeddings: %d before, %d now (%d classes and 'no class'); %d classes known by name keep theirs, "
+            "%d take over one that is gone",
             len(old) if network.class_embedding is not None else 0,
             count,
             len(class_names),
             known,
+            min(len(class_names), len(kept)) - known,
         )
     network.class_embedding = torch.nn.Embedding(count, width)
     network.class_embedding.weight.data.copy_(rows)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser
@@ -61,6 +62,15 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def use_the_cores(processes: PartialState) -> None:
+    """Give this process its share of the cores: without --cpu, accelerate launch leaves it one thread."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if processes.device.type != "cpu" or not launched:
+        return
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, usable // processes.num_processes))
+
+
 def load_data(recipe: Recipe) -> ImageData:
     """The images of a run. A fine-tuned network keeps its channels and, unless told otherwise, its resolution."""
     channels, resolution = None, recipe.resolution
@@ -68,6 +78,7 @@ def load_data(recipe: Recipe) -> ImageData:
         channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
         resolution = resolution or own_size
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    use_the_cores(processes)
     if "MASTER_PORT" in os.environ and processes.num_processes == 1:
         logger.warning(
             "one process runs, though several were asked for: with --cpu, accelerate launch starts several through "
