@@ -114,11 +114,15 @@ def test_what_no_longer_fits_is_forgotten_alone(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtype"),
-    [({"avx512f", "amx_bf16"}, "bfloat16"), ({"avx512_bf16"}, "bfloat16"), ({"avx2", "avx512f"}, "float32")],
+    ("flags", "dtype", "channels_last"),
+    [
+        ({"avx512_bf16", "amx_bf16"}, "bfloat16", True),
+        ({"avx512_bf16"}, "bfloat16", False),
+        ({"avx2", "avx512f"}, "float32", True),
+    ],
 )
-def test_bfloat16_where_the_cpu_multiplies_it(flags: set[str], dtype: str) -> None:
-    assert fastpath.choose(frozenset(flags)) == FastPath("cpu", dtype, channels_last=True)
+def test_bfloat16_where_the_cpu_multiplies_it(flags: set[str], dtype: str, channels_last: bool) -> None:
+    assert fastpath.choose(frozenset(flags)) == FastPath("cpu", dtype, channels_last)
 
 
 def test_an_accelerator_comes_first() -> None:
