@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 from training_runs import pictures, small_recipe
 
-from training.objectives.denoising import Denoising
+from training.networks import load_pipeline
+from training.objectives.denoising import Denoising, hybrid_loss
+from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom, DataOrder
 
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -31,6 +35,7 @@ class Fake(torch.nn.Module):
     def __init__(self, answer: Tensor | None = None) -> None:
         super().__init__()
         self.answer, self.seen = answer, {}
+        self.config = SimpleNamespace(in_channels=1, out_channels=1 if answer is None else answer.shape[1])
 
     def forward(
         self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
@@ -136,7 +141,7 @@ def test_stratified_timesteps_hit_every_slice_once(total: int) -> None:
 @pytest.mark.parametrize("sampling", ["stratified", "uniform"])
 def test_the_timestep_of_one_place_in_the_batch_is_uniform(sampling: str, tmp_path: Path) -> None:
     task, draws, bins = objective(tmp_path, Fake(), timestep_sampling=sampling), 4000, 20
-    t = torch.cat([task._timesteps(BatchRandom(0, step, 2, 1, 8)) for step in range(draws)])
+    t = torch.cat([task._timesteps(BatchRandom(0, step, 2, 1, 8))[0] for step in range(draws)])
     assert int(t.min()) >= 0 and int(t.max()) < T
     counts = torch.bincount(t * bins // T, minlength=bins).double()
     chi_square = float(((counts - draws / bins) ** 2 / (draws / bins)).sum())
@@ -145,7 +150,8 @@ def test_the_timestep_of_one_place_in_the_batch_is_uniform(sampling: str, tmp_pa
 
 def test_uniform_timesteps_are_independent(tmp_path: Path) -> None:
     task = objective(tmp_path, Fake(), timestep_sampling="uniform")
-    collisions = [len(task._timesteps(BatchRandom(0, s, 0, 8, 8)).mul(8).div(T).long().unique()) < 8 for s in range(50)]
+    drawn_t = [task._timesteps(BatchRandom(0, s, 0, 8, 8))[0] for s in range(50)]
+    collisions = [len(t.mul(8).div(T).long().unique()) < 8 for t in drawn_t]
     assert sum(collisions) > 40  # eight independent draws hit eight slices once each in 0.24 % of cases
 
 
@@ -198,3 +204,63 @@ def test_each_epoch_is_a_permutation_and_a_restart_goes_on_with_the_same(size: i
     assert torch.equal(one.indices(0, size), whole[:size])
     if size >= 10:
         assert not torch.equal(DataOrder(6, size).indices(0, size), whole[:size])
+
+
+# --- a learned variance ---
+
+
+def test_a_learned_variance_trains_the_hybrid_loss(tmp_path: Path) -> None:
+    answer = torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    task, batch = objective(tmp_path, Fake(answer), variance_type="learned_range"), batch_of(8)
+    rng = BatchRandom(0, 1, 0, 8, 8)
+    noise, _, t = drawn(rng, 8)
+    expected = hybrid_loss(
+        answer, batch["images"], torch.from_numpy(noise), torch.from_numpy(t), task.schedule, "v_prediction"
+    )
+    torch.testing.assert_close(task.losses(batch, rng), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path / "run", variance_type="learned_range", class_conditional=False)
+    task = Denoising.build(recipe, pictures(classes=None))
+    assert task.network.config.out_channels == 2 and task.scheduler.config.variance_type == "learned_range"
+    task.pipeline(task.network).save_pretrained(tmp_path / "folder")
+    pipe = load_pipeline(str(tmp_path / "folder"))
+    assert pipe.variance_type == "learned_range" and len(pipe(batch_size=2, num_inference_steps=3).images) == 2
+    again = replace(recipe, variance_type="fixed_small", pretrained_model_name_or_path=str(tmp_path / "folder"))
+    assert Denoising.build(again, pictures(classes=None)).learned  # what a network has learned, it goes on learning
+
+
+def test_a_plain_network_can_be_given_variance_channels(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path / "run", class_conditional=False)
+    plain = Denoising.build(recipe, pictures(classes=None))
+    plain.pipeline(plain.network).save_pretrained(tmp_path / "folder")
+    more = replace(recipe, variance_type="learned_range", pretrained_model_name_or_path=str(tmp_path / "folder"))
+    task = Denoising.build(more, pictures(classes=None))
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 3])
+    before, after = plain.network(x, t).sample, task.network(x, t).sample
+    torch.testing.assert_close(after[:, :1], before, rtol=0, atol=1e-6)
+    assert after.shape == (2, 2, 8, 8) and not after[:, 1:].any()
+    assert task.scheduler.config.variance_type == "learned_range"
+
+
+def test_importance_prefers_large_terms_and_weighs_them_down() -> None:
+    history, size = LossHistory(4), torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64)
+    shares = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    t, weights = history.timesteps(shares)
+    assert torch.bincount(t).tolist() == [250] * 4 and torch.equal(weights, torch.ones(1000, dtype=torch.float64))
+    for _ in range(10):
+        history.note(torch.arange(4), size)
+        history.update(history.take())
+    t, weights = history.timesteps(shares)
+    counts = torch.bincount(t, minlength=4) / 1000
+    torch.testing.assert_close(counts.double(), size / 15, rtol=0, atol=0.002)
+    mean = float((weights * size[t]).mean())  # unbiased for the mean over all t
+    assert mean == pytest.approx(float(size.mean()), rel=0.01)
+    for _ in range(10):  # only the last ten count
+        history.note(torch.arange(4), size.flip(0))
+        history.update(history.take())
+    torch.testing.assert_close(history.probabilities(), 0.999 * size.flip(0) / 15 + 0.00025, rtol=1e-9, atol=0)
+    fresh = LossHistory(4)
+    fresh.load_state_dict(history.state_dict())
+    assert torch.equal(fresh.probabilities(), history.probabilities())

@@ -15,12 +15,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from safetensors.torch import load_file
-from toys import CLASSES, SHIPPED, ddim, ddpm, guided, patched_unet, quiet, seeded, tiny_unet
+from toys import CLASSES, SHIPPED, ddim, ddpm, guided, patched_unet, quiet, seeded, steered, tiny_unet
 
 import pipelines
 from pipelines.base import StepwisePipeline
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = ("cfg", "steered", "ddpm", "ddim", "old")
+LABELLED = {"class_labels": "Dog", "guidance_scale": 5.0}
 OPTIONS = dict(batch_size=2, num_inference_steps=3, output_type="np")
 
 # Runs in a process of its own, which sees no project: job.json says what to load, how, and where to save it again.
@@ -74,9 +76,9 @@ def patched() -> StepwisePipeline:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Four saved models: guided with a custom network, DDPM, DDIM, and DDIM saved by an older version of the code."""
+    """Saved models: guided without and with a classifier, DDPM, DDIM, and DDIM saved by an older version."""
     root = tmp_path_factory.mktemp("saved")
-    made = {"cfg": patched(), "ddpm": ddpm(patched_unet()), "ddim": ddim()}
+    made = {"cfg": patched(), "steered": steered(patched_unet()), "ddpm": ddpm(patched_unet()), "ddim": ddim()}
     for name, pipe in made.items():
         pipe.save_pretrained(root / name)
     old = root / "old project"
@@ -87,20 +89,24 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base.write_text(text.replace("pixels = (sample / 2 + 0.5)", "pixels = 1 - (sample / 2 + 0.5)"))
     job = {"folder": root / "ddim", "named": "DDIMPipeline", "project": old, "save": root / "old"}
     fresh(root / "old process", [job])
-    return {name: root / name for name in ("cfg", "ddpm", "ddim", "old")}
+    return {name: root / name for name in KEPT}
 
 
 @pytest.fixture(scope="module")
 def reloaded(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[np.ndarray, Path]]:
     """Each folder, and one in bfloat16, drawn with and saved again by one fresh process that holds all of them."""
     root = tmp_path_factory.mktemp("again")
-    jobs = [{"folder": folder, "save": root / name} for name, folder in folders.items()]
+    jobs = [
+        {"folder": folder, "save": root / name, "options": LABELLED if name == "steered" else {}}
+        for name, folder in folders.items()
+    ]
     jobs.append({"folder": folders["cfg"], "bfloat16": True, "options": {"class_labels": "Dog"}, "save": root / "half"})
     pixels = fresh(root / "process", jobs)
     return {job["save"].name: (images, job["save"]) for job, images in zip(jobs, pixels, strict=True)}
 
 
 NAMED = {
+    "steered": "ClassifierGuidancePipeline",
     "cfg": "ClassifierFreeGuidancePipeline",
     "ddpm": "DDPMPipeline",
     "ddpm as ddim": "DDIMPipeline",
@@ -113,9 +119,11 @@ def third(
     folders: dict[str, Path], reloaded: dict[str, tuple[np.ndarray, Path]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
     """In another fresh process: what was saved again, by its own code; then the first folders, by named classes."""
-    jobs = {name: {"folder": reloaded[name][1]} for name in ("cfg", "ddpm", "ddim", "old")}
+    jobs = {name: {"folder": reloaded[name][1]} for name in KEPT}
     for name, cls in NAMED.items():
         jobs[f"named {name}"] = {"folder": folders[name.split()[0]], "named": cls, "project": ROOT}
+    for name in ("steered", "named steered"):
+        jobs[name]["options"] = LABELLED
     return dict(zip(jobs, fresh(tmp_path_factory.mktemp("third") / "process", list(jobs.values())), strict=True))
 
 
@@ -127,11 +135,13 @@ def drawn(pipe: StepwisePipeline, **options: object) -> np.ndarray:
 
 
 def test_a_folder_draws_the_same_in_a_fresh_process(reloaded: dict) -> None:
-    for name, pipe in {"cfg": patched(), "ddpm": ddpm(patched_unet()), "ddim": ddim()}.items():
-        np.testing.assert_allclose(reloaded[name][0], drawn(pipe), rtol=0, atol=1e-5, err_msg=name)
+    made = {"cfg": patched(), "steered": steered(patched_unet()), "ddpm": ddpm(patched_unet()), "ddim": ddim()}
+    for name, pipe in made.items():
+        expected = drawn(pipe, **LABELLED if name == "steered" else {})
+        np.testing.assert_allclose(reloaded[name][0], expected, rtol=0, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["cfg", "ddpm", "ddim", "old"])
+@pytest.mark.parametrize("name", KEPT)
 def test_saved_again_it_is_the_same_folder(name: str, folders: dict, reloaded: dict) -> None:
     first, second = content(folders[name]), content(reloaded[name][1])
     assert sorted(first) == sorted(second)
@@ -139,7 +149,7 @@ def test_saved_again_it_is_the_same_folder(name: str, folders: dict, reloaded: d
 
 
 def test_loaded_again_it_draws_the_same(reloaded: dict, third: dict[str, np.ndarray]) -> None:
-    for name in ("cfg", "ddpm", "ddim", "old"):
+    for name in KEPT:
         assert np.array_equal(third[name], reloaded[name][0]), name
 
 
@@ -168,8 +178,10 @@ def test_bfloat16_on_request(reloaded: dict) -> None:
 
 
 def test_a_named_class_runs_the_working_tree_without_trust(third: dict[str, np.ndarray]) -> None:
-    for name, pipe in zip(NAMED, [patched(), ddpm(patched_unet()), ddim(patched_unet()), ddim()], strict=True):
-        np.testing.assert_allclose(third[f"named {name}"], drawn(pipe), rtol=0, atol=1e-5, err_msg=name)
+    made = [steered(patched_unet()), patched(), ddpm(patched_unet()), ddim(patched_unet()), ddim()]
+    for name, pipe in zip(NAMED, made, strict=True):
+        expected = drawn(pipe, **LABELLED if name == "steered" else {})
+        np.testing.assert_allclose(third[f"named {name}"], expected, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_a_named_class_keeps_names_and_types(folders: dict) -> None:

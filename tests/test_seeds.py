@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
-from toys import ddim, ddpm, guided, patched_unet, seeded, tiny_unet
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+from toys import SHIPPED, ddim, ddpm, guided, patched_unet, seeded, steered, tiny_unet
 
 from pipelines import PatchedUNet2DModel
 from pipelines.base import NoiseStreams, StepwisePipeline, image_generators
@@ -47,6 +47,11 @@ CASES: dict[str, Callable[[], tuple[StepwisePipeline, dict]]] = {
         guided(network(4)),
         {"class_labels": 1, "eta": 1.0, "guidance_scale": 3.0, "guidance_rescale": 0.7},
     ),
+    "steered, the mean": lambda: (
+        steered(network(None), DDPMScheduler(**SHIPPED)),
+        {"class_labels": 1, "guidance_scale": 5.0},
+    ),
+    "steered, eps": lambda: (steered(network(None)), {"class_labels": 1, "guidance_scale": 5.0}),
     "guided, Euler ancestral": lambda: (driven(EulerAncestralDiscreteScheduler), {"class_labels": 1}),
     "guided, SDE-DPM-Solver++": lambda: (
         driven(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),

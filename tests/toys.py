@@ -11,7 +11,14 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from pipelines import ClassifierFreeGuidancePipeline, DDIMPipeline, DDPMPipeline, PatchedUNet2DModel
+from pipelines import (
+    ClassifierFreeGuidancePipeline,
+    ClassifierGuidancePipeline,
+    DDIMPipeline,
+    DDPMPipeline,
+    NoisyClassifier,
+    PatchedUNet2DModel,
+)
 from pipelines.base import StepwisePipeline
 
 CLASSES = {"0": "Cat", "1": "Dog", "2": "Fish"}
@@ -95,6 +102,29 @@ def guided(
 ) -> ClassifierFreeGuidancePipeline:
     scheduler = scheduler or DDIMScheduler(**SHIPPED | config)
     return quiet(ClassifierFreeGuidancePipeline(unet or tiny_unet(4), scheduler, CLASSES))
+
+
+def tiny_classifier(size: int = 8, num_classes: int = 3) -> NoisyClassifier:
+    """A classifier of noisy pictures, of a few thousand weights, the same ones every time."""
+    torch.manual_seed(1)
+    return NoisyClassifier(
+        sample_size=size,
+        in_channels=1,
+        num_classes=num_classes,
+        patch_size=2,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    ).eval()
+
+
+def steered(
+    unet: UNet2DModel | None = None, scheduler: SchedulerMixin | None = None, **config: object
+) -> ClassifierGuidancePipeline:
+    unet = unet or tiny_unet()
+    scheduler = scheduler or DDIMScheduler(**SHIPPED | config)
+    return quiet(ClassifierGuidancePipeline(unet, scheduler, tiny_classifier(unet.config.sample_size), CLASSES))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

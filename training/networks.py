@@ -56,7 +56,8 @@ def build_network(recipe: Recipe, data: ImageData, num_class_embeds: int | None)
     config = {k: v for k, v in _network_config(recipe).items() if k not in ("_diffusers_version", "_name_or_path")}
     class_name = config.pop("_class_name", "UNet2DModel")
     _, channels, height, width = data.images.shape
-    config |= {"in_channels": channels, "out_channels": channels, "num_class_embeds": num_class_embeds}
+    outputs = channels * (2 if recipe.variance_type == "learned_range" else 1)
+    config |= {"in_channels": channels, "out_channels": outputs, "num_class_embeds": num_class_embeds}
     config["sample_size"] = height if height == width else [height, width]
     model_class = getattr(pipelines, class_name, None) or getattr(diffusers, class_name, None)
     if model_class is None:
@@ -108,6 +109,26 @@ def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple
     if class_names is None:
         return _without_classes(network, null)
     return _with_classes(network, old_names, null, class_names)
+
+
+def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
+    """`network` with 2C output channels, the new ones v = 0: a variance between beta_tilde_t and beta_t.
+
+    A patched network's outputs are shuffled back into pixels, so that each channel holds patch_size^2 of its last
+    convolution's.
+    """
+    channels = network.config.in_channels
+    if network.config.out_channels == 2 * channels:
+        return network
+    old = network.conv_out
+    new = torch.nn.Conv2d(old.in_channels, 2 * old.out_channels, old.kernel_size, padding=old.padding)
+    for name in ("weight", "bias"):
+        values = getattr(old, name).data
+        getattr(new, name).data.copy_(torch.cat([values, torch.zeros_like(values)]))
+    network.conv_out = new
+    network.register_to_config(out_channels=2 * channels)
+    logger.warning("output channels: %d before, %d now, the new ones for the variance", channels, 2 * channels)
+    return network
 
 
 def _without_classes(network: UNet2DModel, null: int | None) -> UNet2DModel:

@@ -3,19 +3,25 @@
     L_simple = E || target - f(x_t, t, y) ||^2,   x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 
 with y dropped at random for classifier-free guidance (Ho & Salimans 2022, algorithm 1), t stratified over the batch,
-and min-SNR weights (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4) where asked for.
+and min-SNR weights (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4) where asked for. A network with 2C
+output channels learns its variance too (Nichol & Dhariwal 2021, eq. 16; there lambda = 0.001 for T = 1000 and terms
+summed over t, here t is drawn, so that lambda times the sum is T/1000 times the term):
+
+    L_hybrid = L_simple + T/1000 L_t,   L_t of eq. 5 in bits/dim, no gradient through the mean
 """
 
 import logging
 from typing import Self
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
 from training.data import ImageData
-from training.networks import build_network, fit_network, load_pipeline
+from training.metrics.likelihood import bound_term, reverse_step
+from training.networks import build_network, fit_network, load_pipeline, with_variance_channels
+from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom
 from training.recipes import Recipe
 
@@ -27,8 +33,11 @@ class Denoising:
 
     def __init__(self, recipe: Recipe, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
         self.recipe, self.network, self.class_names = recipe, network, class_names
+        self.learned = network.config.out_channels == 2 * network.config.in_channels
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
+        variance = {} if class_names else {"variance_type": "learned_range" if self.learned else recipe.variance_type}
         self.scheduler = scheduler_class(
+            **variance,
             num_train_timesteps=recipe.ddpm_num_steps,
             beta_schedule=recipe.ddpm_beta_schedule,
             prediction_type=recipe.prediction_type,
@@ -36,6 +45,7 @@ class Denoising:
             clip_sample=True,
         )
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self.history = LossHistory(len(self.schedule)) if recipe.timestep_sampling == "importance" else None
 
     @classmethod
     def build(cls, recipe: Recipe, data: ImageData) -> Self:
@@ -50,12 +60,20 @@ class Denoising:
         if recipe.pretrained_model_name_or_path is None:
             return cls(recipe, build_network(recipe, data, len(names) + 1 if names else None), names)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
-        objective = cls(recipe, fit_network(pipeline, data, names), names)
-        objective.scheduler = type(objective.scheduler).from_config(pipeline.scheduler.config)
-        objective.schedule = NoiseSchedule.from_scheduler(objective.scheduler)
+        network = fit_network(pipeline, data, names)
+        network = with_variance_channels(network) if recipe.variance_type == "learned_range" else network
+        objective = cls(recipe, network, names)
+        objective._follow(pipeline.scheduler)
         kind = objective.scheduler.config.prediction_type
         logger.info("the noise schedule and prediction_type (%s) are those of the pipeline that is fine-tuned", kind)
         return objective
+
+    def _follow(self, scheduler: SchedulerMixin) -> None:
+        """Take over the noise schedule and the prediction type of the pipeline that is fine-tuned."""
+        variance = {"variance_type": "learned_range"} if self.learned and not self.class_names else {}
+        self.scheduler = type(self.scheduler).from_config(scheduler.config, **variance)
+        self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self.history = None if self.history is None else LossHistory(len(self.schedule))
 
     def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
         """Mean loss of a batch: "images" (N, C, H, W) in [-1, 1], "labels" (N,); the noise is float32 or better."""
@@ -65,18 +83,24 @@ class Denoising:
         """The weighted loss of each example, (N,)."""
         x0, kind = batch["images"], self.scheduler.config.prediction_type
         noise = rng.normal("noise", tuple(x0.shape[1:])).to(x0)
-        t = self._timesteps(rng).to(x0.device)
+        t, weights = (values.to(x0.device) for values in self._timesteps(rng))
         x_t = self.schedule.add_noise(x0, noise, t)
         conditions = {"class_labels": self._labels(batch["labels"], rng)} if self.class_names else {}
         output = self.network(x_t, t, **conditions, return_dict=False)[0].to(x0.dtype)
-        target = {"epsilon": noise, "sample": x0}.get(kind)
-        target = self.schedule.velocity(x0, noise, t) if target is None else target
-        return (output - target).square().flatten(1).mean(1) * self._weights(t).to(x0)
+        simple = simple_loss(output, x0, noise, t, self.schedule, kind) * self._weights(t).to(x0)
+        if not self.learned:
+            return simple
+        terms = variance_loss(output, x0, x_t, t, self.schedule, kind)
+        if self.history is not None:
+            self.history.note(t, terms)
+        return (simple + len(self.schedule) / 1000 * terms) * weights.to(x0)
 
-    def _timesteps(self, rng: BatchRandom) -> Tensor:
-        stratified = self.recipe.timestep_sampling == "stratified"
-        share = rng.stratified("t") if stratified else rng.uniform("t").double()
-        return (share * len(self.schedule)).long()
+    def _timesteps(self, rng: BatchRandom) -> tuple[Tensor, Tensor]:
+        """Timesteps (N,) and the weight of each example, 1 unless they are drawn by importance."""
+        share = rng.uniform("t").double() if self.recipe.timestep_sampling == "uniform" else rng.stratified("t")
+        if self.history is not None:
+            return self.history.timesteps(share)
+        return (share * len(self.schedule)).long(), torch.ones_like(share)
 
     def _labels(self, labels: Tensor, rng: BatchRandom) -> Tensor:
         dropped = rng.uniform("label dropout") < self.recipe.label_dropout
@@ -95,6 +119,51 @@ class Denoising:
         names = {str(i): name for i, name in enumerate(self.class_names)} if self.class_names else None
         pipeline_class = ClassifierFreeGuidancePipeline if self.class_names else DDPMPipeline
         return pipeline_class(unet=network, scheduler=self.scheduler, id2label=names)
+
+
+def simple_loss(
+    output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, schedule: NoiseSchedule, prediction_type: str = "epsilon"
+) -> Tensor:
+    """Mean squared error of what the first C channels of `output` predict, (N,)."""
+    target = {"epsilon": noise, "sample": x0}.get(prediction_type)
+    target = schedule.velocity(x0, noise, t) if target is None else target
+    return (output[:, : x0.shape[1]] - target).square().flatten(1).mean(1)
+
+
+def variance_loss(
+    output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, schedule: NoiseSchedule, prediction_type: str = "epsilon"
+) -> Tensor:
+    """L_t in bits/dim, (N,), of which only the variance channels of `output` (N, 2C, ...) get a gradient."""
+    mean, v = output.split(x0.shape[1], dim=1)
+    frozen = torch.cat([mean.detach(), v], dim=1)
+    step = reverse_step(frozen, x_t, t, schedule, "learned_range", prediction_type)
+    return bound_term(*step, x0, x_t, t, schedule)
+
+
+def hybrid_loss(
+    model_output: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    prediction_type: str = "epsilon",
+) -> Tensor:
+    """L_hybrid of each example, (N,): mean squared error + T/1000 L_t (Nichol & Dhariwal 2021, eq. 16).
+
+    Args:
+        model_output: (N, 2C, H, W) at x_t: the prediction, and v in [-1, 1] with log sigma_t^2 = (v+1)/2 log beta_t +
+            (1-v)/2 log beta_tilde_t
+        x0: (N, C, H, W) in [-1, 1], of 8-bit levels
+        noise: like x0, the eps of x_t
+        t: (N,), indices into `schedule`, whose length is T; L_0, the decoder's term, is discretised
+        prediction_type: of the first C channels: epsilon, sample or v_prediction
+
+    L_t is in bits/dim, and x_0 is not clipped in it. The prediction is detached there: it learns from the squared
+    error alone.
+    """
+    x_t = schedule.add_noise(x0, noise, t)
+    terms = variance_loss(model_output, x0, x_t, t, schedule, prediction_type)
+    return simple_loss(model_output, x0, noise, t, schedule, prediction_type) + len(schedule) / 1000 * terms
 
 
 def class_names_of(data: ImageData) -> tuple[str, ...]:

@@ -1,0 +1,163 @@
+"""The variational bound of a diffusion model in bits per dimension (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021).
+
+    -log2 p(x_0) / D  <=  L_T + sum_{t=1}^{T-1} L_t + L_0
+    L_T = KL(q(x_T | x_0) || N(0, I)),   L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),   L_0 = -log p(x_0 | x_1)
+
+(t counts from 0 here, so the table's entry 0 is the decoder L_0 and entry t the term that leads from t to t - 1.)
+
+The decoder L_0 gives each of the 256 grey levels the mass of its bin under a distribution around the mean, the outer
+two bins reaching to infinity (Ho et al., eq. 13). Its c.d.f. is by default the tanh approximation to the normal one,
+0.5 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))), of the published code, so that bits compare with published bits;
+`cdf="normal"` takes the normal c.d.f. itself. Either is a c.d.f.: the masses sum to one, so both bounds are honest.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipelines import NoiseSchedule
+from pipelines.schedule import working_dtype
+
+CDFS = ("tanh", "normal")
+LEAST = 1e-12  # no bin is given less, as in the published code
+
+
+@dataclass(frozen=True)
+class VariationalBound:
+    """In bits/dim, but `mse`: `vb` (N, T), `prior` (N,), `total` (N,), and the mean squared error of eps, (N, T).
+
+    Column t of `vb` is L_t; `total` is their sum and `prior`, L_T.
+    """
+
+    vb: Tensor
+    prior: Tensor
+    total: Tensor
+    mse: Tensor
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Callable[[Tensor, int], Tensor],
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    variance: str = "fixed_small",
+    noise: Tensor | None = None,
+    clip_denoised: bool = False,
+    *,
+    prediction_type: str = "epsilon",
+    cdf: str = "tanh",
+) -> VariationalBound:
+    """Every term of the bound, with one draw of x_t each.
+
+    Args:
+        denoiser: the network's output at (x_t, t), t being of the original process where `schedule` is respaced:
+            (N, C, H, W), or (N, 2C, H, W) with the variance channels of "learned_range"
+        x0: (N, C, H, W) in [-1, 1], of 8-bit levels k / 127.5 - 1
+        schedule: the T steps to sum over
+        variance: fixed_small, fixed_large or learned_range
+        noise: (T, N, C, H, W), the eps of each x_t; None: drawn
+        clip_denoised: clip the predicted x_0 to [-1, 1]
+        prediction_type: what the network predicts: epsilon, sample or v_prediction
+        cdf: of the decoder: tanh or normal
+
+    Raises:
+        ValueError: `noise` of another shape, or an unknown `variance`, `prediction_type` or `cdf`.
+    """
+    expected = (len(schedule), *x0.shape)
+    if noise is not None and tuple(noise.shape) != expected:
+        raise ValueError(f"noise must be of shape {expected}, got {tuple(noise.shape)}")
+    terms, errors = [], []
+    for t in range(len(schedule)):
+        eps = torch.randn_like(x0) if noise is None else noise[t].to(x0)
+        times = torch.full((len(x0),), t)
+        x_t = schedule.add_noise(x0, eps, times)
+        output = denoiser(x_t, int(schedule.timesteps[t]))
+        predicted, log_variance = reverse_step(output, x_t, times, schedule, variance, prediction_type, clip_denoised)
+        terms.append(bound_term(predicted, log_variance, x0, x_t, times, schedule, cdf))
+        errors.append((schedule.predict_eps(predicted, x_t, times, "sample") - eps).square().flatten(1).mean(1))
+    vb, prior = torch.stack(terms, 1), prior_term(x0, schedule)
+    return VariationalBound(vb, prior, vb.sum(1) + prior, torch.stack(errors, 1))
+
+
+def reverse_step(
+    output: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    variance: str,
+    prediction_type: str = "epsilon",
+    clip_denoised: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The predicted x_0, like x_t (N, C, ...), and log sigma_t^2, broadcastable over it; t (N,).
+
+    Raises:
+        ValueError: "learned_range" without variance channels in `output`, or an unknown `variance`.
+    """
+    channels = x_t.shape[1]
+    v = output[:, channels:] if output.shape[1] == 2 * channels else None
+    if variance == "learned_range" and v is None:
+        raise ValueError(f"variance must not be learned_range for a network of {channels} output channels, got it")
+    x0 = schedule.predict_x0(output[:, :channels], x_t, t, prediction_type)
+    x0 = x0.clamp(-1, 1) if clip_denoised else x0
+    return x0, schedule.reverse_log_variance(variance, t, x_t, v)
+
+
+def bound_term(
+    predicted_x0: Tensor,
+    log_variance: Tensor,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    cdf: str = "tanh",
+) -> Tensor:
+    """L_t in bits/dim, (N,), of predictions at x_t (N, ...) and t (N,): the decoder at t = 0, else a KL."""
+    mean = schedule.posterior_mean(predicted_x0, x_t, t)
+    log_variance = log_variance.expand_as(mean)
+    true_mean = schedule.posterior_mean(x0, x_t, t)
+    true_log_variance = schedule.gather(schedule.posterior_log_variance_clipped, t, x_t).expand_as(mean)
+    kl = gaussian_kl(true_mean, true_log_variance, mean, log_variance)
+    decoder = -decoder_log_likelihood(x0.to(mean.dtype), mean, 0.5 * log_variance, cdf)
+    first = (t == 0).to(mean.device).reshape(-1, *(1,) * (mean.ndim - 1))
+    return bits_per_dimension(torch.where(first, decoder, kl))
+
+
+def prior_term(x0: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """L_T = KL(q(x_T | x_0) || N(0, I)) in bits/dim, (N,)."""
+    last = len(schedule) - 1
+    mean = schedule.signal(last, x0) * x0.to(working_dtype(x0))
+    log_variance = 2 * schedule.sigma(last, x0).log().expand_as(mean)
+    return bits_per_dimension(gaussian_kl(mean, log_variance, torch.zeros_like(mean), torch.zeros_like(mean)))
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+    """KL(N(mean, e^log_variance) || N(other...)) in nats, elementwise."""
+    ratio = log_variance - other_log_variance
+    return 0.5 * (ratio.exp() - ratio - 1 + (mean - other_mean).square() * (-other_log_variance).exp())
+
+
+def decoder_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, cdf: str = "tanh") -> Tensor:
+    """log of the mass of the bin of x, elementwise, in nats; x of 8-bit levels in [-1, 1] (Ho et al. 2020, eq. 13).
+
+    Raises:
+        ValueError: an unknown `cdf`.
+    """
+    if cdf not in CDFS:
+        raise ValueError(f"cdf must be one of {', '.join(CDFS)}, got {cdf!r}")
+    below = _tanh_cdf if cdf == "tanh" else torch.special.ndtr
+    scale = (-log_std).exp()
+    upper, lower = (below((x - mean + side) * scale) for side in (1 / 255, -1 / 255))
+    mass = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return mass.clamp(min=LEAST).log()
+
+
+def _tanh_cdf(z: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
+def bits_per_dimension(nats: Tensor) -> Tensor:
+    """(N, ...) in nats, elementwise -> the mean of each image in bits, (N,)."""
+    return nats.flatten(1).mean(1) / math.log(2)
