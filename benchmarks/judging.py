@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from training.data import load_images
 from training.data.cache import default_cache_dir
-from training.evaluate import open_classifier
+from training.metrics.feature_nets import open_classifier
 from training.metrics.judge import NEIGHBOURS, Judge
 
 FEWEST = NEIGHBOURS + 1  # samples that the judge can measure

@@ -49,10 +49,8 @@ def network(classes: int | None) -> PatchedUNet2DModel:
     )
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a conditional and an unconditional model, a classifier and data sets."""
-    place = tmp_path_factory.mktemp("evaluate")
+def fill(place: Path) -> Path:
+    """A conditional and an unconditional model, a classifier and data sets in a folder."""
     torch.manual_seed(0)
     scheduler = DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=True)
     names = {str(i): name for i, name in enumerate(NAMES)}
@@ -67,6 +65,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(place / "unnamed", labels=False)
     write_data(place / "large", size=12)
     return place
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +104,9 @@ def test_a_fresh_process_and_this_one_write_the_same_numbers(place: Path) -> Non
         "class_accuracy",
         "class_entropy_bits",
         "frechet_distance",
+        "kernel_distance",
+        "nearest_train_distance",
+        "nearest_train_ratio",
         "precision",
         "recall",
         "nfe",
@@ -109,6 +115,7 @@ def test_a_fresh_process_and_this_one_write_the_same_numbers(place: Path) -> Non
     assert row["measured"]["nfe"] == 4.0 and row["measured"]["frechet_distance"] > 0
     assert row["floor"]["num_samples"] == 12 and row["floor"]["frechet_distance"] > 0
     assert row["settings"]["seed"] == 0 and row["settings"]["guidance_scale"] == 2.0
+    assert row["floor"]["nearest_train_ratio"] == 1.0 and row["real"]["nearest_samples"] == 12
     assert row["real"]["precision_recall_images"] == 30 and len(row["real"]["test"]["fingerprint"]) == 64
     assert row["command"].startswith("python -m training.evaluate cfg --dataset_name pictures")
     assert set(row["versions"]) == {"python", "torch", "diffusers", "numpy"}
@@ -184,6 +191,16 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--guidance_scale", "1", model="plain"), "guidance_scale must be left out: DDPMPipeline"),
         (command("--guidance_interval", "0.5"), "guidance_interval must be LOW HIGH"),
         (command("--scheduler", "DPMSolver"), "got 'DPMSolver' (did you mean DPMSolver++?)"),
+        (command("--scheduler", "DDIM", "Unipc2"), "got 'Unipc2' (did you mean UniPC?)"),
+        (command("--num_inference_steps", "2000"), "num_inference_steps must be at most 1000"),
+        (command("--bits_per_dim", "31"), "bits_per_dim must be at most 30, the pictures of 'test', got 31"),
+        (command("--bits_per_dim", "1"), "bits_per_dim must be 0, or at least 2"),
+        (command("--bits_per_dim", "4", "--variance_type", "learned_range"), "cfg has learned no variance"),
+        (command("--bits_per_dim", "4", "--variance_type", "small"), "variance_type must be one of fixed_small"),
+        (command("--bits_per_dim", "4", "--bits_per_dim_steps", "1001"), "bits_per_dim_steps must be at most 1000"),
+        (command("--variance_type", "fixed_small"), "variance_type is of use with bits_per_dim only"),
+        (command(features="efficientnet_lite0"), "'efficientnet_lite0'; perhaps efficientnet-lite0?"),
+        (command(features="inception"), "features inception needs"),
         (command("--dtype", "float16"), "dtype must be one of bfloat16, float32, got 'float16'"),
         (command("--num_samples", "3"), "num_samples must be at least 4, got 3"),
         (command("--num_inference_steps", "0"), "num_inference_steps must be at least 1, got 0"),

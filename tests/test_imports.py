@@ -93,8 +93,8 @@ def test_an_objective_knows_nothing_of_accelerate() -> None:
         assert "accelerate" not in tops(path), path
 
 
-def test_only_the_loop_knows_accelerate() -> None:
+def test_only_the_loop_and_what_starts_processes_know_accelerate() -> None:
     knowing = {
         path.relative_to(ROOT / "training").as_posix() for path in sources("training") if "accelerate" in tops(path)
     }
-    assert knowing <= {"loop.py", "train.py", "checkpoints.py"}, knowing
+    assert knowing <= {"loop.py", "train.py", "checkpoints.py", "metrics/processes.py"}, knowing

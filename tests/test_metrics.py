@@ -1,5 +1,6 @@
 """The measures against closed forms, brute force and extremes."""
 
+import json
 import math
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from training.feature_classifier import augment
 from training.metrics import features as feature_file
-from training.metrics.drawing import draw, open_model
+from training.metrics.batches import draw
+from training.metrics.drawing import open_model
 from training.metrics.features import FeatureClassifier, classifier_hash, extract, extract_cached, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
 from training.metrics.judge import entropy_bits
+from training.metrics.kernel import kernel_distance, mean_within
+from training.metrics.nearest import Memorisation, nearest_distances
 from training.metrics.precision_recall import precision_recall
-from training.metrics.report import grid, key_of, merge, read_rows
+from training.metrics.report import find_done, grid, key_of, merge, on_one_line, read_rows
 
 
 def covariance(rng: np.random.Generator, width: int, rank: int | None = None) -> np.ndarray:
@@ -71,6 +75,107 @@ def test_statistics_are_those_of_the_features() -> None:
     np.testing.assert_allclose(found.covariance, centred.T @ centred / 49, rtol=1e-12)
     assert found.count == 50 and found.mean.dtype == np.float64
     assert statistics(features[:, :1]).covariance.shape == (1, 1)
+
+
+class Given(torch.nn.Module):
+    """Features that are the input."""
+
+    num_features = 6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_frechet_distance_is_that_of_torchmetrics_in_the_same_features() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    rng = np.random.default_rng(7)
+    real, samples = rng.normal(size=(80, 6)), rng.normal(0.3, 1.4, size=(50, 6))
+    theirs = FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
+    theirs.update(torch.from_numpy(real), real=True)
+    theirs.update(torch.from_numpy(samples), real=False)
+    one, other = statistics(real), statistics(samples)
+    found = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+    assert found == pytest.approx(theirs.compute().item(), rel=1e-6) and found > 0.5
+
+
+# -------------------------------------------------------------------------------------------------- kernel distance
+
+
+def test_kernel_distance_is_that_of_torchmetrics_over_one_subset_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    monkeypatch.setattr("training.metrics.kernel.CHUNK", 7)  # several chunks, the last one short
+    rng = np.random.default_rng(8)
+    real, samples = rng.normal(size=(40, 6)), rng.normal(0.3, 1.4, size=(40, 6))
+    theirs = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=40).set_dtype(torch.float64)
+    theirs.update(torch.from_numpy(real), real=True)
+    theirs.update(torch.from_numpy(samples), real=False)
+    found = kernel_distance(real, samples)
+    assert found == pytest.approx(theirs.compute()[0].item(), rel=1e-6) and found > 0.05
+
+
+def test_kernel_distance_of_sets_of_any_sizes_is_brute_force_and_without_bias() -> None:
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return (x @ y / len(x) + 1) ** 3
+
+    rng = np.random.default_rng(9)
+    real, samples = rng.normal(size=(9, 4)), rng.normal(1, 1, size=(5, 4))
+    within = [
+        np.mean([kernel(x, y) for i, x in enumerate(points) for j, y in enumerate(points) if i != j])
+        for points in (real, samples)
+    ]
+    across = np.mean([kernel(x, y) for x in real for y in samples])
+    assert kernel_distance(real, samples) == pytest.approx(sum(within) - 2 * across, rel=1e-12)
+    assert kernel_distance(real, samples, mean_within(real)) == kernel_distance(real, samples)
+    draws = [kernel_distance(rng.normal(size=(20, 3)), rng.normal(size=(10, 3))) for _ in range(400)]
+    assert abs(np.mean(draws)) < 4 * np.std(draws) / 20 and min(draws) < 0 < max(draws)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((1, 4)), np.zeros((5, 3)), np.full((5, 4), np.nan)])
+def test_kernel_distance_refuses_what_it_cannot_compare(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="real and samples must"):
+        kernel_distance(np.zeros((5, 4)), bad)
+
+
+# ----------------------------------------------------------------------------------------------------- memorisation
+
+
+def bytes_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_the_nearest_training_picture_is_that_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.metrics.nearest.CHUNK", 7)
+    rng = np.random.default_rng(10)
+    pixels, train = bytes_of(rng, 9, 3, 4, 4), bytes_of(rng, 30, 3, 4, 4)
+    pairs = [[np.sqrt(np.mean((x / 255 - y / 255) ** 2)) for y in train] for x in pixels]
+    np.testing.assert_allclose(nearest_distances(pixels, train), np.min(pairs, axis=1), rtol=1e-12)
+
+
+def test_copies_have_a_distance_of_zero_and_new_pictures_a_ratio_of_one() -> None:
+    rng = np.random.default_rng(11)
+    train, test, new = (bytes_of(rng, 200, 1, 6, 6) for _ in range(3))
+    memorisation = Memorisation(train, test, 100, seed=0)
+    copied = memorisation.measure(train[:50])
+    assert copied == {"nearest_train_distance": 0.0, "nearest_train_ratio": 0.0}
+    ratio = memorisation.measure(new)["nearest_train_ratio"]
+    assert 0.95 < ratio < 1.05 and memorisation.floor()["nearest_train_ratio"] == 1.0
+    near = np.clip(train[:50].astype(int) + rng.integers(-9, 10, (50, 1, 6, 6)), 0, 255).astype(np.uint8)
+    assert 0 < memorisation.measure(near)["nearest_train_ratio"] < 0.2
+
+
+def test_only_as_many_samples_as_asked_are_compared() -> None:
+    rng = np.random.default_rng(12)
+    train = bytes_of(rng, 40, 1, 4, 4)
+    pixels = np.concatenate([train[:10], bytes_of(rng, 90, 1, 4, 4)])
+    assert Memorisation(train, bytes_of(rng, 40, 1, 4, 4), 10, 0).measure(pixels)["nearest_train_distance"] == 0.0
+    assert Memorisation(train, bytes_of(rng, 40, 1, 4, 4), 100, 0).measure(pixels)["nearest_train_distance"] > 0.1
+
+
+def test_pictures_of_another_shape_have_no_distance() -> None:
+    with pytest.raises(ValueError, match="pictures of one shape"):
+        nearest_distances(np.zeros((2, 1, 4, 4), np.uint8), np.zeros((2, 1, 4, 5), np.uint8))
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 3)), np.zeros(3), np.full((4, 3), np.nan)])
@@ -212,6 +317,36 @@ def test_rows_merge_by_settings_and_rows_of_other_weights_go(tmp_path: Path) -> 
     assert merge(path, row("b", 4.0, seed=1)) == ["m seed=0", "m seed=1"]
     assert list(read_rows(path)) == [key_of({"model": "m", "seed": 1})]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_the_sections_of_metrics_json_keep_each_other_and_age_together(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    merge(path, row("a", 1.0, seed=0))
+    assert json.loads(path.read_text()).keys() == {"results"}
+    merge(path, row("a", 2.0, variance="fixed_small") | {"curve": {"t": [0, 1, 2]}}, "likelihood")
+    merge(path, row("a", 3.0, seed=1))
+    assert len(read_rows(path)) == 2 and len(read_rows(path, "likelihood")) == 1
+    assert '"t": [0, 1, 2]' in path.read_text()
+    assert merge(path, row("b", 3.0, seed=0)) == ["m seed=0", "m seed=1", "m variance=fixed_small"]
+
+
+def test_lists_of_numbers_stand_on_one_line_and_mean_the_same() -> None:
+    content = {"a": [1, -2.5e-7, 3], "b": [], "c": ["x, 1", [1, 2]], "d": "[ 1, 2 ]", "e": [{"f": [0]}]}
+    text = on_one_line(json.dumps(content, indent=2))
+    assert json.loads(text) == content and '"a": [1, -2.5e-07, 3]' in text
+
+
+@pytest.mark.parametrize(
+    "changed", [{"weights": "b"}, {"real": {"test": 2}}, {"features": {"weights": "g"}}, {"settings": {"model": "n"}}]
+)
+def test_a_row_is_done_only_if_all_that_decides_it_is_the_same(tmp_path: Path, changed: dict) -> None:
+    path = tmp_path / "metrics.json"
+    written = row("a", 1.0, seed=0) | {"features": {"weights": "f", "name": "x"}, "real": {"test": 1}}
+    merge(path, written)
+    wanted = {key: written[key] for key in ("settings", "weights", "real")} | {"features": {"weights": "f"}}
+    assert find_done(path, wanted, {"frechet_distance"}) == written
+    assert find_done(path, wanted, {"frechet_distance", "recall"}) is None
+    assert find_done(path, wanted | changed, {"frechet_distance"}) is None
 
 
 def test_another_kind_of_file_is_not_overwritten(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def account(trainer: Trainer) -> dict[str, object]:
         seen.setdefault("images", []).append(batch["images"])
         seen.setdefault("labels", []).append(trainer.objective._labels(batch["labels"], rng))
         seen.setdefault("noise", []).append(rng.normal("noise", (1, 8, 8)))
-        seen.setdefault("timesteps", []).append(trainer.objective._timesteps(rng))
+        seen.setdefault("timesteps", []).append(trainer.objective._timesteps(rng)[0])
     loss = trainer.gradients()
     gradients = {name: p.grad.clone() for name, p in trainer.network.named_parameters()}
     trainer.optimizer.zero_grad()

@@ -11,7 +11,7 @@ from diffusers.optimization import get_scheduler
 from training_runs import command, network_file, picture_folder, run_here
 
 from training import train
-from training.recipes import LR_SCHEDULERS, RECIPES, Recipe
+from training.recipes import LR_SCHEDULERS, OBJECTIVES, RECIPES, Recipe
 from training.train import parse
 
 FLAGS = (
@@ -45,6 +45,8 @@ OUT_OF_RANGE = [
     ("mixed_precision", "fp32"),
     ("ddpm_beta_schedule", "cosine"),
     ("report_to", "paper"),
+    ("objective", "gan"),
+    ("variance_type", "learned"),
 ]
 
 
@@ -164,6 +166,28 @@ def test_a_size_that_cannot_be_halved_names_one_that_works(
     assert not (tmp_path / "run").exists()
     run_here(command("--recipe conditional", resolution=works, **flags))  # as it says
     assert (tmp_path / "run" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--timestep_sampling=importance", "timestep_sampling must be stratified or uniform, unless variance_type is"),
+        ("--objective=noisy_classifier", "pretrained_model_name_or_path must name the pipeline that the classifier"),
+        (
+            "--objective=noisy_classifier --timestep_sampling=importance --variance_type=learned_range",
+            "timestep_sampling must be stratified or uniform for --objective noisy_classifier",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(
+    flags: str, expected: str, capsys: pytest.CaptureFixture, no_data: None
+) -> None:
+    assert expected in error_of(["--recipe=conditional", *flags.split()], capsys)
+    parse("--recipe=conditional --timestep_sampling=importance --variance_type=learned_range".split())
+
+
+def test_every_objective_that_is_offered_can_be_trained() -> None:
+    assert tuple(train.OBJECTIVES) == OBJECTIVES
 
 
 def test_no_data_at_all_says_how_to_give_them(capsys: pytest.CaptureFixture) -> None:

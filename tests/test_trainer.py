@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,22 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from training_runs import command, forget_accelerate, network_file, picture_folder, pictures, run_here, small_trainer
+from training_runs import (
+    command,
+    forget_accelerate,
+    network_file,
+    picture_folder,
+    pictures,
+    run_here,
+    small_recipe,
+    small_trainer,
+)
 from training_runs import weights as weights_of
 
 from pipelines import ClassifierFreeGuidancePipeline
 from training.loop import Trainer
 from training.objectives.denoising import Denoising
+from training.randomness import BatchRandom
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +156,7 @@ def test_bf16_autocast_keeps_the_weights_and_the_noise_in_float32(tmp_path: Path
     assert all(x.dtype == torch.float32 and dtype == torch.bfloat16 for x, dtype in seen)
     trainer.step = 2
     batch, rng = trainer.batch(0)
-    noise, t = rng.normal("noise", (1, 8, 8)), trainer.objective._timesteps(rng)
+    noise, (t, _) = rng.normal("noise", (1, 8, 8)), trainer.objective._timesteps(rng)
     assert torch.equal(seen[-1][0], trainer.objective.schedule.add_noise(batch["images"], noise, t))
 
 
@@ -160,6 +171,89 @@ def test_the_weights_at_the_start_and_dropout_follow_from_the_seed_alone(tmp_pat
         ends.append(weights_of(trainer))
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     assert not all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0])
+
+
+# --- what an objective may have besides ---
+
+
+class Remembering:
+    """A history that keeps all it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[list[float]] = []
+        self.pending: list[list[float]] = []
+
+    def timesteps(self, shares: Tensor) -> tuple[Tensor, Tensor]:
+        return (shares * 5).long(), torch.ones(len(shares))
+
+    def take(self) -> Tensor:
+        taken, self.pending = torch.tensor(self.pending, dtype=torch.float64), []
+        return taken
+
+    def update(self, rows: Tensor) -> None:
+        assert rows.dtype == torch.float64
+        self.told.extend(rows.tolist())
+
+    def state_dict(self) -> dict[str, list]:
+        return {"told": self.told}
+
+    def load_state_dict(self, state: dict[str, list]) -> None:
+        self.told = state["told"]
+
+
+class WithHistory(Denoising):
+    """Denoising that notes the labels it sees."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.history = Remembering()
+
+    def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
+        self.history.pending.extend([float(label), 0.5] for label in batch["labels"])
+        return super().loss(batch, rng)
+
+
+def with_history(folder: Path, **changes: object) -> Trainer:
+    forget_accelerate()
+    recipe = small_recipe(folder, gradient_accumulation_steps=2, train_batch_size=2, max_train_steps=3, **changes)
+    return Trainer(recipe, pictures(), WithHistory.build(recipe, pictures()))
+
+
+def test_a_history_is_told_of_every_example_and_goes_into_checkpoints(tmp_path: Path) -> None:
+    trainer = with_history(tmp_path / "run", checkpointing_steps=2)
+    trainer.train()
+    labels = pictures().labels[trainer.order.indices(0, 12).numpy()]
+    assert trainer.objective.history.told == [[float(label), 0.5] for label in labels]
+    again = with_history(tmp_path / "run", resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    again._resume()
+    assert again.objective.history.told == trainer.objective.history.told[:8]
+
+
+def test_the_history_of_several_processes_is_in_the_order_of_the_examples(tmp_path: Path) -> None:
+    trainer = with_history(tmp_path / "run")  # two micro-steps of two examples
+    gathered = SimpleNamespace(num_processes=2, device="cpu", gather=lambda rows: torch.cat([rows, rows + 2]))
+    trainer.accelerator = gathered
+    own = torch.tensor([0.0, 1.0, 4.0, 5.0])[:, None]  # the other process has 2, 3 and 6, 7
+    assert trainer._of_all_processes(own).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_an_objective_shows_is_logged_beside_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, shown = tmp_path / "run", []
+
+    def diagnostics(self: Denoising, network: torch.nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
+        shown.append([p.clone() for p in network.parameters()])
+        return {"nested/value": 0.25}, {"plot": Image.new("RGB", (6, 4), "red")}
+
+    monkeypatch.setattr(Denoising, "diagnostics", diagnostics, raising=False)
+    trainer = small_trainer(folder, max_train_steps=2, validation_steps=2, report_to="tensorboard")
+    trainer.train()
+    events = EventAccumulator(str(folder / "stepwise")).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("nested/value")] == [(2, 0.25)]
+    assert [image.step for image in events.Images("plot")] == [2]
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["plot-step-000002.png", "step-000002.png"]
+    assert Image.open(folder / "samples" / "plot-step-000002.png").getpixel((0, 0)) == (255, 0, 0)
+    (parameters,) = shown
+    assert all(torch.equal(p, q) for p, q in zip(parameters, trainer.ema.shadow_params, strict=True))
 
 
 # --- a NaN ---

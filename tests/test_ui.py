@@ -12,8 +12,14 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image
 
-from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, PatchedUNet2DModel
-from ui import defaults, fastpath, png
+from pipelines import (
+    ClassifierFreeGuidancePipeline,
+    ClassifierGuidancePipeline,
+    DDPMPipeline,
+    NoisyClassifier,
+    PatchedUNet2DModel,
+)
+from ui import controls, defaults, fastpath, png
 from ui.draw import draw
 from ui.fastpath import FastPath
 from ui.grid import grid
@@ -48,6 +54,21 @@ def save_models(folder: Path) -> dict[str, Path]:
     ClassifierFreeGuidancePipeline(tiny_unet(4), DDIMScheduler(**PROCESS), NAMES).save_pretrained(guided)
     DDPMPipeline(tiny_unet(None), DDPMScheduler(**PROCESS)).save_pretrained(plain)
     return {"tiny-cfg": guided, "tiny-ddpm": plain}
+
+
+def save_steered(folder: Path, names: dict[str, str] | None = NAMES) -> Path:
+    """An unconditional network with a classifier of three."""
+    classifier = NoisyClassifier(
+        sample_size=8,
+        in_channels=1,
+        num_classes=3,
+        block_out_channels=(16, 16),
+        attention_head_dim=8,
+        norm_num_groups=4,
+    )
+    process = DDIMScheduler(**PROCESS)
+    ClassifierGuidancePipeline(tiny_unet(None), process, classifier, names).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +253,20 @@ def test_a_folder_that_carries_no_code_runs_ours(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def test_a_model_that_a_classifier_guides_has_classes_and_its_own_scale(tmp_path: Path) -> None:
+    steered = Catalogue({"named": save_steered(tmp_path / "a"), "numbered": save_steered(tmp_path / "b", None)})
+    info = steered["named"]
+    assert info.steered and info.class_names == tuple(NAMES.values()) and "DDPM" in info.samplers
+    assert steered["numbered"].labels == (0, 1, 2)
+    shown = controls.looks(info, Settings("named"))
+    assert shown["guidance_scale"]["info"].startswith("0 = off") and shown["guidance_scale"]["visible"]
+    assert not shown["guidance_low"]["visible"]
+    for sampler in ("UniPC", "DDPM", "DDIM"):
+        options = {"model": "named", "class_name": info.class_names[1], "steps": 3, "count": 2, "sampler": sampler}
+        off, on = (final_pixels(Settings(**options, guidance_scale=s), steered) for s in (0.0, 30.0))
+        assert not np.array_equal(off, on)
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)

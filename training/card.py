@@ -19,9 +19,13 @@ TEMPLATE = Path(__file__).parents[1] / "model_cards" / "TEMPLATE.md"
 METRICS = {
     "class_accuracy": "class accuracy",
     "frechet_distance": "Fréchet distance",
+    "fd_effnet_lite0": "FD-EffNet-Lite0",
+    "fid": "FID",
     "precision": "precision",
     "recall": "recall",
+    "nearest_train_ratio": "distance to the training set",
 }
+DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 SUMMARIES = {
     "ClassifierFreeGuidancePipeline": "Draws one of ten garments, with classifier-free guidance "
     "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
@@ -47,8 +51,8 @@ def render(folder: Path) -> str:
         caption=_caption(kind, rows),
         call=CALLS[kind],
         pipeline_class=kind,
-        table=metrics_table(rows),
-        measured_note=_note(rows[0]),
+        table=metrics_table(rows) + bits_table(folder),
+        measured_note=_note(rows),
         training=_training(record),
     )
     return str(card)
@@ -62,7 +66,6 @@ def sorted_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardData:
-    best = min(rows, key=lambda row: row["measured"]["frechet_distance"])
     results = [
         EvalResult(
             task_type="unconditional-image-generation",
@@ -72,6 +75,7 @@ def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardDat
             metric_name=f"{METRICS[metric]} ({_settings(best)})",
             metric_value=round(best["measured"][metric], 4),
         )
+        for best in best_rows(rows)
         for metric in METRICS
         if metric in best["measured"]
     ]
@@ -86,6 +90,21 @@ def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardDat
     )
 
 
+def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The row of the lowest distance in each feature network."""
+    found = []
+    for name in DISTANCES:
+        measured = [row for row in rows if name in row["measured"]]
+        found += [min(measured, key=lambda row: row["measured"][name])] if measured else []
+    return found
+
+
+def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of each feature network, in the order of DISTANCES: numbers in different features do not compare."""
+    groups = [[row for row in rows if name in row["measured"]] for name in DISTANCES]
+    return [group for group in groups if group]
+
+
 def _settings(row: dict[str, Any]) -> str:
     settings = row["settings"]
     guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
@@ -96,8 +115,12 @@ def _settings(row: dict[str, Any]) -> str:
 
 
 def metrics_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of metrics.json and the floor of the last as a Markdown table."""
-    names = [name for name in METRICS if name in rows[0]["measured"]]
+    """The rows of metrics.json as Markdown, a table for each feature network with its floor, that of the last row."""
+    return "\n\n".join(map(_table, by_features(rows)))
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    names = [name for name in METRICS if any(name in row["measured"] for row in rows)]
     lines = ["| setting | samples | " + " | ".join(METRICS[n] for n in names) + " | network evaluations |"]
     lines.append("|" + " --- |" * (len(names) + 3))
     for row in rows:
@@ -110,8 +133,12 @@ def metrics_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(what: str, count: int, measured: dict[str, Any], names: list[str], nfe: float | None) -> str:
-    values = [f"{measured[n]:.1%}" if n == "class_accuracy" else f"{measured[n]:.3f}" for n in names]
+    values = [_value(n, measured[n]) if n in measured else "" for n in names]
     return f"| {what} | {count:,} | " + " | ".join(values) + f" | {'' if nfe is None else format(nfe, 'g')} |"
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.1%}" if name == "class_accuracy" else f"{value:.3f}"
 
 
 def _caption(kind: str, rows: list[dict[str, Any]]) -> str:
@@ -119,12 +146,42 @@ def _caption(kind: str, rows: list[dict[str, Any]]) -> str:
     return f"Samples, not selected; {columns}seeds from 0 on."
 
 
-def _note(row: dict[str, Any]) -> str:
+def bits_table(folder: Path) -> str:
+    """The bits/dim in a folder's metrics.json as a Markdown table after an empty line; nothing if there are none."""
+    rows = json.loads((folder / "metrics.json").read_text()).get("likelihood", {}).values()
+    if not rows:
+        return ""
+    lines = ["", "", "| variance | steps of the bound | test pictures | bits/dim |", "|" + " --- |" * 4]
+    for row in rows:
+        settings, measured = row["settings"], row["measured"]
+        name, steps = settings["variance"].replace("_", " "), settings["num_inference_steps"]
+        bits = f"{measured['bits_per_dim']:.3f} ± {measured['standard_error']:.3f}"
+        lines.append(f"| {name} | {steps:,} | {settings['num_images']:,} | {bits} |")
+    return "\n".join(lines)
+
+
+def _note(rows: list[dict[str, Any]]) -> str:
+    notes = [_features_note(group[0]) for group in by_features(rows)]
+    if any("nearest_train_ratio" in row["measured"] for row in rows):
+        notes.append(
+            "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
+            "picture, over the same for test pictures: well below 1, samples are copies."
+        )
+    return "\n\n".join(notes)
+
+
+def _features_note(row: dict[str, Any]) -> str:
     features, real = row["features"], row["real"]
+    if "frechet_distance" in row["measured"]:
+        which = f"`{features['name']}` (test accuracy {features['test_accuracy']:.1%}), a classifier"
+        name = "the Fréchet distance is to"
+    else:
+        which = f"{features['name']}, a network"
+        name = "the distance is to"
+    no_fid = "" if "fid" in row["measured"] else ", and is no FID"
     return (
-        f"Measured by `training.evaluate` in the features of `{features['name']}` (test accuracy "
-        f"{features['test_accuracy']:.1%}), a classifier that trains no generator: the Fréchet distance is to "
-        f"all {real['test']['frechet_images']:,} test pictures, and is no FID; precision and recall "
+        f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
+        f"all {real['test']['frechet_images']:,} test pictures{no_fid}; precision and recall "
         f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
         f"{real['precision_recall_images']:,} of them. The command: `{row['command']}`; seeds, versions and all "
         "other numbers are in metrics.json."

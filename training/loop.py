@@ -8,33 +8,36 @@ import copy
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 from training.data import ImageData
+from training.metrics.report import write_json
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
-from training.samples import sample_grid
+from training.samples import keep_pictures, sample_grid
 
 logger = logging.getLogger(__name__)
 
 
 class Objective(Protocol):
-    """What the loop asks of an objective."""
+    """What the loop asks of an objective.
+
+    It may also have `diagnostics(network)`, which gives ({name: value}, {name: picture}) to log beside the samples, and
+    `history`, what it remembers of earlier examples: its `update(rows)` is given those that `take()` gave, (M, ...)
+    each process, after the gradients of each update and from all processes; None is no history.
+    """
 
     network: nn.Module
 
@@ -88,7 +91,9 @@ class Trainer:
             network.forward = torch.compile(network.forward, dynamic=False)
         self.network = network
         self.objective.network, self.optimizer = self.accelerator.prepare(network.train(), self.optimizer)
-        self.accelerator.register_for_checkpointing(self.lr_scheduler, self.ema)
+        self.history = getattr(self.objective, "history", None)
+        remembered = [] if self.history is None else [self.history]
+        self.accelerator.register_for_checkpointing(self.lr_scheduler, self.ema, *remembered)
 
     # --------------------------------------------------------------------------------------------------- one update
 
@@ -130,6 +135,8 @@ class Trainer:
         loss = float(self.accelerator.gather(self.gradients()).mean())
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {self.step}; try a lower --learning_rate")
+        if self.history is not None:
+            self.history.update(self._of_all_processes(self.history.take()))
         if self.recipe.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
@@ -138,6 +145,14 @@ class Trainer:
         self.ema.step(self.network.parameters())
         self.step += 1
         return loss
+
+    def _of_all_processes(self, rows: Tensor) -> Tensor:
+        """The rows (M, ...) of every process in the order of the examples, which no split of the batch changes."""
+        count = self.accelerator.num_processes
+        if count == 1:
+            return rows
+        rows = self.accelerator.gather(rows.to(self.accelerator.device))
+        return rows.unflatten(0, (count, self.recipe.gradient_accumulation_steps, -1)).transpose(0, 1).flatten(0, 2)
 
     # ------------------------------------------------------------------------------------------------------ the run
 
@@ -175,7 +190,7 @@ class Trainer:
     def _now_and_then(self) -> None:
         last = self.step == self.recipe.max_train_steps
         if self.step % self.recipe.validation_steps == 0 or last:
-            self._draw()
+            self._show()
         if self.step % self.recipe.checkpointing_steps == 0 or last:
             self._save_checkpoint()
 
@@ -184,17 +199,19 @@ class Trainer:
         self.ema.copy_to(self.averaged.parameters())
         return self.objective.pipeline(self.averaged)
 
-    def _draw(self) -> None:
+    def _show(self) -> None:
+        """Samples, and what the objective has to show, of the averaged weights."""
         if not self.accelerator.is_main_process:
             return
+        values, pictures = {}, {}
         with self.accelerator.autocast():
             grid = sample_grid(self.pipeline(), self.recipe.seed)
-        folder = self.output_dir / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        grid.save(folder / f"step-{self.step:06d}.png")
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                tracker.log_images({"samples": [grid]} if tracker.name != "tensorboard" else _as_batch(grid), self.step)
+            if hasattr(self.objective, "diagnostics"):
+                values, pictures = self.objective.diagnostics(self.averaged)
+        if values:
+            self.accelerator.log(values, step=self.step)
+        trackers = self.accelerator.trackers
+        keep_pictures({"samples": grid} | pictures, self.output_dir / "samples", self.step, trackers)
 
     def _save_checkpoint(self) -> None:
         limit = self.recipe.checkpoints_total_limit
@@ -202,7 +219,7 @@ class Trainer:
             self.accelerator.save_state(str(folder / "state"))
             if self.accelerator.is_main_process:
                 self.pipeline().save_pretrained(folder / "pipeline")
-                (folder / "training.json").write_text(json.dumps(self._record(), indent=2) + "\n")
+                write_json(folder / "training.json", self._record())
 
     def _resume(self) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -237,9 +254,7 @@ class Trainer:
     def _finish(self) -> None:
         if self.accelerator.is_main_process:
             self.pipeline().save_pretrained(self.output_dir)
-            temporary = self.output_dir / ".training.json.part"
-            temporary.write_text(json.dumps(self._record(), indent=2) + "\n")
-            os.replace(temporary, self.output_dir / "training.json")
+            write_json(self.output_dir / "training.json", self._record())
         self.accelerator.end_training()
 
 
@@ -255,8 +270,3 @@ def _device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _as_batch(grid: Image.Image) -> dict[str, np.ndarray]:
-    """A picture as tensorboard's writer wants it: (1, 3, H, W)."""
-    return {"samples": np.asarray(grid.convert("RGB")).transpose(2, 0, 1)[None]}

@@ -9,6 +9,8 @@ from typing import Any
 
 # those of diffusers.optimization.get_scheduler that need no further settings
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+OBJECTIVES = ("denoising", "noisy_classifier")
+VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
 
 def flag(default: Any, help: str) -> Any:
@@ -32,15 +34,24 @@ class Recipe:
     max_train_samples: int | None = flag(None, "use only this many images")
     random_flip: bool = flag(False, "mirror images at random")
     # what is learned
+    objective: str = flag("denoising", "denoising, or noisy_classifier (to steer a pipeline)")
     class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
     label_dropout: float = flag(0.1, "share of examples whose label is dropped")
     prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
     ddpm_num_steps: int = flag(1000, "length T of the noise schedule")
     ddpm_beta_schedule: str = flag("squaredcos_cap_v2", "linear, scaled_linear, squaredcos_cap_v2 or sigmoid")
-    timestep_sampling: str = flag("stratified", "stratified (one a slice of [0, T)) or uniform")
+    variance_type: str = flag(
+        "fixed_small",
+        "variance of the reverse step: fixed_small, fixed_large or learned_range, which trains L_hybrid and doubles "
+        "the output channels",
+    )
+    timestep_sampling: str = flag(
+        "stratified",
+        "stratified (one a slice of [0, T)), uniform, or importance: by the size of L_vlb, for learned_range",
+    )
     snr_gamma: float | None = flag(None, "weight the loss by min-SNR with this gamma [5 is usual]")
     # the network
-    pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of a pipeline to fine-tune")
+    pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of a pipeline to fine-tune or steer")
     model_config_name_or_path: str | None = flag(None, "folder or JSON file with the network's config")
     # optimization
     train_batch_size: int = flag(64, "examples a process and a micro-step")
@@ -70,7 +81,9 @@ class Recipe:
         """Refuse, by name, what cannot work, before any work."""
         choices = {
             "prediction_type": ("epsilon", "sample", "v_prediction"),
-            "timestep_sampling": ("stratified", "uniform"),
+            "timestep_sampling": ("stratified", "uniform", "importance"),
+            "objective": OBJECTIVES,
+            "variance_type": VARIANCE_TYPES,
             "mixed_precision": ("no", "bf16", "fp16"),
             "ddpm_beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
             "report_to": ("tensorboard", "trackio", "all", "none"),
@@ -105,7 +118,39 @@ class Recipe:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
         if self.snr_gamma is not None and not self.snr_gamma > 0:
             raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
+        self._check_together()
 
+    def _check_together(self) -> None:
+        """Refuse values that are good, but not beside each other."""
+        if self.timestep_sampling == "importance" and self.variance_type != "learned_range":
+            raise ValueError(
+                "timestep_sampling must be stratified or uniform, unless variance_type is learned_range, got "
+                f"'importance' with {self.variance_type}"
+            )
+        if self.objective == "denoising":
+            return
+        if self.timestep_sampling == "importance":
+            raise ValueError(
+                "timestep_sampling must be stratified or uniform for --objective noisy_classifier, got 'importance'"
+            )
+        if self.pretrained_model_name_or_path is None:
+            raise ValueError(
+                "pretrained_model_name_or_path must name the pipeline that the classifier will steer, and was not given"
+            )
+
+
+# a classifier of this shape unless --model_config_name_or_path says otherwise
+CLASSIFIER: dict[str, Any] = {
+    "_class_name": "NoisyClassifier",
+    "pool": "attention",
+    "patch_size": 2,
+    "block_out_channels": [64, 128],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "layers_per_block": 2,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "resnet_time_scale_shift": "scale_shift",
+}
 
 # a U-Net of this shape behind a pixel-unshuffle unless --model_config_name_or_path says otherwise
 NETWORK: dict[str, Any] = {
@@ -129,6 +174,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe fashion-ddpm
     # model_cards/fashion-ddpm, 64,000 images on from fashion-cfg: 4.464 in 50 ancestral steps
     "fashion-ddpm": {"dataset_name": "data/fashion", **_FAST_CPU},
+    # accelerate launch -m training.train --recipe fashion-noisy-classifier
+    "fashion-noisy-classifier": {
+        "objective": "noisy_classifier",
+        "dataset_name": "data/fashion",
+        "pretrained_model_name_or_path": "model_cards/fashion-ddpm",
+        "learning_rate": 3e-4,
+        "adam_weight_decay": 0.05,
+        "max_train_steps": 3000,  # in float32: so small a network gains little from bfloat16, if anything
+    },
     # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
     "finetune": {
         "pretrained_model_name_or_path": "model_cards/fashion-cfg",

@@ -1,5 +1,10 @@
-"""Grids of samples, as a run goes on: the same seeds each time, so that progress shows."""
+"""Pictures of a run as it goes on: grids of samples, of the same seeds each time so that progress shows."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -33,3 +38,28 @@ def tile(images: list[Image.Image], columns: int, size: int) -> Image.Image:
         big = image.resize((width, height), Image.Resampling.NEAREST)
         grid.paste(big, (column * (width + gap), row * (height + gap)))
     return grid
+
+
+def keep_pictures(pictures: dict[str, Image.Image], folder: Path, step: int, trackers: Sequence[Any]) -> None:
+    """Write "samples" as step-NNNNNN.png and any other as NAME-step-NNNNNN.png, and give them to accelerate's trackers.
+
+    Trackers that know no pictures are passed over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        prefix = "" if name == "samples" else f"{name}-"
+        picture.save(folder / f"{prefix}step-{step:06d}.png")
+    for tracker in trackers:
+        if not hasattr(tracker, "log_images"):
+            continue
+        as_asked = _as_batch if tracker.name == "tensorboard" else _as_list
+        tracker.log_images({name: as_asked(picture) for name, picture in pictures.items()}, step)
+
+
+def _as_batch(picture: Image.Image) -> np.ndarray:
+    """(1, 3, H, W), as tensorboard's writer wants it."""
+    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)[None]
+
+
+def _as_list(picture: Image.Image) -> list[Image.Image]:
+    return [picture]

@@ -20,9 +20,12 @@ from training.data import ImageData, load_images
 from training.loop import Trainer
 from training.networks import pretrained_size
 from training.objectives.denoising import Denoising
+from training.objectives.noisy_classifier import NoisyClassification
 from training.recipes import RECIPES, Recipe
 
 logger = logging.getLogger(__name__)
+
+OBJECTIVES = {"denoising": Denoising, "noisy_classifier": NoisyClassification}
 
 
 def parse(arguments: list[str]) -> Recipe:
@@ -72,7 +75,7 @@ def use_the_cores(processes: PartialState) -> None:
 
 
 def load_data(recipe: Recipe) -> ImageData:
-    """The images of a run. A fine-tuned network keeps its channels and, unless told otherwise, its resolution."""
+    """The images of a run, in the channels and, unless told otherwise, the size of the pipeline that it starts from."""
     channels, resolution = None, recipe.resolution
     if recipe.pretrained_model_name_or_path is not None:
         channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
@@ -107,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         if recipe.resume_from_checkpoint:
             find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # an error now, before any work
         data = load_data(recipe)
-        objective = Denoising.build(recipe, data)
+        objective = OBJECTIVES[recipe.objective].build(recipe, data)
         trainer = Trainer(recipe, data, objective)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

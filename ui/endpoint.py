@@ -40,7 +40,8 @@ def add_endpoint(catalogue: Catalogue) -> None:
             model: name of the model; the first of the page unless given
             class_name: what to draw, a class name of the model, or "any" for a random class an image
             steps: sampling steps, 1 to 1000
-            guidance_scale: 0 to 30; 1 is the class alone, 0 is no class at all, higher follows the class more closely
+            guidance_scale: 0 to 30; 1 is the class alone, 0 is no class at all, higher follows the class more closely;
+                for a model that a classifier guides, 0 is off
             seed: of the first picture, 0 to 4294967295; picture i is drawn from seed + i alone
             count: how many pictures, 1 to 16
             sampler: DPM-Solver++, UniPC, Heun, DDIM or DDPM

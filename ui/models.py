@@ -33,6 +33,7 @@ class ModelInfo:
         shape: (height, width, channels) of what the network denoises, as far as its config tells
         samplers: what may be chosen; empty where the pipeline has no scheduler to swap
         max_steps: length of the noise schedule
+        steered: whether a classifier guides it, so that a guidance scale of 0 is off
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelInfo:
     shape: tuple[int, int, int]
     samplers: tuple[str, ...]
     max_steps: int
+    steered: bool
 
     @property
     def samples(self) -> Path | None:
@@ -110,7 +112,8 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
     path = folder / "unet" / "config.json"
     config = _read_json(path) if path.is_file() else None
-    names, labels = _classes(config, index, arguments)
+    steered = "classifier" in index
+    names, labels = _classes(_class_count(folder, config, arguments), index)
     return ModelInfo(
         name,
         str(source),
@@ -123,6 +126,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         _shape(config or {}),
         _samplers(index, pipeline, arguments),
         _max_steps(folder / "scheduler" / "scheduler_config.json"),
+        steered,
     )
 
 
@@ -161,17 +165,24 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"model must hold a readable {path.name}: {path.parent} does not") from error
 
 
-def _classes(
-    config: dict[str, Any] | None, index: dict[str, Any], arguments: frozenset[str]
-) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
-    embeds = (config or {}).get("num_class_embeds")
-    if "class_labels" not in arguments or (config is not None and embeds is None):
-        return (), ()
+def _class_count(folder: Path, config: dict[str, Any] | None, arguments: frozenset[str]) -> int:
+    """How many classes can be asked for, as far as the configs of classifier and network tell."""
+    if "class_labels" not in arguments:
+        return 0
+    classifier = folder / "classifier" / "config.json"
+    if classifier.is_file():
+        return int(_read_json(classifier).get("num_classes") or 0)
+    embeds = int((config or {}).get("num_class_embeds") or 0)
+    free = "guidance_interval" in arguments  # classifier-free guidance keeps the last label for "no class"
+    return embeds - (free and embeds > 0)
+
+
+def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+    """Names on the page, and what `class_labels` takes for each."""
     named = index.get("id2label") or {}
     names = tuple(str(named[key]) for key in sorted(named, key=int))
-    if names:
+    if count and names:
         return names, names
-    count = (embeds or 0) - ("guidance_scale" in arguments)  # guidance keeps the last label for "no class"
     return tuple(map(str, range(count))), tuple(range(count))
 
 

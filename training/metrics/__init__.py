@@ -1,1 +1,1 @@
-"""What is measured of a model: features, Frechet distance, precision and recall. Each file holds one."""
+"""What is measured of a model, a file each, and what training.evaluate needs around it."""

@@ -1,10 +1,11 @@
-"""Opening any diffusers pipeline by folder or Hub id, and drawing from it, image by image reproducibly."""
+"""Opening any diffusers pipeline by folder or Hub id, and drawing one batch from it, image by image reproducibly."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from tqdm.auto import tqdm
 
 SCHEDULERS = {
     "DDIM": "DDIMScheduler",
@@ -25,6 +25,7 @@ SCHEDULERS = {
     "Heun": "HeunDiscreteScheduler",
 }
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
+RESULTS = ("metrics.json", "training.json")  # beside a model, and no part of it
 
 
 @dataclass
@@ -37,22 +38,36 @@ class Model:
     shape: tuple[int, int, int]  # (C, H, W) of a picture
     num_classes: int | None  # None: unconditional
     class_names: tuple[str, ...] | None
-    arguments: frozenset[str] = field(default_factory=frozenset)  # that its __call__ takes
+    own_scheduler: Any  # as it was saved
+    arguments: dict[str, Any] = field(default_factory=dict)  # that its __call__ takes, with their defaults
 
     @property
     def scheduler(self) -> str:
         """The name of its scheduler, short where SCHEDULERS has one."""
-        kind = type(self.pipe.scheduler).__name__
-        return next((short for short, long in SCHEDULERS.items() if long == kind), kind)
+        return short_name(self.pipe.scheduler)
+
+    def use_scheduler(self, name: str | None) -> None:
+        """Draw with a scheduler of SCHEDULERS, of the same noise process; None, or its name: with the model's own."""
+        own = self.own_scheduler
+        if name is None or name == short_name(own):
+            self.pipe.scheduler = own
+        else:
+            self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """8-bit pictures (N, C, H, W), seconds that drawing took, and network evaluations an image."""
+class Batch:
+    """8-bit pictures (N, C, H, W), network evaluations summed over them, and the seconds that they took."""
 
     pixels: np.ndarray
+    evaluations: float
     seconds: float
-    nfe: float
+
+
+def short_name(scheduler: Any) -> str:
+    """The name of a scheduler, short where SCHEDULERS has one."""
+    kind = type(scheduler).__name__
+    return next((short for short, long in SCHEDULERS.items() if long == kind), kind)
 
 
 def find_folder(model: str) -> Path:
@@ -75,71 +90,96 @@ def find_folder(model: str) -> Path:
 
 def weights_hash(folder: Path) -> str:
     """16 hex digits that change with the weights below `folder`."""
+    return hash_files(folder, folder.rglob("*.safetensors"))
+
+
+def pipeline_hash(folder: Path) -> str:
+    """16 hex digits that change with all that decides what the pipeline in `folder` draws: also configs and code."""
+    files = (path for pattern in PATTERNS for path in folder.rglob(pattern))
+    return hash_files(folder, (path for path in files if path.name not in RESULTS))
+
+
+def hash_files(folder: Path, paths: Iterable[Path]) -> str:
+    """16 hex digits of the names, below `folder`, and the contents of files."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(paths):
         digest.update(path.relative_to(folder).as_posix().encode())
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
-def open_model(model: str, dtype: torch.dtype, scheduler: str | None = None) -> Model:
-    """Load a pipeline with its own code, on the GPU if there is one; `scheduler` is a name of SCHEDULERS or None.
+def open_model(
+    model: str, dtype: torch.dtype, scheduler: str | None = None, device: torch.device | None = None
+) -> Model:
+    """Load a pipeline with its own code, on `device`, by default the GPU if there is one; `scheduler` as for
+    `Model.use_scheduler`.
 
     Raises:
         ValueError: no pipeline, or one that does not draw pictures with a single `unet`.
     """
     folder = find_folder(model)
-    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, use_safetensors=True, dtype=dtype)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, use_safetensors=True, dtype=dtype)
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model must be a pipeline that loads, but {model!r} does not: {reason}") from error
     if getattr(pipe, "unet", None) is None or getattr(pipe, "scheduler", None) is None:
         raise ValueError(f"model must have a unet and a scheduler; {model!r} has {', '.join(pipe.components)}")
-    if scheduler is not None:
-        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
-    arguments = frozenset(inspect.signature(type(pipe).__call__).parameters)
-    config = pipe.unet.config
-    classes = config.get("num_class_embeds") if "class_labels" in arguments else None
-    null = getattr(pipe, "null_label", None) if classes is not None else None
+    parameters = inspect.signature(type(pipe).__call__).parameters
     names = getattr(pipe, "class_names", None)
-    size = config.sample_size
+    size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    return Model(
+    opened = Model(
         pipe=pipe,
         name=folder.resolve().name if Path(model).is_dir() else model,
         folder=folder,
-        shape=(config.in_channels, height, width),
-        num_classes=classes if null is None else null,
+        shape=(pipe.unet.config.in_channels, height, width),
+        num_classes=count_classes(pipe) if "class_labels" in parameters else None,
         class_names=None if names is None else tuple(names),
-        arguments=arguments,
+        own_scheduler=pipe.scheduler,
+        arguments={name: parameter.default for name, parameter in parameters.items()},
     )
+    opened.use_scheduler(scheduler)
+    return opened
 
 
-def draw(model: Model, count: int, batch_size: int, seed: int, name: str, **settings: Any) -> Drawn:
-    """Draw `count` pictures: picture k from the seed `seed` + k and, where there are classes, of the class k mod their
-    number, so that neither depends on `batch_size`. `settings` go to the pipeline's __call__; `name` to the bar.
+def count_classes(pipe: DiffusionPipeline) -> int | None:
+    """How many classes a pipeline that takes `class_labels` tells apart.
+
+    Where the U-Net is unconditional they are those of a second network that steers it.
+    """
+    embeds = pipe.unet.config.get("num_class_embeds")
+    if embeds is not None:
+        null = getattr(pipe, "null_label", None)
+        return embeds if null is None else null
+    own = getattr(pipe, "num_classes", None)
+    if own is None and getattr(pipe, "classifier", None) is not None:
+        own = len(pipe.class_names) if getattr(pipe, "class_names", None) else None
+    return own
+
+
+def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch:
+    """The pictures of the numbers in `chosen`: number k from the seed `seed` + k and, where there are classes, of the
+    class k mod their number, so that neither depends on the batch. `settings` go to the pipeline's __call__.
 
     Raises:
         ValueError: the model drew values that are not finite.
     """
-    pixels, evaluations = [], 0.0
+    labels = {} if model.num_classes is None else {"class_labels": [k % model.num_classes for k in chosen]}
+    number = {"batch_size": len(chosen)} if "batch_size" in model.arguments else {}
+    generators = [torch.Generator().manual_seed(seed + k) for k in chosen]
     began = time.perf_counter()
-    with tqdm(total=count, desc=f"Drawing {name}", unit="img", disable=None, leave=False) as bar:
-        for start in range(0, count, batch_size):
-            chosen = range(start, min(start + batch_size, count))
-            labels = {} if model.num_classes is None else {"class_labels": [k % model.num_classes for k in chosen]}
-            number = {"batch_size": len(chosen)} if "batch_size" in model.arguments else {}
-            generators = [torch.Generator().manual_seed(seed + k) for k in chosen]
-            images, rows = call(model.pipe, generator=generators, output_type="np", **number, **labels, **settings)
-            if not np.isfinite(images).all():
-                raise ValueError(
-                    f"{model.name} drew values that are not finite, among pictures {start} to {chosen[-1]}"
-                )
-            pixels.append((images * 255).round().astype(np.uint8).transpose(0, 3, 1, 2))
-            evaluations += rows
-            bar.update(len(chosen))
-    return Drawn(np.concatenate(pixels), time.perf_counter() - began, evaluations / count)
+    images, evaluations = call(model.pipe, generator=generators, output_type="np", **number, **labels, **settings)
+    seconds = time.perf_counter() - began
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"{model.name} drew values that are not finite, among pictures {chosen.start} to {chosen.stop - 1}"
+        )
+    return Batch((images * 255).round().astype(np.uint8).transpose(0, 3, 1, 2), evaluations, seconds)
 
 
 def call(pipe: DiffusionPipeline, **arguments: Any) -> tuple[np.ndarray, float]:

@@ -58,6 +58,9 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
         dataset_fingerprint: of the training pictures (`training.data.ImageData.fingerprint`)
     """
 
+    frechet_name, kernel_name = "frechet_distance", "kernel_distance"  # what numbers in its features are called
+    chunk = CHUNK
+
     @register_to_config
     def __init__(
         self,
@@ -95,23 +98,26 @@ def to_input(pixels: np.ndarray) -> Tensor:
 
 
 @torch.inference_mode()
-def extract(classifier: FeatureClassifier, pixels: np.ndarray, name: str = "pictures") -> tuple[np.ndarray, np.ndarray]:
+def extract(network: nn.Module, pixels: np.ndarray, name: str = "pictures") -> tuple[np.ndarray, np.ndarray | None]:
     """Features (N, D) float32 and recognised classes (N,) int64 of 8-bit pictures (N, C, H, W).
 
-    In float32 and in chunks of one size, whatever the precision and the batches that the pictures were drawn in.
+    The classes are None for a network without a `head` to name them. In float32 and in chunks of one size, whatever
+    the precision and the batches that the pictures were drawn in.
     """
-    device = next(classifier.parameters()).device
-    classifier.eval()
+    device = next(network.parameters()).device
+    network.eval()
     features, classes = [], []
-    for start in tqdm(range(0, len(pixels), CHUNK), desc=f"Features of {name}", disable=None, leave=False):
-        x = to_input(pixels[start : start + CHUNK]).to(device, memory_format=torch.channels_last)
-        found = classifier.features(x)
+    chunks = range(0, len(pixels), network.chunk)
+    for start in tqdm(chunks, desc=f"Features of {name}", disable=None, leave=False):
+        x = to_input(pixels[start : start + network.chunk]).to(device, memory_format=torch.channels_last)
+        found = network.features(x)
         features.append(found.cpu())
-        classes.append(classifier.head(found).argmax(1).cpu())
-    return torch.cat(features).numpy(), torch.cat(classes).numpy()
+        if hasattr(network, "head"):
+            classes.append(network.head(found).argmax(1).cpu())
+    return torch.cat(features).numpy(), torch.cat(classes).numpy() if classes else None
 
 
-def classifier_hash(classifier: FeatureClassifier) -> str:
+def classifier_hash(classifier: nn.Module) -> str:
     """16 hex digits that change with the weights."""
     digest = hashlib.sha256()
     for name, value in sorted(classifier.state_dict().items()):
@@ -120,19 +126,20 @@ def classifier_hash(classifier: FeatureClassifier) -> str:
 
 
 def extract_cached(
-    classifier: FeatureClassifier, pixels: np.ndarray, fingerprint: str, cache_dir: Path, name: str
-) -> tuple[np.ndarray, np.ndarray]:
+    network: nn.Module, pixels: np.ndarray, fingerprint: str, cache_dir: Path, name: str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """`extract`, kept in `cache_dir` under the content of the pictures (`fingerprint`) and of the weights."""
-    key = hashlib.sha256(f"1 {fingerprint} {classifier_hash(classifier)}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"1 {fingerprint} {classifier_hash(network)}".encode()).hexdigest()[:24]
     place = cache_dir / f"features-{key}.npz"
     try:
         with np.load(place) as entry:
-            return entry["features"], entry["classes"]
+            return entry["features"], entry["classes"] if hasattr(network, "head") else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # absent or damaged
-    features, classes = extract(classifier, pixels, name)
+    features, classes = extract(network, pixels, name)
+    entry = {"features": features} if classes is None else {"features": features, "classes": classes}
     cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=cache_dir, prefix=".features-", delete=False) as file:
-        np.savez(file, features=features, classes=classes)
+        np.savez(file, **entry)
     os.replace(file.name, place)
     return features, classes

@@ -1,4 +1,4 @@
-"""All measures of a set of pictures against a test split, in the features of one classifier, and their floor."""
+"""All measures of a set of pictures against a test split, in the features of one network, and their floor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from training.data import ImageData
-from training.metrics.features import FeatureClassifier, extract, extract_cached
+from training.metrics.features import extract, extract_cached
 from training.metrics.frechet import frechet_distance, statistics
+from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.precision_recall import precision_recall
 
 NEIGHBOURS = 3
@@ -18,47 +20,77 @@ NEIGHBOURS = 3
 class Judge:
     """Measures sets of `count` pictures.
 
-    The Frechet distance is to the whole test split. Precision and recall depend on the number of real pictures, so
-    those are as many as samples, but from 1,000 to 5,000 (more would only take longer), where the split has them.
+    The Frechet and the kernel distance are to the whole test split. Precision and recall depend on the number of real
+    pictures, so those are as many as samples, but from 1,000 to 5,000 (more would only take longer), where the split
+    has them.
 
     Args:
-        classifier: gives the features
+        classifier: gives the features, and names classes if it has a `head` (training.metrics.feature_nets)
         test: the pictures to measure against
         count: how many samples a set will have
-        cache_dir: where the features of the test split are kept
+        cache_dir: where the features of real pictures are kept
     """
 
-    def __init__(self, classifier: FeatureClassifier, test: ImageData, count: int, cache_dir: Path) -> None:
-        self.classifier = classifier
+    def __init__(self, classifier: nn.Module, test: ImageData, count: int, cache_dir: Path) -> None:
+        self.classifier, self.cache_dir = classifier, cache_dir
         features, recognised = extract_cached(classifier, test.images, test.fingerprint, cache_dir, "test pictures")
+        self.features = features
         self.test = statistics(features)
-        size = min(max(count, 1000), 5000, len(features))
+        self.within_test = mean_within(features)
+        size = subset_size(count, len(features))
         self.subset = features[np.random.default_rng(0).permutation(len(features))[:size]]
-        self.test_accuracy = None if test.labels is None else float(np.mean(recognised == test.labels))
+        compared = recognised is not None and test.labels is not None
+        self.test_accuracy = float(np.mean(recognised == test.labels)) if compared else None
 
     def measure(self, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> dict[str, Any]:
         """The numbers of 8-bit pictures (N, C, H, W).
 
-        Class accuracy where `labels` (N,) say what was asked for; else the entropy of the classes that were
-        recognised, log2 of their number if all are drawn alike and 0 if only one is.
+        Class accuracy where `labels` (N,) say what was asked for, and the entropy of the classes that were recognised,
+        log2 of their number if all are drawn alike and 0 if only one is; neither, where the network names no classes.
         """
-        features, recognised = extract(self.classifier, pixels, name)
-        found = statistics(features)
-        precision, recall = precision_recall(self.subset, features, NEIGHBOURS)
-        agree = {} if labels is None else {"class_accuracy": float(np.mean(recognised == labels))}
-        return agree | {
-            "class_entropy_bits": entropy_bits(recognised),
-            "frechet_distance": frechet_distance(found.mean, found.covariance, self.test.mean, self.test.covariance),
-            "precision": precision,
-            "recall": recall,
-        }
+        return self._compare(*extract(self.classifier, pixels, name), labels)
 
     def floor(self, train: ImageData, count: int, seed: int) -> dict[str, Any]:
         """The same of `count` training pictures, chosen at random: what a perfect model would score."""
         order = np.random.default_rng(seed).permutation(len(train.images))
         chosen = np.sort(order[:count])
         labels = None if train.labels is None else train.labels[chosen]
-        return {"num_samples": len(chosen)} | self.measure(train.images[chosen], labels, "training pictures")
+        which = f"{train.fingerprint} {count} {seed}"
+        found = extract_cached(self.classifier, train.images[chosen], which, self.cache_dir, "training pictures")
+        return {"num_samples": len(chosen)} | self._compare(*found, labels)
+
+    def _compare(
+        self, features: np.ndarray, recognised: np.ndarray | None, labels: np.ndarray | None
+    ) -> dict[str, Any]:
+        found = statistics(features)
+        precision, recall = precision_recall(self.subset, features, NEIGHBOURS)
+        distance = frechet_distance(found.mean, found.covariance, self.test.mean, self.test.covariance)
+        return class_measures(recognised, labels) | {
+            self.classifier.frechet_name: distance,
+            self.classifier.kernel_name: kernel_distance(self.features, features, self.within_test),
+            "precision": precision,
+            "recall": recall,
+        }
+
+
+def subset_size(count: int, available: int) -> int:
+    """How many real pictures precision and recall of `count` samples are against."""
+    return min(max(count, 1000), 5000, available)
+
+
+def measure_names(network: nn.Module, nearest: bool) -> set[str]:
+    """The numbers that every set of pictures gets in the features of `network`, with or without `Memorisation`."""
+    names = {network.frechet_name, network.kernel_name, "precision", "recall"}
+    names |= {"class_entropy_bits"} if hasattr(network, "head") else set()
+    return names | ({"nearest_train_distance", "nearest_train_ratio"} if nearest else set())
+
+
+def class_measures(recognised: np.ndarray | None, labels: np.ndarray | None) -> dict[str, float]:
+    """Accuracy and entropy of recognised classes (N,), as far as there are classes and `labels` (N,)."""
+    if recognised is None:
+        return {}
+    agree = {} if labels is None else {"class_accuracy": float(np.mean(recognised == labels))}
+    return agree | {"class_entropy_bits": entropy_bits(recognised)}
 
 
 def entropy_bits(classes: np.ndarray) -> float:

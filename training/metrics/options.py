@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser
 
 from training.metrics.drawing import SCHEDULERS
+from training.metrics.feature_nets import NAMED
 from training.metrics.judge import NEIGHBOURS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+EXAMPLES = """examples:
+  python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion
+  python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion \\
+      --guidance_scale 0 1 2 4 --scheduler DDIM UniPC --num_inference_steps 10 20 50
+  python -m training.evaluate model_cards/fashion-ddpm --dataset_name data/fashion \\
+      --bits_per_dim 500 --variance_type fixed_small fixed_large
+  accelerate launch --multi_gpu --num_processes 4 -m training.evaluate ...
+
+Started again, it goes on where it was interrupted. Several values of a setting make a sweep, with plots beside
+metrics.json: guidance.png and steps.png; bits/dim give likelihood.png.
+"""
+
+
+def flag(default: Any, text: str) -> Any:
+    """A field with its help; a list is copied for each use."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -20,41 +43,72 @@ class Options:
     """What to measure."""
 
     dataset_name: str = field(metadata={"help": "the real pictures: a Hub id, or a folder of parquet"})
-    num_samples: int = field(default=1000, metadata={"help": "pictures to draw"})
-    batch_size: int = field(default=100, metadata={"help": "pictures drawn at a time"})
-    guidance_scale: list[float] | None = field(default=None, metadata={"help": "one or more; default 2, if it has one"})
-    num_inference_steps: list[int] = field(default_factory=lambda: [20], metadata={"help": "one or more"})
-    scheduler: str | None = field(default=None, metadata={"help": f"{', '.join(SCHEDULERS)}; default: the model's own"})
-    guidance_interval: list[float] | None = field(
-        default=None, metadata={"help": "LOW HIGH, shares of the noise process"}
+    num_samples: int = flag(1000, "pictures to draw for each setting")
+    batch_size: int = flag(100, "pictures drawn at a time")
+    guidance_scale: list[float] | None = flag(None, "one or more; if left out, the pipeline's own")
+    num_inference_steps: list[int] = flag([20], "one or more")
+    scheduler: list[str] | None = flag(None, f"one or more of {', '.join(SCHEDULERS)}; if left out, the model's own")
+    guidance_interval: list[float] | None = flag(None, "LOW HIGH, shares of the noise process")
+    seed: int = flag(0, "picture k is drawn from the seed + k")
+    dtype: str = flag("bfloat16", "of the network: bfloat16 or float32")
+    resolution: int | None = flag(None, "side of the real pictures; if left out, as they are")
+    test_split: str = flag("test", "the split to measure against")
+    train_split: str = flag("train", "the split that gives the floor")
+    features: str = flag(
+        "model_cards/fashion-features",
+        f"the network to measure in: {', '.join(NAMED)}, or a classifier's folder or id",
     )
-    seed: int = field(default=0, metadata={"help": "picture k is drawn from the seed + k"})
-    dtype: str = field(default="bfloat16", metadata={"help": "of the network: bfloat16 or float32"})
-    resolution: int | None = field(default=None, metadata={"help": "side of the real pictures; default: as they are"})
-    test_split: str = field(default="test", metadata={"help": "the split to measure against"})
-    train_split: str = field(default="train", metadata={"help": "the split that gives the floor"})
-    features: str = field(default="model_cards/fashion-features", metadata={"help": "the classifier to measure with"})
-    output: str | None = field(default=None, metadata={"help": "default: metrics.json in the model's folder"})
-    grid: bool = field(default=True, metadata={"help": "write samples.png of the first setting beside metrics.json"})
+    nearest_samples: int = flag(1000, "samples whose distance to the nearest training picture is measured; 0: none")
+    bits_per_dim: int = flag(0, "test pictures whose bits/dim (the variational bound) are measured; 0: none")
+    bits_per_dim_steps: int = flag(1000, "steps of the bound")
+    bits_per_dim_timesteps: int = flag(100, "of them, drawn for each picture; as many as there are: all")
+    variance_type: list[str] | None = flag(
+        None, f"one or more of {', '.join(VARIANCES)} for bits/dim; if left out, the model's own"
+    )
+    output: str | None = flag(None, "if left out, metrics.json in the model's folder")
+    grid: bool = flag(True, "write samples.png of the first setting beside metrics.json")
+    overwrite: bool = flag(False, "measure also what metrics.json already holds")
 
     def __post_init__(self) -> None:
         """Raises ValueError for what can be seen to be wrong without opening anything."""
         if self.scheduler is not None:
-            self.scheduler = one_of("scheduler", self.scheduler, list(SCHEDULERS))
+            named = [one_of("scheduler", name, list(SCHEDULERS)) for name in self.scheduler]
+            self.scheduler = list(dict.fromkeys(named))
+        if self.variance_type is not None:
+            self.variance_type = [one_of("variance_type", name, list(VARIANCES)) for name in self.variance_type]
         self.dtype = one_of("dtype", self.dtype, list(DTYPES))
-        lowest = {"num_samples": NEIGHBOURS + 1, "batch_size": 1, "seed": 0}
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for steps in self.num_inference_steps:
-            if steps < 1:
-                raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
+        self._check_counts()
         for scale in self.guidance_scale or []:
             if not (math.isfinite(scale) and scale >= 0):
                 raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale}")
         interval = self.guidance_interval
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
+
+    @property
+    def nearest(self) -> int:
+        """How many of the samples are compared with the training pictures."""
+        return min(self.nearest_samples, self.num_samples)
+
+    @property
+    def dataset(self) -> str:
+        """The data set's Hub id, or the name of its folder without the way to it."""
+        return Path(self.dataset_name).name if Path(self.dataset_name).is_dir() else self.dataset_name
+
+    def _check_counts(self) -> None:
+        lowest = {"num_samples": NEIGHBOURS + 1, "batch_size": 1, "seed": 0, "nearest_samples": 0}
+        lowest |= {"bits_per_dim": 0, "bits_per_dim_steps": 2, "bits_per_dim_timesteps": 2}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for steps in self.num_inference_steps:
+            if steps < 1:
+                raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
+        if self.bits_per_dim == 1:
+            raise ValueError("bits_per_dim must be 0, or at least 2 for a standard error, got 1")
+        self.bits_per_dim_timesteps = min(self.bits_per_dim_timesteps, self.bits_per_dim_steps)
+        if self.variance_type and not self.bits_per_dim:
+            raise ValueError("variance_type is of use with bits_per_dim only, which was not asked for")
 
 
 def one_of(name: str, value: str, allowed: list[str]) -> str:
@@ -67,14 +121,33 @@ def one_of(name: str, value: str, allowed: list[str]) -> str:
     raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help with a default where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = action.option_strings and action.default not in (None, argparse.SUPPRESS, argparse.OPTIONAL)
+        default = action.default if not isinstance(action.default, list) else " ".join(map(str, action.default))
+        return f"{action.help} (default: {default})" if told and not action.required else action.help
+
+
 def parse(arguments: list[str], description: str) -> tuple[str, Options]:
     """The model and the options of a command line.
 
     Raises:
         ValueError: an unknown flag, with the nearest that there is, or a value out of its range.
     """
-    parser = HfArgumentParser(Options, prog="python -m training.evaluate", description=description)
+    parser = HfArgumentParser(
+        Options,
+        prog="python -m training.evaluate",
+        description=description,
+        epilog=EXAMPLES,
+        formatter_class=lambda prog: Formatter(prog, max_help_position=34, width=118),
+    )
     parser.add_argument("model", help="a pipeline's folder, or a Hub id")
+    for action in parser._actions:  # one spelling of each flag, and words that say what to give
+        action.option_strings = [text for text in action.option_strings if "-" not in text[2:] or text == "-h"]
+        if action.option_strings and action.nargs != 0 and action.metavar is None:
+            action.metavar = getattr(action.type, "__name__", "value").upper().replace("STRING_TO_BOOL", "YES/NO")
     options, rest, unknown = parser.parse_args_into_dataclasses(
         arguments, return_remaining_strings=True, look_for_args_file=False
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,24 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 Row = dict[str, Any]
+SECTIONS = ("results", "likelihood")  # of metrics.json: what was drawn, and bits/dim
 COLUMNS = {
     "class_accuracy": "{:.1%}",
     "class_entropy_bits": "{:.3f}",
     "frechet_distance": "{:.3f}",
+    "fd_effnet_lite0": "{:.3f}",
+    "fid": "{:.2f}",
+    "kernel_distance": "{:.4f}",
+    "kd_effnet_lite0": "{:.4f}",
+    "kid": "{:.5f}",
     "precision": "{:.3f}",
     "recall": "{:.3f}",
+    "nearest_train_distance": "{:.4f}",
+    "nearest_train_ratio": "{:.3f}",
     "nfe": "{:.1f}",
     "images_per_second": "{:.1f}",
 }
+HEADS = {"nearest_train_distance": "nearest_train", "nearest_train_ratio": "ratio", "images_per_second": "images/s"}
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -44,44 +54,88 @@ def key_of(settings: Row) -> str:
     return " ".join([str(settings["model"]), *rest]).replace(", ", ",")
 
 
-def read_rows(path: Path) -> dict[str, Row]:
-    """The rows of a metrics.json by key, empty if there is no such file.
+def read_sections(path: Path) -> dict[str, dict[str, Row]]:
+    """The rows of a metrics.json by section and key, both sections empty if there is no such file.
 
     Raises:
         ValueError: the file is something else; it is not touched.
     """
     if not path.exists():
-        return {}
+        return {section: {} for section in SECTIONS}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["results"]
-        return {key: dict(row) for key, row in rows.items()}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {"results": content["results"], "likelihood": content.get("likelihood", {})}
+        return {section: {key: dict(row) for key, row in rows.items()} for section, rows in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output must be a metrics.json of this command, but {path} is not one ({error})") from error
 
 
-def merge(path: Path, row: Row) -> list[str]:
+def read_rows(path: Path, section: str = "results") -> dict[str, Row]:
+    """One section of `read_sections`."""
+    return read_sections(path)[section]
+
+
+def find_done(path: Path, row: Row, names: set[str], section: str = "results") -> Row | None:
+    """The row in metrics.json of the same settings, weights, features and data, if it holds all measures in `names`."""
+    old = read_rows(path, section).get(key_of(row["settings"]))
+    if old is None or not names <= set(old["measured"]):
+        return None
+    same = old["weights"] == row["weights"] and old["real"] == row["real"]
+    return old if same and old.get("features", {}).get("weights") == row.get("features", {}).get("weights") else None
+
+
+def merge(path: Path, row: Row, section: str = "results") -> list[str]:
     """Put a row into metrics.json, over one of the same settings; returns the keys of the rows that were dropped.
 
     Rows of the same model with other weights are dropped: they are no longer true of what lies beside them.
     """
-    rows = read_rows(path)
+    sections = read_sections(path)
     name, weights = row["settings"]["model"], row["weights"]
-    stale = [key for key, old in rows.items() if old["settings"]["model"] == name and old["weights"] != weights]
-    kept = {key: old for key, old in rows.items() if key not in stale}
-    write_json(path, {"results": kept | {key_of(row["settings"]): row}})
+    stale = []
+    for rows in sections.values():
+        gone = [key for key, old in rows.items() if old["settings"]["model"] == name and old["weights"] != weights]
+        stale += gone
+        for key in gone:
+            del rows[key]
+    sections[section][key_of(row["settings"])] = row
+    written = {name: rows for name, rows in sections.items() if rows or name == "results"}
+    text = json.dumps(written, indent=2, allow_nan=False) + "\n"
+    write_whole(path, on_one_line(text).encode())
     return stale
+
+
+def on_one_line(text: str) -> str:
+    """Indented JSON with each list of numbers on one line: a curve has a thousand."""
+    return re.sub(r"\[\n\s*([\d\s,.eE+-]+?)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def table(rows: list[Row]) -> str:
     """Rows and the floor of the first as aligned text; only columns that hold something."""
     names = [name for name in COLUMNS if any(name in row["measured"] for row in rows)]
-    varying = ("scheduler", "num_inference_steps", "guidance_scale", "num_samples")
-    lines = [[*varying, *names]]
+    varying = {"scheduler": "scheduler", "num_inference_steps": "steps", "guidance_scale": "guidance"}
+    varying["num_samples"] = "samples"
+    lines = [[*varying.values(), *(HEADS.get(name, name) for name in names)]]
     for row in rows:
         settings = ["-" if row["settings"][name] is None else str(row["settings"][name]) for name in varying]
         lines.append([*settings, *(cell(row["measured"], name) for name in names)])
     floor = rows[0]["floor"]
     lines.append(["real images", "", "", str(floor["num_samples"]), *(cell(floor, name) for name in names)])
+    return aligned(lines)
+
+
+def likelihood_table(rows: list[Row]) -> str:
+    """Rows of bits/dim as aligned text."""
+    lines = [["variance", "steps", "images", "bits/dim", "standard error", "prior", "decoder"]]
+    for row in rows:
+        settings, measured = row["settings"], row["measured"]
+        numbers = [f"{measured[name]:.4f}" for name in ("bits_per_dim", "standard_error", "prior", "decoder")]
+        steps, images = str(settings["num_inference_steps"]), str(settings["num_images"])
+        lines.append([settings["variance"], steps, images, *numbers])
+    return aligned(lines)
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Lines of cells as text with the columns flush right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in lines)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("trailing", "leading", "linspace")
+VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 
 
 class NoiseSchedule:
@@ -192,6 +193,29 @@ class NoiseSchedule:
         if len(variance) == 1:
             return self.betas.log()
         return torch.cat([variance[1:2], variance[1:]]).log()
+
+    def reverse_log_variance(self, variance: str, t: Tensor | int, like: Tensor, v: Tensor | None = None) -> Tensor:
+        """log sigma_t^2 of the reverse step p(x_{t-1} | x_t), broadcastable over `like` (N, ...).
+
+        "fixed_small" is beta_tilde_t, "fixed_large" beta_t, and "learned_range" lies between the two, in logarithms,
+        at (v + 1) / 2, v (N, ...) in [-1, 1] being the network's (Nichol & Dhariwal, eq. 15). At t = 0, where nothing
+        is drawn and only a likelihood asks, fixed variances are both beta_tilde_1, as in Ho et al.'s code.
+
+        Raises:
+            ValueError: an unknown `variance`, or "learned_range" without `v`.
+        """
+        if variance not in VARIANCES:
+            raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
+        clipped = self.posterior_log_variance_clipped
+        if variance == "fixed_small":
+            return self.gather(clipped, t, like)
+        if variance == "fixed_large":
+            return self.gather(torch.cat([clipped[:1], self.betas[1:].log()]), t, like)
+        if v is None:
+            raise ValueError("v must be given with variance 'learned_range', got None")
+        small, large = self.gather(clipped, t, like), self.gather(self.betas.log(), t, like)
+        share = (v.to(large.dtype) + 1) / 2
+        return share * large + (1 - share) * small
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

@@ -17,7 +17,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_7f921104 import (
+from .base_6985ef03 import (
     Denoiser,
     Generators,
     ImagePipelineOutput,
@@ -30,7 +30,7 @@ from .base_7f921104 import (
     drives_itself,
     scheduler_steps,
 )
-from .schedule_6e1fb6a6 import NoiseSchedule
+from .schedule_06059800 import NoiseSchedule
 
 
 class ClassifierFreeGuidancePipeline(StepwisePipeline):

@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_7f921104 import (
+from .base_6985ef03 import (
     Denoiser,
     Generators,
     ImagePipelineOutput,
@@ -27,9 +27,7 @@ from .base_7f921104 import (
     drives_itself,
     scheduler_steps,
 )
-from .schedule_6e1fb6a6 import NoiseSchedule
-
-VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+from .schedule_06059800 import NoiseSchedule
 
 
 class DDPMPipeline(StepwisePipeline):
@@ -80,24 +78,8 @@ class DDPMPipeline(StepwisePipeline):
     ) -> Tensor:
         """A draw of x_{t-1} from q(x_{t-1} | x_t, x_0), all (N, ...): x_0 as predicted, for abar_t may be tiny."""
         mean = schedule.posterior_mean(x0, x_t, t)
-        log_variance = DDPMPipeline.log_variance(schedule, x_t, t, variance, v)
+        log_variance = schedule.reverse_log_variance(variance, t, x_t, v)
         return mean if t == 0 else mean + (0.5 * log_variance).exp() * noise.to(mean.dtype)
-
-    @staticmethod
-    def log_variance(schedule: NoiseSchedule, x_t: Tensor, t: int, variance: str, v: Tensor | None = None) -> Tensor:
-        """log sigma_t^2 of the reverse step, broadcastable over x_t (N, ...)."""
-        if variance not in VARIANCES:
-            raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
-        small = schedule.gather(schedule.posterior_log_variance_clipped, t, x_t)
-        if variance == "fixed_small":
-            return small
-        large = schedule.gather(schedule.betas.log(), t, x_t)
-        if variance == "fixed_large":
-            return large
-        if v is None:
-            raise ValueError("v must be given with variance 'learned_range', got None")
-        share = (v.to(large.dtype) + 1) / 2
-        return share * large + (1 - share) * small
 
     @classmethod
     @torch.no_grad()
@@ -163,21 +145,10 @@ class DDPMPipeline(StepwisePipeline):
             x_T,
             schedule.respace(timesteps),
             noise=noise,
-            variance=self._variance(),
+            variance=self.variance_type,
             prediction_type=config.prediction_type,
             clip=clip,
         )
-
-    def _variance(self) -> str:
-        """The variance that the config asks for; a network with 2C channels has learned its own."""
-        if self.unet.config.out_channels == 2 * self.unet.config.in_channels:
-            return "learned_range"
-        kind = self.scheduler.config.get("variance_type", "fixed_small")
-        if kind == "fixed_small_log":  # another way to write the same number
-            return "fixed_small"
-        if kind not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"variance_type must be fixed_small or fixed_large for this network, got {kind!r}")
-        return kind
 
     @torch.no_grad()
     def __call__(

@@ -125,6 +125,17 @@ def check_number(name: str, value: object, low: float = -math.inf, high: float =
         raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {value!r}")
 
 
+def padded_rows(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Rows 0 to count - 1 and, on a CPU, the last again and again.
+
+    The rows of a matrix product come out equal to the last bit only for multiples of four, and in float32 on a single
+    thread for 16 and more: a picture must not depend on how many are drawn.
+    """
+    least = 16 if torch.get_num_threads() == 1 and dtype == torch.float32 else 4
+    padding = max(least - count, -count % 4) if device.type == "cpu" else 0
+    return torch.arange(count + padding, device=device).clamp(max=count - 1)
+
+
 def clip_x0(x0: Tensor, config: dict) -> Tensor:
     """The predicted x_0 clipped as the scheduler's config says: dynamic thresholds an image, a fixed range, or not."""
     if config.get("thresholding", False):
@@ -216,14 +227,12 @@ class StepwisePipeline(DiffusionPipeline):
     def network(self, x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """Call the U-Net in its own dtype: x_t (N, C, H, W) -> output (N, C or 2C, H, W) in the dtype of `x_t`.
 
-        On a CPU the batch is padded, because the rows of a matrix product come out equal to the last bit only for
-        multiples of four, and on a single thread for 16 and more: a picture must not depend on how many are drawn.
+        `t` is a time for all, or one an image, (N,).
         """
         count = x_t.shape[0]
-        least = 16 if torch.get_num_threads() == 1 and self.unet.dtype == torch.float32 else 4
-        self._padding = max(least - count, -count % 4) if x_t.device.type == "cpu" else 0
-        rows = torch.arange(count + self._padding, device=x_t.device).clamp(max=count - 1)
-        times = torch.as_tensor(t, device=x_t.device).expand(len(rows))
+        rows = padded_rows(count, self.unet.dtype, x_t.device)
+        self._padding = len(rows) - count
+        times = torch.as_tensor(t, device=x_t.device).expand(count)[rows]
         labels = {} if class_labels is None else {"class_labels": class_labels.to(x_t.device)[rows]}
         output = self.unet(x_t[rows].to(self.unet.dtype), times, **labels).sample
         return output[:count].to(x_t.dtype)
@@ -242,6 +251,18 @@ class StepwisePipeline(DiffusionPipeline):
             yield lambda: rows
         finally:
             handle.remove()
+
+    @property
+    def variance_type(self) -> str:
+        """The variance that the config asks for; a network with 2C channels has learned its own."""
+        if self.unet.config.out_channels == 2 * self.unet.config.in_channels:
+            return "learned_range"
+        kind = self.scheduler.config.get("variance_type", "fixed_small")
+        if kind == "fixed_small_log":  # another way to write the same number
+            return "fixed_small"
+        if kind not in ("fixed_small", "fixed_large"):
+            raise ValueError(f"variance_type must be fixed_small or fixed_large for this network, got {kind!r}")
+        return kind
 
     # ----------------------------------------------------------------------------------------------------- inputs
 
@@ -273,6 +294,12 @@ class StepwisePipeline(DiffusionPipeline):
         count, names = self.unet.config.get("num_class_embeds"), self.class_names
         return len(names) if names and count == len(names) + 1 else None
 
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes can be asked for; None for an unconditional network."""
+        embeds, null = self.unet.config.get("num_class_embeds"), self.null_label
+        return embeds if null is None else null
+
     def resolve_labels(self, class_labels: Labels, batch_size: int | None) -> tuple[Tensor | None, int]:
         """Class indices (N,) or None, and N.
 
@@ -292,18 +319,17 @@ class StepwisePipeline(DiffusionPipeline):
                 )
             count = batch_size or 1
             return (None if embeds is None else torch.full((count,), self.null_label)), count
-        if embeds is None:
+        if self.num_classes is None:
             raise ValueError(f"class_labels must be None for an unconditional network, got {class_labels!r}")
         if isinstance(class_labels, Tensor):
             class_labels = class_labels.tolist()
         many = class_labels if isinstance(class_labels, (list, tuple)) else [class_labels] * (batch_size or 1)
         if len(many) == 0 or (batch_size or len(many)) != len(many):
             raise ValueError(f"class_labels must have one entry an image, got {len(many)} for batch_size {batch_size}")
-        return torch.tensor([self._class_index(label, embeds) for label in many]), len(many)
+        return torch.tensor([self._class_index(label) for label in many]), len(many)
 
-    def _class_index(self, label: int | str, embeds: int) -> int:
-        names = self.class_names
-        highest = embeds - 1 if self.null_label is None else self.null_label - 1
+    def _class_index(self, label: int | str) -> int:
+        names, highest = self.class_names, self.num_classes - 1
         if isinstance(label, str) and names:
             lowered = {name.lower(): index for index, name in enumerate(names)}
             if label.lower() in lowered:

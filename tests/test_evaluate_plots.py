@@ -1,0 +1,122 @@
+"""The plots show every number, with its floor; and a card tells the numbers of each feature network apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from training.card import best_rows, bits_table, metrics_table
+from training.metrics.plots import guidance_figure, likelihood_figure, steps_figure, write_plots
+
+FLOOR = {"num_samples": 1000, "frechet_distance": 0.3, "class_accuracy": 0.95, "precision": 0.92, "recall": 0.9}
+
+
+def row(
+    scale: float | None = 2.0, steps: int = 20, scheduler: str = "DDIM", distance: str = "frechet_distance"
+) -> dict[str, Any]:
+    """A row whose numbers follow from its settings."""
+    settings = {"model": "toy", "scheduler": scheduler, "num_inference_steps": steps, "guidance_scale": scale}
+    fidelity = {} if scale is None else {"class_accuracy": 0.1 + scale / 10}
+    value = 1 + (scale or 0) / 10 + 1 / steps + (scheduler == "DDIM")
+    measured = {distance: value, "precision": 0.8, "recall": 0.7, "nfe": float(steps)}
+    floor = {distance if name == "frechet_distance" else name: value for name, value in FLOOR.items()}
+    features = {"name": "toy-features", "test_accuracy": 0.9}
+    rest = {"floor": floor, "features": features, "weights": "a"}
+    return {"settings": settings | {"num_samples": 1000}, "measured": measured | fidelity, **rest}
+
+
+def lines(axis: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """What each line of an axis shows, by its label."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.get_lines()}
+
+
+def test_guidance_is_drawn_against_fidelity_and_diversity() -> None:
+    rows = [row(scale, scheduler=name) for scale in (4.0, 1.0, 2.0) for name in ("DDIM", "UniPC")]
+    figure = guidance_figure(rows)
+    distance, accuracy, precision, recall = figure.axes
+    assert lines(distance)["UniPC"][0] == [1.0, 2.0, 4.0]
+    assert lines(distance)["DDIM"][1] == pytest.approx([2.15, 2.25, 2.45])
+    assert lines(distance)["real pictures"][1] == [0.3, 0.3]
+    assert lines(accuracy)["DDIM"][1] == pytest.approx([0.2, 0.3, 0.5])
+    assert lines(recall)["real pictures"][1] == [0.9, 0.9] and lines(precision)["DDIM"][1] == [0.8] * 3
+    assert {axis.get_xlabel() for axis in figure.axes} == {"Guidance scale"}
+    assert distance.get_title(loc="left") == "Fréchet distance (lower is better)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DDIM", "UniPC", "real pictures"]
+    assert figure.get_suptitle() == "toy: 1,000 samples, 20 steps"
+    dashed = [line.get_linestyle() for line in distance.get_lines()]
+    assert dashed == ["-", "-", "--"]
+
+
+def test_steps_are_drawn_on_a_log_axis_a_line_a_sampler() -> None:
+    rows = [row(None, steps, name) for name in ("DDIM", "UniPC", "Heun") for steps in (50, 10, 100)]
+    figure = steps_figure(rows)
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log" and set(lines(axis)) == {"DDIM", "UniPC", "Heun", "real pictures"}
+    assert lines(axis)["Heun"][0] == [10, 50, 100] and lines(axis)["Heun"][1] == pytest.approx([1.1, 1.02, 1.01])
+    assert axis.get_ylabel() == "Fréchet distance (lower is better)"
+    assert figure.get_suptitle() == "toy: 1,000 samples"
+
+
+def test_two_guidance_scales_are_two_lines_over_the_steps() -> None:
+    rows = [row(scale, steps) for scale in (1.0, 2.0) for steps in (10, 20)]
+    (axis,) = steps_figure(rows).axes
+    assert set(lines(axis)) == {"guidance 1", "guidance 2", "real pictures"}
+
+
+def test_only_what_varies_is_drawn(tmp_path: Path) -> None:
+    assert write_plots(tmp_path, [row()]) == []
+    assert write_plots(tmp_path, [row(1.0), row(2.0)]) == [tmp_path / "guidance.png"]
+    both = [row(scale, steps, distance="fd_effnet_lite0") for scale in (1.0, 2.0) for steps in (5, 10)]
+    assert write_plots(tmp_path, both) == [tmp_path / "guidance.png", tmp_path / "steps.png"]
+    with Image.open(tmp_path / "steps.png") as picture:
+        assert picture.width == 1008
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def bits_row(variance: str, total: float) -> dict[str, Any]:
+    settings = {"model": "toy", "variance": variance, "num_images": 500, "num_inference_steps": 1000}
+    curve = {"timesteps": [0, 9, 99], "bits_per_dim": [1.5, 0.1, 0.01]}
+    return {"settings": settings, "measured": {"bits_per_dim": total, "standard_error": 0.02}, "curve": curve}
+
+
+def test_the_terms_of_the_bound_are_drawn_over_t() -> None:
+    figure = likelihood_figure([bits_row("fixed_small", 3.21), bits_row("learned_range", 3.0)])
+    (axis,) = figure.axes
+    shown = lines(axis)
+    assert list(shown) == ["fixed, small: 3.210 ± 0.020 bits/dim", "learned: 3.000 ± 0.020 bits/dim"]
+    assert all(x == [1, 10, 100] and y == [1.5, 0.1, 0.01] for x, y in shown.values())
+    assert axis.get_xscale() == axis.get_yscale() == "log"
+
+
+# -------------------------------------------------------------------------------------------------------------- cards
+
+
+def test_a_card_has_a_table_for_each_feature_network() -> None:
+    rows = [row(1.0), row(2.0), row(1.0, distance="fd_effnet_lite0"), row(2.0, distance="fd_effnet_lite0")]
+    first, second = metrics_table(rows).split("\n\n")
+    assert "Fréchet distance" in first and "FD-EffNet-Lite0" not in first
+    assert "FD-EffNet-Lite0" in second and "Fréchet" not in second and "FID" not in second
+    assert len(first.splitlines()) == len(second.splitlines()) == 5
+    assert best_rows(rows) == [rows[0], rows[2]]
+
+
+def test_a_measure_that_only_some_rows_have_leaves_the_others_empty() -> None:
+    newer = row(2.0)
+    newer["measured"]["nearest_train_ratio"] = 0.98
+    head, _, older, new, floor = metrics_table([row(1.0), newer]).splitlines()
+    assert "distance to the training set" in head
+    assert older.split("|")[-3].strip() == "" and new.split("|")[-3].strip() == "0.980"
+    assert floor.split("|")[-3].strip() == ""
+
+
+def test_a_card_shows_bits_per_dim_where_they_were_measured(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(json.dumps({"results": {}}))
+    assert bits_table(tmp_path) == ""
+    sections = {"results": {}, "likelihood": {"x": bits_row("fixed_small", 3.2104)}}
+    (tmp_path / "metrics.json").write_text(json.dumps(sections))
+    assert bits_table(tmp_path).splitlines()[-1] == "| fixed small | 1,000 | 500 | 3.210 ± 0.020 |"

@@ -1,0 +1,120 @@
+"""Drawing many pictures, batch by batch, so that a run which is killed loses at most the batch it was at.
+
+Each batch is written to the cache when it is drawn, whole or not at all, under a key of everything that decides its
+pictures, and read from there when the run is started again. Several processes share the work by the same files.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from training.data.cache import key_of
+from training.metrics.drawing import Batch, Model, draw_batch
+from training.metrics.processes import Processes
+from training.metrics.report import write_whole
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """8-bit pictures (N, C, H, W), seconds of drawing summed over the processes, and network evaluations an image.
+
+    `before`: how many of the pictures an earlier run had drawn.
+    """
+
+    pixels: np.ndarray
+    seconds: float
+    nfe: float
+    before: int = 0
+
+
+class Kept:
+    """The batches of one row of settings on disk; absent and damaged ones read as None."""
+
+    def __init__(self, cache_dir: Path, *decides: object) -> None:
+        self.folder = cache_dir / f"drawn-{key_of(*decides)}"
+
+    def read(self, chosen: range) -> Batch | None:
+        """The batch of the pictures of these numbers."""
+        try:
+            with np.load(self._place(chosen)) as entry:
+                return Batch(entry["pixels"], float(entry["evaluations"]), float(entry["seconds"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def write(self, chosen: range, batch: Batch) -> None:
+        """Keep a batch."""
+        buffer = io.BytesIO()
+        np.savez(buffer, pixels=batch.pixels, evaluations=batch.evaluations, seconds=batch.seconds)
+        write_whole(self._place(chosen), buffer.getvalue())
+
+    def remove(self) -> None:
+        """Forget all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _place(self, chosen: range) -> Path:
+        return self.folder / f"{chosen.start:07d}-{chosen.stop:07d}.npz"
+
+
+def decided_by(model: Model, pipeline: str, seed: int, dtype: str, settings: dict[str, Any]) -> list[Any]:
+    """All that decides the pictures of a batch, for `Kept`; `pipeline` is `pipeline_hash` of the model's folder.
+
+    The number of threads and the versions are among it, for the last bits depend on them.
+    """
+    versions = (torch.__version__, diffusers.__version__)
+    device = model.pipe.device.type
+    machine = torch.cuda.get_device_name(model.pipe.device) if device == "cuda" else torch.get_num_threads()
+    return [pipeline, model.scheduler, seed, dtype, settings, versions, device, machine]
+
+
+def draw(
+    model: Model,
+    count: int,
+    batch_size: int,
+    seed: int,
+    name: str,
+    kept: Kept | None = None,
+    processes: Processes | None = None,
+    **settings: Any,
+) -> Drawn | None:
+    """Draw `count` pictures as `draw_batch` does; `name` goes to the bar.
+
+    Batches that are `kept` are not drawn again. Of several processes, which need `kept` to meet, each draws its share
+    of the others; the first returns all, and the rest None.
+
+    Raises:
+        ValueError: the model drew values that are not finite.
+    """
+    processes = processes or Processes()
+    parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    ready = {chosen: kept.read(chosen) for chosen in parts} if kept else {}
+    missing = [chosen for chosen in parts if ready.get(chosen) is None]
+    processes.wait()  # all have seen the same batches missing, before any is drawn
+    mine = missing[processes.index :: processes.count]
+    total = sum(map(len, mine))
+    silent = None if processes.first else True
+    with tqdm(total=total, desc=f"Drawing {name}", unit="img", disable=silent, leave=False) as bar:
+        for chosen in mine:
+            ready[chosen] = draw_batch(model, chosen, seed, **settings)
+            if kept:
+                kept.write(chosen, ready[chosen])
+            bar.update(len(chosen))
+    processes.wait()
+    if not processes.first:
+        return None
+    batches = [ready.get(chosen) or kept.read(chosen) for chosen in parts]
+    return Drawn(
+        np.concatenate([batch.pixels for batch in batches]),
+        sum(batch.seconds for batch in batches),
+        sum(batch.evaluations for batch in batches) / count,
+        count - sum(map(len, missing)),
+    )

@@ -1,0 +1,122 @@
+"""Whether a model, the data and a feature network can be compared: asked before any work is done."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from training.data import ImageData, load_images
+from training.metrics.drawing import Model
+from training.metrics.judge import NEIGHBOURS
+from training.metrics.options import Options
+
+
+def load_split(options: Options, split: str) -> ImageData:
+    """A split of the real pictures."""
+    return load_images(dataset_name=options.dataset_name, split=split, resolution=options.resolution)
+
+
+def dimensions(shape: tuple[int, ...]) -> str:
+    """(C, H, W) in words."""
+    return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
+
+
+def check_features(options: Options, network: nn.Module, test: ImageData) -> None:
+    """Raise ValueError unless the network takes such pictures; those that are not ours take any."""
+    if not hasattr(network, "head"):
+        return
+    size = network.config.sample_size
+    expected = (network.config.in_channels, size, size)
+    if test.images.shape[1:] != expected:
+        raise ValueError(
+            f"features must have been trained on pictures like those of dataset_name: {options.features} takes "
+            f"{dimensions(expected)}, {options.dataset_name} has {dimensions(test.images.shape[1:])}"
+        )
+
+
+def check_splits(options: Options, train: ImageData, test: ImageData) -> None:
+    """Raise ValueError unless both splits hold pictures of one shape, and enough of them."""
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise ValueError(
+            f"train_split and test_split must hold pictures of one shape: {dimensions(train.images.shape[1:])} and "
+            f"{dimensions(test.images.shape[1:])}"
+        )
+    for name, data in ((options.train_split, train), (options.test_split, test)):
+        if len(data.images) <= NEIGHBOURS:
+            raise ValueError(f"split {name!r} must hold more than {NEIGHBOURS} pictures, got {len(data.images)}")
+
+
+def check_fit(model: Model, options: Options, network: nn.Module, test: ImageData) -> None:
+    """Raise ValueError unless model, data and network can be compared, and the model takes the settings."""
+    if model.shape != test.images.shape[1:]:
+        raise ValueError(
+            f"model and dataset_name must agree in size: {model.name} draws {dimensions(model.shape)}, "
+            f"{options.dataset_name} has {dimensions(test.images.shape[1:])}"
+        )
+    for name in ("guidance_scale", "guidance_interval"):
+        if getattr(options, name) is not None and name not in model.arguments:
+            raise ValueError(f"{name} must be left out: {type(model.pipe).__name__} does not take it")
+    check_steps(model, options)
+    if model.num_classes is not None and hasattr(network, "head"):
+        check_classes(model, options, network, test)
+
+
+def check_steps(model: Model, options: Options) -> None:
+    """Raise ValueError for more steps than the process has."""
+    most = model.own_scheduler.config.get("num_train_timesteps")
+    for steps in options.num_inference_steps:
+        if most is not None and steps > most:
+            raise ValueError(f"num_inference_steps must be at most {most}, the length of the schedule, got {steps}")
+
+
+def check_classes(model: Model, options: Options, network: nn.Module, test: ImageData) -> None:
+    """Raise ValueError unless class accuracy can be told: model, network and data know the same classes."""
+    if test.labels is None:
+        raise ValueError(
+            f"dataset_name must have labels: {model.name} is class-conditional, and its accuracy needs them"
+        )
+    theirs, ours = model.class_names, network.config.class_names
+    differ = theirs and ours and [name.lower() for name in theirs] != [name.lower() for name in ours]
+    if model.num_classes != network.config.num_classes or differ:
+        raise ValueError(
+            f"model and features must know the same classes: {model.name} has {model.num_classes} "
+            f"({', '.join(theirs or ['no names'])}), {options.features} has {network.config.num_classes} "
+            f"({', '.join(ours or ['no names'])})"
+        )
+
+
+def check_bits(model: Model, options: Options, test: ImageData) -> None:
+    """Raise ValueError unless the model's bits/dim can be measured as asked, if they are."""
+    if not options.bits_per_dim:
+        return
+    if options.bits_per_dim > len(test.images):
+        raise ValueError(
+            f"bits_per_dim must be at most {len(test.images)}, the pictures of {options.test_split!r}, "
+            f"got {options.bits_per_dim}"
+        )
+    most = model.own_scheduler.config.get("num_train_timesteps", 0)
+    if options.bits_per_dim_steps > most:
+        raise ValueError(
+            f"bits_per_dim_steps must be at most {most}, the length of the schedule, got {options.bits_per_dim_steps}"
+        )
+    if not hasattr(model.pipe, "resolve_labels"):
+        raise ValueError(
+            f"bits_per_dim must be 0 for {type(model.pipe).__name__}, which is no pipeline of this project"
+        )
+    if model.pipe.unet.config.get("num_class_embeds") is not None and model.pipe.null_label is None:
+        raise ValueError(f"bits_per_dim must be 0: {model.name} cannot be asked without a class")
+    if "learned_range" in (options.variance_type or []) and not learns_variance(model):
+        raise ValueError(f"variance_type must not be learned_range: {model.name} has learned no variance")
+
+
+def learns_variance(model: Model) -> bool:
+    """Whether the network gives a variance beside its prediction."""
+    config = model.pipe.unet.config
+    return config.out_channels == 2 * config.in_channels
+
+
+def own_variance(model: Model) -> str:
+    """The variance that a model asks for by its channels or its scheduler."""
+    if learns_variance(model):
+        return "learned_range"
+    large = "large" in model.own_scheduler.config.get("variance_type", "fixed_small")
+    return "fixed_large" if large else "fixed_small"

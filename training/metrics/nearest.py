@@ -1,0 +1,75 @@
+"""Memorisation: how far a picture is from the nearest training picture, and how far new real pictures are.
+
+The distance is root-mean-square over the C H W values of two pictures, as values in [0, 1] (L2 per dimension): 0 for a
+copy, and it does not grow with the size. A model that copies draws pictures that lie nearer to the training set than
+pictures which it has never seen: the medians have a ratio below 1. Pictures that are smoother than real ones lie
+nearer, too, so that a ratio a little below 1 is a reason to look, and no proof.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+CHUNK = 2000  # training pictures compared at a time
+
+
+def nearest_distances(pixels: np.ndarray, train: np.ndarray, name: str = "pictures") -> np.ndarray:
+    """Distance of each 8-bit picture (N, C, H, W) to the nearest of `train` (M, C, H, W): float64 (N,), in [0, 1].
+
+    Raises:
+        ValueError: pictures of different shapes, or no training pictures.
+    """
+    if pixels.shape[1:] != train.shape[1:] or len(train) == 0:
+        raise ValueError(f"pixels and train must be pictures of one shape, got {pixels.shape} and {train.shape}")
+    x = flat(pixels)
+    best = torch.full((len(x),), torch.inf)
+    nearest = torch.zeros(len(x), dtype=torch.int64)
+    bar = tqdm(range(0, len(train), CHUNK), desc=f"Training pictures near {name}", disable=None, leave=False)
+    for start in bar:
+        y = flat(train[start : start + CHUNK])
+        # |x - y|^2 less |x|^2, which is the same for every y
+        found = ((y * y).sum(1) - 2 * x @ y.T).min(1)
+        nearer = found.values < best
+        best = torch.where(nearer, found.values, best)
+        nearest = torch.where(nearer, found.indices + start, nearest)
+    # The products above are rounded: they choose the neighbour, and the distance to it is taken from the differences.
+    return np.array([distance(a, train[i]) for a, i in zip(pixels, nearest.tolist(), strict=True)])
+
+
+def flat(pixels: np.ndarray) -> Tensor:
+    """8-bit pictures (N, C, H, W) -> float32 (N, C H W) in [0, 1]."""
+    return torch.from_numpy(np.array(pixels)).flatten(1).float().div_(255)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Root-mean-square difference of two 8-bit pictures, as values in [0, 1]."""
+    difference = (a.astype(np.float64) - b) / 255
+    return float(np.sqrt((difference**2).mean()))
+
+
+class Memorisation:
+    """The median distance of pictures to the nearest training picture, beside that of held-back test pictures.
+
+    Args:
+        train, test: 8-bit pictures (N, C, H, W)
+        count: how many samples, and how many test pictures, are compared
+        seed: which test pictures
+    """
+
+    def __init__(self, train: np.ndarray, test: np.ndarray, count: int, seed: int) -> None:
+        self.train, self.count = train, count
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(test))[:count])
+        self.held_back = float(np.median(nearest_distances(test[chosen], train, "test pictures")))
+
+    def floor(self) -> dict[str, float]:
+        """Of the test pictures; their ratio to themselves is 1."""
+        return {"nearest_train_distance": self.held_back, "nearest_train_ratio": 1.0}
+
+    def measure(self, pixels: np.ndarray) -> dict[str, float]:
+        """Of the first `count` of the samples, and its ratio to that of the test pictures."""
+        found = float(np.median(nearest_distances(pixels[: self.count], self.train, "samples")))
+        ratio = found / self.held_back if self.held_back else 1.0  # a test split that is in the training split
+        return {"nearest_train_distance": found, "nearest_train_ratio": ratio}

@@ -1,0 +1,74 @@
+"""The processes of one evaluation, as `accelerate launch` starts them; the only file of the metrics that knows it.
+
+Each draws its share of the batches and leaves it in the cache, which all must see: one machine, or a shared disk. The
+first one measures and writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+
+PATIENCE = timedelta(days=7)  # one process may measure for hours while the others wait
+
+
+class Processes:
+    """This process among its peers: `index` of `count`, and its `device`. One alone, unless accelerate started more."""
+
+    def __init__(self) -> None:
+        self._state = None
+        self.index, self.count = 0, 1
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @classmethod
+    def launched(cls) -> Processes:
+        """The processes that accelerate started, this one among them, each with its share of the cores."""
+        processes = cls()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            processes._join()
+        return processes
+
+    def _join(self) -> None:
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
+
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+        self._state, self.index, self.count, self.device = state, state.process_index, state.num_processes, state.device
+        if state.device.type == "cpu":  # accelerate launch leaves each a single thread
+            usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            torch.set_num_threads(max(1, usable // self.count))
+
+    @staticmethod
+    def speaks() -> bool:
+        """Whether errors of this process are to be shown: all find the same, and one tells."""
+        return os.environ.get("RANK", "0") == "0"
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that measures and writes."""
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """The first process runs the block before the others do; also where it raises, and they then run into it."""
+        if not self.first:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.first:
+                self.wait()
+
+    def end(self) -> None:
+        """Leave the group of processes."""
+        if self._state is not None:
+            self._state.destroy_process_group()

@@ -1,0 +1,149 @@
+"""A classifier of noisy pictures, to steer a diffusion model (Dhariwal & Nichol 2021, app. H).
+
+    L = E [ -log p(y | x_t) ],   x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
+
+with t stratified over the batch and abar that of the pipeline to be steered, whose network is not touched.
+"""
+
+import inspect
+import logging
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipelines import ClassifierGuidancePipeline, DDIMPipeline, DDPMPipeline, NoiseSchedule, NoisyClassifier
+from training.data import ImageData
+from training.metrics.noise_accuracy import accuracy_by_noise_level, accuracy_plot, chance, noise_levels
+from training.networks import load_pipeline
+from training.objectives.denoising import class_names_of
+from training.randomness import BatchRandom
+from training.recipes import CLASSIFIER, Recipe
+
+logger = logging.getLogger(__name__)
+
+STEERED = (DDPMPipeline, DDIMPipeline, ClassifierGuidancePipeline)
+MEASURED = 1000  # training pictures whose accuracy is shown as a run goes on
+
+
+class NoisyClassification:
+    """`build` the classifier, `loss` of a batch, `pipeline` to save, `diagnostics` to show."""
+
+    def __init__(
+        self, recipe: Recipe, network: nn.Module, steered: DiffusionPipeline, class_names: tuple[str, ...]
+    ) -> None:
+        self.recipe, self.network, self.class_names = recipe, network, class_names
+        self.unet = steered.unet.eval().requires_grad_(False)
+        self.scheduler = steered.scheduler
+        self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        self.measured: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def build(cls, recipe: Recipe, data: ImageData) -> Self:
+        """The objective with a new classifier, or the one that the pipeline to be steered has already.
+
+        Raises:
+            ValueError: data without labels, a pipeline that cannot be steered, or one of another size or other classes.
+        """
+        if data.labels is None:
+            raise ValueError("objective must be denoising for data without labels, got noisy_classifier")
+        steered = load_pipeline(recipe.pretrained_model_name_or_path)
+        if not isinstance(steered, STEERED):
+            known = ", ".join(kind.__name__ for kind in STEERED)
+            raise ValueError(f"pretrained_model_name_or_path must be one of {known}, got a {type(steered).__name__}")
+        if steered.sample_shape != data.images.shape[1:]:
+            raise ValueError(
+                f"resolution must be that of the pipeline to be steered, {_size(steered.sample_shape)}, "
+                f"got {_size(data.images.shape[1:])}"
+            )
+        names = class_names_of(data)
+        classifier = steered.components.get("classifier")
+        if classifier is None:
+            classifier = build_classifier(recipe, data, len(names))
+        else:
+            _check_classifier(classifier, steered, names, recipe)
+        objective = cls(recipe, classifier.requires_grad_(True), steered, names)
+        chosen = np.linspace(0, len(data.images) - 1, min(MEASURED, len(data.images))).astype(int)
+        objective.measured = (data.images[chosen], data.labels[chosen])
+        return objective
+
+    def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
+        """Mean cross-entropy of a batch, in nats: "images" (N, C, H, W) in [-1, 1], "labels" (N,)."""
+        x0 = batch["images"]
+        noise = rng.normal("noise", tuple(x0.shape[1:])).to(x0)
+        stratified = self.recipe.timestep_sampling == "stratified"
+        share = rng.stratified("t") if stratified else rng.uniform("t").double()
+        t = (share * len(self.schedule)).long().to(x0.device)
+        logits = self.network(self.schedule.add_noise(x0, noise, t), t)
+        return cross_entropy(logits.to(x0.dtype), batch["labels"])
+
+    def pipeline(self, network: nn.Module) -> DiffusionPipeline:
+        """What to save and to draw samples with: the steered network as it was, and `network` as its classifier."""
+        names = {str(i): name for i, name in enumerate(self.class_names)}
+        self.unet.to(next(network.parameters()).device)
+        return ClassifierGuidancePipeline(unet=self.unet, classifier=network, scheduler=self.scheduler, id2label=names)
+
+    def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
+        """Accuracy of `network` by noise level on up to 1,000 training pictures, always the same, and its plot."""
+        images, labels = self.measured
+        levels = noise_levels(self.schedule)
+        accuracy = accuracy_by_noise_level(network, images, labels, self.schedule, levels, self.recipe.seed)
+        plot = accuracy_plot(accuracy, chance(labels), len(self.schedule))
+        return {f"accuracy/t={t}": share for t, share in accuracy.items()}, {"accuracy": plot}
+
+
+def build_classifier(recipe: Recipe, data: ImageData, num_classes: int) -> NoisyClassifier:
+    """A new classifier of pictures of the data's size and channels; its weights follow from the seed.
+
+    Raises:
+        ValueError: a config that is no NoisyClassifier's, or one that cannot take the data.
+    """
+    config = _classifier_config(recipe)
+    _, channels, height, width = data.images.shape
+    config |= {"in_channels": channels, "num_classes": num_classes}
+    config["sample_size"] = height if height == width else [height, width]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return NoisyClassifier(**config)
+
+
+def _classifier_config(recipe: Recipe) -> dict[str, Any]:
+    name = recipe.model_config_name_or_path
+    if name is not None and not (Path(name).is_file() or (Path(name) / "config.json").is_file()):
+        raise ValueError(f"model_config_name_or_path must be a JSON file or a folder with config.json, got {name!r}")
+    config = dict(CLASSIFIER) if name is None else NoisyClassifier.load_config(name)
+    if config.get("_class_name") != "NoisyClassifier":
+        raise ValueError(
+            f"model_config_name_or_path must be the config of a NoisyClassifier, got {config.get('_class_name')!r}"
+        )
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    unknown = sorted(set(config) - set(inspect.signature(NoisyClassifier.__init__).parameters))
+    if unknown:
+        raise ValueError(f"model_config_name_or_path must hold arguments of NoisyClassifier, got {', '.join(unknown)}")
+    return config
+
+
+def _check_classifier(
+    classifier: nn.Module, steered: DiffusionPipeline, names: tuple[str, ...], recipe: Recipe
+) -> None:
+    """Refuse a classifier that cannot be trained on; log what is not as it was."""
+    if not isinstance(classifier, NoisyClassifier):
+        raise ValueError(
+            f"pretrained_model_name_or_path must have a NoisyClassifier to train on, got a {type(classifier).__name__}"
+        )
+    count = classifier.config.num_classes
+    if count != len(names):
+        raise ValueError(f"the data must have the {count} classes of the classifier to train on, got {len(names)}")
+    if steered.class_names and steered.class_names != list(names):
+        logger.warning("the classes change from %s to %s", ", ".join(steered.class_names), ", ".join(names))
+    if recipe.model_config_name_or_path is not None:
+        logger.warning("the classifier of the pipeline is trained on; model_config_name_or_path is not used")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
