@@ -26,13 +26,23 @@ METRICS = {
     "nearest_train_ratio": "distance to the training set",
 }
 DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
+PLOTS = {
+    "guidance.png": "Guidance scale against fidelity and diversity",
+    "steps.png": "Steps against the distance to real pictures",
+    "likelihood.png": "The terms of the bound over t",
+    "noise_accuracy.png": "Accuracy of the classifier by noise level",
+}
 SUMMARIES = {
     "ClassifierFreeGuidancePipeline": "Draws one of ten garments, with classifier-free guidance "
     "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
+    "ClassifierGuidancePipeline": "An unconditional model of garments, steered by a classifier of noisy pictures "
+    "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts the "
+    "mean of each step, any other scheduler has eps shifted.",
     "DDPMPipeline": "Draws garments, unconditionally ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
 }
 CALLS = {
     "ClassifierFreeGuidancePipeline": 'pipe(["Dress", "Bag"], num_inference_steps=20, guidance_scale=2.0).images[0]',
+    "ClassifierGuidancePipeline": 'pipe(["Dress", "Bag"], num_inference_steps=25, guidance_scale=2.0).images[0]',
     "DDPMPipeline": "pipe(batch_size=4, num_inference_steps=100).images[0]",
 }
 
@@ -51,8 +61,9 @@ def render(folder: Path) -> str:
         caption=_caption(kind, rows),
         call=CALLS[kind],
         pipeline_class=kind,
-        table=metrics_table(rows) + bits_table(folder),
-        measured_note=_note(rows),
+        table=metrics_table(rows) + bits_table(folder) + noise_table(folder),
+        measured_note=_note(rows) + _plots(folder),
+        memorisation=_memorisation(rows),
         training=_training(record),
     )
     return str(card)
@@ -160,6 +171,31 @@ def bits_table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def noise_table(folder: Path) -> str:
+    """The accuracy of a noisy classifier by noise level as Markdown after an empty line; nothing without one."""
+    path = folder / "noise_accuracy.json"
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text())
+    levels = found["accuracy"]
+    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test pictures, by t | "]
+    lines[-1] += " | ".join(levels) + " |"
+    lines += ["|" + " --- |" * (len(levels) + 1), "|  | " + " | ".join(f"{v:.1%}" for v in levels.values()) + " |"]
+    return "\n".join(lines)
+
+
+def _plots(folder: Path) -> str:
+    """The plots that lie in a folder, below one another."""
+    found = [(name, text) for name, text in PLOTS.items() if (folder / name).is_file()]
+    return "".join(f"\n\n![{text}]({name})" for name, text in found)
+
+
+def _memorisation(rows: list[dict[str, Any]]) -> str:
+    if any("nearest_train_ratio" in row["measured"] for row in rows):
+        return "How near samples are to training pictures stands in the table above."
+    return "Whether samples repeat training pictures has not been measured yet."
+
+
 def _note(rows: list[dict[str, Any]]) -> str:
     notes = [_features_note(group[0]) for group in by_features(rows)]
     if any("nearest_train_ratio" in row["measured"] for row in rows):
@@ -199,10 +235,13 @@ def _training(record: dict[str, Any]) -> str:
 
 def _run(record: dict[str, Any]) -> str:
     recipe = record["recipe"]
+    steered = recipe.get("objective") == "noisy_classifier"
+    learned = recipe.get("variance_type") == "learned_range"
+    what = "cross-entropy on noisy pictures" if steered else recipe["prediction_type"] + ", learned variance" * learned
     return (
         f"`accelerate launch -m training.train --recipe {recipe['recipe']}`: {record['steps']:,} updates, "
         f"{record['images']:,} images, {record['seconds'] / 60:.0f} minutes on {record['device']}; "
-        f"{recipe['prediction_type']}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
+        f"{what}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
         f"{recipe['train_batch_size']}, EMA {recipe['ema_decay']:g}, {recipe['mixed_precision']} autocast."
     )
 
