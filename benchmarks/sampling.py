@@ -157,6 +157,7 @@ def from_our_pipeline(options: Options, info: ModelInfo, pipe: Any, count: int, 
     chosen = {"batch_size": count}
     if info.class_names:
         chosen = {"class_labels": class_labels(info, count, label), "guidance_scale": options.guidance_scale}
+        chosen |= {"guidance_interval": (0.0, 1.0)} if "guidance_interval" in info.accepts else {}  # as the peer guides
     output = pipe(**chosen, num_inference_steps=options.steps, generator=seeded(seed))
     return output.images, output.nfe
 

@@ -41,14 +41,22 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         scheduler: states the noise schedule, the prediction type, clipping and spacing. DDIMScheduler means
             deterministic steps and DDPMScheduler means eta = 1; any other diffusers scheduler is driven.
         id2label: class names by index
+        guidance_interval: where calls guide unless they say otherwise, shares (low, high) of the noise process in
+            [0, 1]; saved with the model, for what is best is a property of it
     """
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        id2label: dict[str, str] | None = None,
+        guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
+    ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(id2label=id2label)
+        self.register_to_config(id2label=id2label, guidance_interval=list(_check_interval(guidance_interval)))
 
     @property
     def null_label(self) -> int:
@@ -141,7 +149,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         num_inference_steps: int = 20,
         guidance_scale: float = 2.0,
         eta: float | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         generator: Generators = None,
         latents: Tensor | None = None,
@@ -150,7 +158,8 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         check_count("num_inference_steps", num_inference_steps)
         check_number("guidance_scale", guidance_scale, 0.0)
         check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
-        low, high = _check_interval(guidance_interval)
+        own = self.config.guidance_interval
+        low, high = _check_interval(own if guidance_interval is None else guidance_interval)
         labels, count = self.resolve_labels(class_labels, batch_size)
         schedule, config = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config
         driven, eta = drives_itself(self.scheduler), self._eta(eta)
@@ -186,7 +195,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         num_inference_steps: int = 20,
         guidance_scale: float = 2.0,
         eta: float | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         generator: Generators = None,
         latents: Tensor | None = None,
@@ -204,7 +213,8 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             eta: share of DDPM's noise, at least 0; None: 1 with a DDPMScheduler, else 0
             guidance_interval: (low, high) in [0, 1]: shares of the noise process, t / (T - 1), between which to guide;
-                outside, the conditional output alone is used, at half the cost
+                outside, the conditional output alone is used, at half the cost; None: the model's own, (0, 1) unless
+                it was saved with another
             guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
             generator: one generator, or a list with one an image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it

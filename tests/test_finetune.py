@@ -59,7 +59,9 @@ def colour_pictures(root: Path) -> Path:
 
 def test_own_pictures_in_two_folders_become_a_folder_that_draws_both(tmp_path: Path) -> None:
     start, end = tmp_path / "start", tmp_path / "run"
-    guided(patched_unet(4), num_train_timesteps=5).save_pretrained(start)
+    pipe = guided(patched_unet(4), num_train_timesteps=5)
+    pipe.register_to_config(guidance_interval=[0.2, 0.8])
+    pipe.save_pretrained(start)
     flags = {"train_data_dir": colour_pictures(tmp_path / "mine"), "pretrained_model_name_or_path": start}
     flags |= {"output_dir": end, "max_train_steps": 2, "validation_steps": 2, "checkpointing_steps": 2}
     launch = "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no"
@@ -80,6 +82,7 @@ def test_own_pictures_in_two_folders_become_a_folder_that_draws_both(tmp_path: P
     assert (end / "samples" / "step-000002.png").is_file()
     for folder in (end, end / "checkpoint-2" / "pipeline"):
         pipe = quiet(DiffusionPipeline.from_pretrained(folder, trust_remote_code=True))
+        assert pipe.config.guidance_interval == [0.2, 0.8]
         assert pipe.class_names == ["Bird", "Dog"] and pipe.unet.config.num_class_embeds == 3
         images = pipe(class_labels=["Bird", "Dog"], num_inference_steps=2).images
         assert [(image.mode, image.size) for image in images] == [("L", (28, 28))] * 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-from toys import SHIPPED, calls_seen, ddim, guided, mixture_denoiser, seeded, tiny_unet
+from toys import CLASSES, SHIPPED, calls_seen, ddim, guided, mixture_denoiser, quiet, seeded, tiny_unet
 
 from pipelines import ClassifierFreeGuidancePipeline, NoiseSchedule
 
@@ -162,3 +163,18 @@ def test_a_learned_variance_is_split_off() -> None:
 def test_a_network_without_a_spare_class_is_refused() -> None:
     with pytest.raises(ValueError, match="^unet must"):
         guided(tiny_unet()).stream(batch_size=1)
+
+
+def test_a_model_keeps_its_own_interval(tmp_path: Path) -> None:
+    pipe = guided()
+    own = ClassifierFreeGuidancePipeline(pipe.unet, pipe.scheduler, CLASSES, guidance_interval=(0.25, 0.75))
+    own.save_pretrained(tmp_path / "model")
+    loaded = quiet(ClassifierFreeGuidancePipeline.from_pretrained(tmp_path / "model"))
+    options = dict(class_labels=[0, 1], num_inference_steps=8, guidance_scale=3.0, output_type="latent")
+    expected = pipe(guidance_interval=(0.25, 0.75), generator=seeded(), **options)
+    found = loaded(generator=seeded(), **options)
+    assert torch.equal(found.images, expected.images) and found.nfe == expected.nfe < 16
+    everywhere = loaded(guidance_interval=(0.0, 1.0), generator=seeded(), **options)
+    assert torch.equal(everywhere.images, pipe(generator=seeded(), **options).images) and everywhere.nfe == 16
+    with pytest.raises(ValueError, match="^guidance_interval must be a pair"):
+        ClassifierFreeGuidancePipeline(pipe.unet, pipe.scheduler, CLASSES, guidance_interval=(0.8, 0.2))

@@ -101,13 +101,19 @@ def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float
         "scheduler": scheduler,
         "num_inference_steps": steps,
         "guidance_scale": scale,
-        "guidance_interval": options.guidance_interval,
+        "guidance_interval": options.guidance_interval or own_interval(evaluation.model),
         "num_samples": options.num_samples,
         "seed": options.seed,
         "dtype": options.dtype,
         "dataset": options.dataset,
         "features": None if hasattr(evaluation.network, "head") else options.features,
     }
+
+
+def own_interval(model: Model) -> list[float] | None:
+    """The guidance interval that a model was saved with; None for all noise levels."""
+    own = model.pipe.config.get("guidance_interval")
+    return None if own is None or list(own) == [0.0, 1.0] else list(own)
 
 
 def features(evaluation: Evaluation) -> Row:

@@ -48,7 +48,9 @@ class Options:
     guidance_scale: list[float] | None = flag(None, "one or more; if left out, the pipeline's own")
     num_inference_steps: list[int] = flag([20], "one or more")
     scheduler: list[str] | None = flag(None, f"one or more of {', '.join(SCHEDULERS)}; if left out, the model's own")
-    guidance_interval: list[float] | None = flag(None, "LOW HIGH, shares of the noise process")
+    guidance_interval: list[float] | None = flag(
+        None, "LOW HIGH, shares of the noise process; if left out, the model's own"
+    )
     seed: int = flag(0, "picture k is drawn from the seed + k")
     dtype: str = flag("bfloat16", "of the network: bfloat16 or float32")
     resolution: int | None = flag(None, "side of the real pictures; if left out, as they are")

@@ -33,6 +33,7 @@ class Denoising:
 
     def __init__(self, recipe: Recipe, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
         self.recipe, self.network, self.class_names = recipe, network, class_names
+        self.guidance_interval = (0.0, 1.0)
         self.learned = network.config.out_channels == 2 * network.config.in_channels
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
         variance = {} if class_names else {"variance_type": "learned_range" if self.learned else recipe.variance_type}
@@ -64,6 +65,7 @@ class Denoising:
         network = with_variance_channels(network) if recipe.variance_type == "learned_range" else network
         objective = cls(recipe, network, names)
         objective._follow(pipeline.scheduler)
+        objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type
         logger.info("the noise schedule and prediction_type (%s) are those of the pipeline that is fine-tuned", kind)
         return objective
@@ -116,9 +118,12 @@ class Denoising:
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with: `network` in the pipeline that this objective trains for."""
-        names = {str(i): name for i, name in enumerate(self.class_names)} if self.class_names else None
-        pipeline_class = ClassifierFreeGuidancePipeline if self.class_names else DDPMPipeline
-        return pipeline_class(unet=network, scheduler=self.scheduler, id2label=names)
+        if not self.class_names:
+            return DDPMPipeline(unet=network, scheduler=self.scheduler)
+        names = {str(i): name for i, name in enumerate(self.class_names)}
+        return ClassifierFreeGuidancePipeline(
+            unet=network, scheduler=self.scheduler, id2label=names, guidance_interval=self.guidance_interval
+        )
 
 
 def simple_loss(

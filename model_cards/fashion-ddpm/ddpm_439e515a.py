@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_6985ef03 import (
+from .base_7608c6b7 import (
     Denoiser,
     Generators,
     ImagePipelineOutput,
