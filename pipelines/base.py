@@ -5,6 +5,7 @@ callbacks, one noise stream an image, counted network calls, class names, post-p
 scheduler, and saving a folder that carries its own code. It imports nothing of ours, so that it can travel.
 """
 
+import copy
 import hashlib
 import inspect
 import json
@@ -167,7 +168,7 @@ def scheduler_steps(
     `x_T` is unit noise; `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer to it. A
     learned variance, the second half of the channels, is of no use to these solvers.
     """
-    scheduler = scheduler.from_config(scheduler.config)  # multistep solvers keep a history: each run gets its own
+    scheduler = copy.deepcopy(scheduler)  # solvers keep a history, which set_timesteps clears: each run has its own
     scheduler.set_timesteps(num_inference_steps, device=x_T.device)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # else it searches for t, and starts too late where rounded timesteps repeat

@@ -13,6 +13,7 @@ Ho et al. 2020: https://arxiv.org/abs/2006.11239; Nichol & Dhariwal 2021: https:
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,11 +58,7 @@ class NoiseSchedule:
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> "NoiseSchedule":
         """abar_t = f(t)/f(0), f(t) = cos^2((t/T + s)/(1 + s) pi/2), betas at most 0.999 (Nichol & Dhariwal, eq. 17)."""
-
-        def f(t: float) -> float:
-            return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
-
-        return cls([min(1 - f(t + 1) / f(t), 0.999) for t in range(T)])
+        return cls(_cosine_betas(T, s))
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> "NoiseSchedule":
@@ -231,6 +228,16 @@ def check_prediction_type(prediction_type: str) -> None:
 
 def _up(x: Tensor) -> Tensor:
     return x.to(working_dtype(x))
+
+
+@cache
+def _cosine_betas(T: int, s: float) -> tuple[float, ...]:
+    """Of `NoiseSchedule.cosine`; every run asks for them anew."""
+
+    def f(t: float) -> float:
+        return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
+
+    return tuple(min(1 - f(t + 1) / f(t), 0.999) for t in range(T))
 
 
 def _betas_from_config(config: dict) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_7608c6b7 import (
+from .base_b66560ae import (
     Denoiser,
     Generators,
     ImagePipelineOutput,
@@ -30,7 +30,7 @@ from .base_7608c6b7 import (
     drives_itself,
     scheduler_steps,
 )
-from .schedule_06059800 import NoiseSchedule
+from .schedule_92e59078 import NoiseSchedule
 
 
 class ClassifierFreeGuidancePipeline(StepwisePipeline):
