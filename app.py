@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from huggingface_hub import RepoCard
 
 from ui import LAUNCH, Catalogue, build_demo
 
@@ -27,6 +28,15 @@ def _relative(folder: Path) -> str:
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
+def default_models() -> dict[str, str]:
+    """The shipped models or, in a Space, which has none, those that the front matter of its README names."""
+    shipped = shipped_models()
+    readme = CARDS.parent / "README.md"
+    if shipped or not readme.is_file():
+        return shipped
+    return named_models(RepoCard.load(readme).data.to_dict().get("models") or [])
+
+
 def named_models(sources: list[str]) -> dict[str, str]:
     """Folders or Hub ids by a short name, made unique where two end alike."""
     names = [Path(source).name for source in sources]
@@ -41,7 +51,7 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", help="make a public link")
     arguments = parser.parse_args()
     try:
-        catalogue = Catalogue(named_models(arguments.model) if arguments.model else shipped_models())
+        catalogue = Catalogue(named_models(arguments.model) if arguments.model else default_models())
     except ValueError as error:
         parser.error(str(error))
     page = build_demo(catalogue)
@@ -52,7 +62,7 @@ def main() -> None:
 
 @cache
 def _page() -> gr.Blocks:
-    return build_demo(shipped_models())
+    return build_demo(default_models())
 
 
 def __getattr__(name: str) -> Any:

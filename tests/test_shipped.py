@@ -1,16 +1,17 @@
 """What model_cards/ ships is what the working tree would write, loads anywhere, and says only what was measured."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
-from training.card import README, render, with_results
+from training.card import README, render, shipped_folders, with_results
 from training.networks import load_pipeline
-from training.refresh import shipped_folders
 
 FOLDERS = {folder.name: folder for folder in shipped_folders()}
 DRAW = """
@@ -53,6 +54,40 @@ def test_the_card_is_rendered_from_the_numbers(name: str) -> None:
     measured = {round(value, 4) for row in rows for value in row["measured"].values()}
     assert card.data.library_name == "diffusers"
     assert all(result.metric_value in measured for result in card.data.eval_results)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_number_on_the_card_is_in_a_record(name: str) -> None:
+    """Code and addresses aside, which the records hold as a whole, or not at all."""
+    text = (FOLDERS[name] / "README.md").read_text()
+    records = [json.loads(path.read_text()) for path in FOLDERS[name].glob("*.json")]
+    known = {form for value in leaves(records) for form in as_written(value)}
+    measured = text.partition("## Measured")[2].partition("## Intended use")[0]
+    without_code = re.sub(r"`[^`]*`|\(https?:[^)]*\)|\[Kynk[^]]*\]|^\d+\. ", "", measured, flags=re.MULTILINE)
+    numbers = re.findall(r"(?<![a-z])\d[\d,]*(?:\.\d+)?%?", without_code.replace(", ", " "))
+    assert len(numbers) > 20
+    assert [number for number in numbers if number not in known] == []
+
+
+def leaves(value: object) -> Iterator[object]:
+    """All that is no list and no dict in nested ones; keys too, which say where a number was measured."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
+def as_written(value: object) -> set[str]:
+    """How a card may write a number of a record, a key that is one, and the number of threads."""
+    if isinstance(value, str):
+        return set(re.findall(r"^\d+$|\d+(?= threads?$)", value))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return set()
+    return {f"{value:g}", f"{value:,}", f"{value:.3f}", f"{value:.1%}", f"{value / 60:.0f}"}
 
 
 @pytest.mark.parametrize("name", FOLDERS)

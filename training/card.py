@@ -1,6 +1,6 @@
 """`python -m training.card [FOLDER ...]`: write the models' cards from their metrics.json and training.json.
 
-Every number on the card is read from these two files; the words come from model_cards/TEMPLATE.md.
+Every number on a card is read from these two files; the words come from model_cards/TEMPLATE.md.
 """
 
 import json
@@ -10,22 +10,25 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from training.card_data import Dataset, base_model, dataset_of, training_text
+from training.card_tables import (
+    METRICS,
+    best_rows,
+    bits_table,
+    by_features,
+    metrics_table,
+    noise_table,
+    settings_text,
+    sorted_rows,
+)
 from training.metrics.report import write_whole
-from training.refresh import shipped_folders
+from training.outgoing import pushed_to, without_paths
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 MARKERS = ("<!-- results: python -m training.card -->", "<!-- end of results -->")
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "TEMPLATE.md"
-METRICS = {
-    "class_accuracy": "class accuracy",
-    "frechet_distance": "Fréchet distance",
-    "fd_effnet_lite0": "FD-EffNet-Lite0",
-    "fid": "FID",
-    "precision": "precision",
-    "recall": "recall",
-    "nearest_train_ratio": "distance to the training set",
-}
-DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
+TEMPLATE = ROOT / "model_cards" / "TEMPLATE.md"
+WRITTEN = "<!-- written by training.card: take this line out to keep the card as it is -->"
 PLOTS = {
     "guidance.png": "Guidance scale against fidelity and diversity",
     "steps.png": "Steps against the distance to real pictures",
@@ -33,57 +36,88 @@ PLOTS = {
     "noise_accuracy.png": "Accuracy of the classifier by noise level",
 }
 SUMMARIES = {
-    "ClassifierFreeGuidancePipeline": "Draws one of ten garments, with classifier-free guidance "
+    "ClassifierFreeGuidancePipeline": "Draws {subject}, with classifier-free guidance "
     "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
-    "ClassifierGuidancePipeline": "An unconditional model of garments, steered by a classifier of noisy pictures "
+    "ClassifierGuidancePipeline": "An unconditional model, steered towards {subject} by a classifier of noisy pictures "
     "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts the "
     "mean of each step, any other scheduler has eps shifted.",
-    "DDPMPipeline": "Draws garments, unconditionally ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
+    "DDPMPipeline": "Draws {subject} ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
+    "DDIMPipeline": "Draws {subject} in few steps ([Song et al. 2021](https://arxiv.org/abs/2010.02502)).",
+    "LatentDiffusionPipeline": "Draws {subject}, in the latent space of an autoencoder "
+    "([Rombach et al. 2022](https://arxiv.org/abs/2112.10752)).",
 }
-CALLS = {
-    "ClassifierFreeGuidancePipeline": 'pipe(["Dress", "Bag"], num_inference_steps=20, guidance_scale=2.0).images[0]',
-    "ClassifierGuidancePipeline": 'pipe(["Dress", "Bag"], num_inference_steps=25, guidance_scale=2.0).images[0]',
-    "DDPMPipeline": "pipe(batch_size=4, num_inference_steps=100).images[0]",
-}
+STEPS = {"DDPMPipeline": 100, "ClassifierGuidancePipeline": 25, "LatentDiffusionPipeline": 50}
 
 
-def render(folder: Path) -> str:
-    """The text of the card of a folder with model_index.json, metrics.json and training.json."""
+def render(folder: Path, repo_id: str | None = None) -> str:
+    """The text of the card of a folder with a model_index.json and, where there are any, its records.
+
+    `repo_id` is where the card goes; by default where the folder was pushed to. The revision is pinned on the card of
+    a folder that has not changed since.
+    """
     index = json.loads((folder / "model_index.json").read_text())
-    rows = sorted_rows(folder)
-    record = json.loads((folder / "training.json").read_text())
-    kind = index["_class_name"][1]
+    kind = index["_class_name"] if isinstance(index["_class_name"], str) else index["_class_name"][1]
+    rows, record = sorted_rows(folder), _read(folder / "training.json")
+    data, names = dataset_of(record), _class_names(index)
+    known_id, revision = pushed_to(folder)
     card = ModelCard.from_template(
-        _card_data(folder.name, kind, rows),
+        _card_data(folder.name, kind, rows, data, record),
         template_path=str(TEMPLATE),
         name=folder.name,
-        summary=SUMMARIES[kind],
-        caption=_caption(kind, rows),
-        call=CALLS[kind],
+        written=WRITTEN,
+        summary=SUMMARIES.get(kind, "Draws {subject}.").format(subject=_subject(names)),
+        picture=_picture(folder, kind),
+        source=_source(folder, repo_id or known_id, revision if repo_id in (None, known_id) else None),
+        call=_call(kind, names),
         pipeline_class=kind,
-        table=metrics_table(rows) + bits_table(folder) + noise_table(folder),
+        table=(metrics_table(rows) or "Not measured yet: `python -m training.evaluate` does it.")
+        + bits_table(folder)
+        + noise_table(folder),
         measured_note=_note(rows) + _plots(folder),
-        memorisation=_memorisation(rows),
-        training=_training(record),
+        training=training_text(record),
+        limits=_limits(folder, rows, data),
+        data=data.attribution,
     )
     return str(card)
 
 
-def sorted_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder's metrics.json, by scheduler, steps and guidance."""
-    rows = json.loads((folder / "metrics.json").read_text())["results"].values()
-    names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
-    return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
+def is_own_card(folder: Path) -> bool:
+    """Whether the README.md of a folder was written by hand, and is to stay."""
+    path = folder / "README.md"
+    return path.is_file() and WRITTEN not in path.read_text()
 
 
-def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardData:
+def shipped_folders() -> list[Path]:
+    """The folders of model_cards/ that hold a pipeline."""
+    return sorted(index.parent for index in TEMPLATE.parent.glob("*/model_index.json"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _class_names(index: dict[str, Any]) -> list[str]:
+    names = index.get("id2label") or {}
+    return [names[key] for key in sorted(names, key=int)]
+
+
+def _subject(names: list[str]) -> str:
+    if not names:
+        return "pictures, unconditionally"
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"pictures of {len(names)} class{'es' if len(names) > 1 else ''} ({shown})"
+
+
+def _card_data(
+    name: str, kind: str, rows: list[dict[str, Any]], data: Dataset, record: dict[str, Any] | None
+) -> ModelCardData:
     results = [
         EvalResult(
             task_type="unconditional-image-generation",
-            dataset_type="fashion_mnist",
-            dataset_name="Fashion-MNIST",
+            dataset_type=(data.hub_id or data.name).rpartition("/")[2],
+            dataset_name=data.name,
             metric_type=metric,
-            metric_name=f"{METRICS[metric]} ({_settings(best)})",
+            metric_name=f"{METRICS[metric]} ({settings_text(best)})",
             metric_value=round(best["measured"][metric], 4),
         )
         for best in best_rows(rows)
@@ -92,96 +126,36 @@ def _card_data(name: str, kind: str, rows: list[dict[str, Any]]) -> ModelCardDat
     ]
     return ModelCardData(
         library_name="diffusers",
-        license="apache-2.0",
+        license=data.license,
         pipeline_tag="unconditional-image-generation",
         tags=["diffusion", "class-conditional" if kind.startswith("Classifier") else "unconditional"],
-        datasets=["zalando-datasets/fashion_mnist"],
+        datasets=[data.hub_id] if data.hub_id else None,
+        base_model=base_model(record),
         model_name=name,
-        eval_results=results,
+        eval_results=results or None,
     )
 
 
-def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The row of the lowest distance in each feature network."""
-    found = []
-    for name in DISTANCES:
-        measured = [row for row in rows if name in row["measured"]]
-        found += [min(measured, key=lambda row: row["measured"][name])] if measured else []
-    return found
+def _picture(folder: Path, kind: str) -> str:
+    if not (folder / "samples.png").is_file():
+        return "*No samples were drawn yet.*"
+    columns = ", one class a column" if kind.startswith("Classifier") else ""
+    return f"![Samples](samples.png)\n\n*Samples, not selected{columns}.*"
 
 
-def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows of each feature network, in the order of DISTANCES: numbers in different features do not compare."""
-    groups = [[row for row in rows if name in row["measured"]] for name in DISTANCES]
-    return [group for group in groups if group]
+def _source(folder: Path, repo_id: str | None, revision: str | None) -> str:
+    pinned = f', revision="{revision}"' if revision else ""
+    comment = "" if repo_id else "  # a folder or a Hub id"
+    return f'"{repo_id or folder.name}"{pinned}, trust_remote_code=True){comment}'
 
 
-def _settings(row: dict[str, Any]) -> str:
-    settings = row["settings"]
-    guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
-    inside = settings.get("guidance_interval")
-    interval = f" within {inside[0]:g} to {inside[1]:g}" if inside else ""
-    scheduler = settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep")
-    return f"{scheduler}, {settings['num_inference_steps']} steps{guided}{interval}"
-
-
-def metrics_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of metrics.json as Markdown, a table for each feature network with its floor, that of the last row."""
-    return "\n\n".join(map(_table, by_features(rows)))
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    names = [name for name in METRICS if any(name in row["measured"] for row in rows)]
-    lines = ["| setting | samples | " + " | ".join(METRICS[n] for n in names) + " | network evaluations |"]
-    lines.append("|" + " --- |" * (len(names) + 3))
-    for row in rows:
-        lines.append(
-            _line(_settings(row), row["settings"]["num_samples"], row["measured"], names, row["measured"]["nfe"])
-        )
-    floor = rows[-1]["floor"]
-    lines.append(_line("real training pictures (the floor)", floor["num_samples"], floor, names, None))
-    return "\n".join(lines)
-
-
-def _line(what: str, count: int, measured: dict[str, Any], names: list[str], nfe: float | None) -> str:
-    values = [_value(n, measured[n]) if n in measured else "" for n in names]
-    return f"| {what} | {count:,} | " + " | ".join(values) + f" | {'' if nfe is None else format(nfe, 'g')} |"
-
-
-def _value(name: str, value: float) -> str:
-    return f"{value:.1%}" if name == "class_accuracy" else f"{value:.3f}"
-
-
-def _caption(kind: str, rows: list[dict[str, Any]]) -> str:
-    columns = "one class a column; " if kind.startswith("Classifier") else ""
-    return f"Samples, not selected; {columns}seeds from 0 on."
-
-
-def bits_table(folder: Path) -> str:
-    """The bits/dim in a folder's metrics.json as a Markdown table after an empty line; nothing if there are none."""
-    rows = json.loads((folder / "metrics.json").read_text()).get("likelihood", {}).values()
-    if not rows:
-        return ""
-    lines = ["", "", "| variance | steps of the bound | test pictures | bits/dim |", "|" + " --- |" * 4]
-    for row in rows:
-        settings, measured = row["settings"], row["measured"]
-        name, steps = settings["variance"].replace("_", " "), settings["num_inference_steps"]
-        bits = f"{measured['bits_per_dim']:.3f} ± {measured['standard_error']:.3f}"
-        lines.append(f"| {name} | {steps:,} | {settings['num_images']:,} | {bits} |")
-    return "\n".join(lines)
-
-
-def noise_table(folder: Path) -> str:
-    """The accuracy of a noisy classifier by noise level as Markdown after an empty line; nothing without one."""
-    path = folder / "noise_accuracy.json"
-    if not path.is_file():
-        return ""
-    found = json.loads(path.read_text())
-    levels = found["accuracy"]
-    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test pictures, by t | "]
-    lines[-1] += " | ".join(levels) + " |"
-    lines += ["|" + " --- |" * (len(levels) + 1), "|  | " + " | ".join(f"{v:.1%}" for v in levels.values()) + " |"]
-    return "\n".join(lines)
+def _call(kind: str, names: list[str]) -> str:
+    steps = f"num_inference_steps={STEPS.get(kind, 20)}"
+    if not names:
+        return f"pipe(batch_size=4, {steps}).images[0]"
+    guided = kind not in ("DDPMPipeline", "DDIMPipeline")
+    labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
+    return f"pipe(class_labels={labels}, {steps}{', guidance_scale=2.0' if guided else ''}).images[0]"
 
 
 def _plots(folder: Path) -> str:
@@ -190,10 +164,19 @@ def _plots(folder: Path) -> str:
     return "".join(f"\n\n![{text}]({name})" for name, text in found)
 
 
-def _memorisation(rows: list[dict[str, Any]]) -> str:
+def _limits(folder: Path, rows: list[dict[str, Any]], data: Dataset) -> str:
+    config = _read(folder / "unet" / "config.json") or {}
+    size = config.get("sample_size")
+    width, height = (size, size) if isinstance(size, int) else (size or (None, None))
+    channels = "grey" if config.get("in_channels") == 1 else "in colour"
+    shape = f"The pictures are {width}x{height} and {channels}. " if width else ""
     if any("nearest_train_ratio" in row["measured"] for row in rows):
-        return "How near samples are to training pictures stands in the table above."
-    return "Whether samples repeat training pictures has not been measured yet."
+        copies = "How near samples are to training pictures stands in the table above."
+    else:
+        copies = (
+            "Whether samples repeat training pictures has not been measured; a model of few pictures does repeat them."
+        )
+    return f"{shape}Nothing but {data.name} was ever seen. {copies}" if data.name != "unknown" else shape + copies
 
 
 def _note(rows: list[dict[str, Any]]) -> str:
@@ -219,30 +202,8 @@ def _features_note(row: dict[str, Any]) -> str:
         f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
         f"all {real['test']['frechet_images']:,} test pictures{no_fid}; precision and recall "
         f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
-        f"{real['precision_recall_images']:,} of them. The command: `{row['command']}`; seeds, versions and all "
-        "other numbers are in metrics.json."
-    )
-
-
-def _training(record: dict[str, Any]) -> str:
-    lines = []
-    while record:
-        lines.append(_run(record))
-        record = record["continues"]
-    steps = [f"{number}. {line}" for number, line in enumerate(reversed(lines), start=1)]
-    return "\n".join(steps) + "\n\nEach run continued from the weights of the one before it." * (len(steps) > 1)
-
-
-def _run(record: dict[str, Any]) -> str:
-    recipe = record["recipe"]
-    steered = recipe.get("objective") == "noisy_classifier"
-    learned = recipe.get("variance_type") == "learned_range"
-    what = "cross-entropy on noisy pictures" if steered else recipe["prediction_type"] + ", learned variance" * learned
-    return (
-        f"`accelerate launch -m training.train --recipe {recipe['recipe']}`: {record['steps']:,} updates, "
-        f"{record['images']:,} images, {record['seconds'] / 60:.0f} minutes on {record['device']}; "
-        f"{what}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
-        f"{recipe['train_batch_size']}, EMA {recipe['ema_decay']:g}, {recipe['mixed_precision']} autocast."
+        f"{real['precision_recall_images']:,} of them. The command: `{without_paths(row['command'])}`; seeds, versions "
+        "and all other numbers are in metrics.json."
     )
 
 

@@ -8,10 +8,10 @@ import copy
 import json
 import logging
 import math
+import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,8 @@ from training.data import ImageData
 from training.metrics.report import write_json
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
-from training.samples import keep_pictures, sample_grid
+from training.record import run_record
+from training.samples import keep_pictures, picture_of, sample_grid
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Trainer:
         """Run to `max_train_steps`, from the checkpoint that the recipe names; the folder of the finished pipeline."""
         self._resume()
         self.accelerator.init_trackers(
-            "stepwise", config={k: v for k, v in asdict(self.recipe).items() if v is not None}
+            "stepwise", config={k: v for k, v in self.recipe.settings().items() if v is not None}
         )
         first, self._started = self.step, time.monotonic()
         bar = tqdm(
@@ -238,35 +239,15 @@ class Trainer:
             logger.warning("the data are not those that %s was trained on", checkpoint)
         self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
 
-    def _record(self) -> dict:
-        """What a model card says about the run: how much, how long, on what, and with which flags."""
-        return {
-            "steps": self.step,
-            "images": self.step * self.images_an_update,
-            "seconds": round(self.seconds_before + time.monotonic() - self._started, 1),
-            "processes": self.accelerator.num_processes,
-            "device": _device_name(self.accelerator.device),
-            "dataset_fingerprint": self.data.fingerprint,
-            "recipe": {k: v for k, v in asdict(self.recipe).items() if k != "output_dir"},
-            "continues": _record_of(self.recipe.pretrained_model_name_or_path),
-        }
+    def _record(self) -> dict[str, Any]:
+        images, seconds = self.step * self.images_an_update, self.seconds_before + time.monotonic() - self._started
+        return run_record(self.recipe, self.data, self.accelerator, self.step, images, seconds)
 
     def _finish(self) -> None:
         if self.accelerator.is_main_process:
             self.pipeline().save_pretrained(self.output_dir)
             write_json(self.output_dir / "training.json", self._record())
+            last = picture_of(self.output_dir / "samples", self.step)
+            if last.is_file():
+                shutil.copyfile(last, self.output_dir / "samples.png")  # of the card
         self.accelerator.end_training()
-
-
-def _record_of(pretrained: str | None) -> dict | None:
-    """The record of the run that made a pipeline, where it lies in its folder or, for a checkpoint's, beside it."""
-    folder = Path(pretrained or "")
-    found = [path for path in (folder / "training.json", folder.parent / "training.json") if path.is_file()]
-    return json.loads(found[0].read_text()) if pretrained and found else None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"

@@ -4,7 +4,7 @@ Above each shipped row stand its command and the score of what is shipped, as `t
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # those of diffusers.optimization.get_scheduler that need no further settings
@@ -76,6 +76,11 @@ class Recipe:
     resume_from_checkpoint: str | None = flag(None, "a checkpoint folder, or latest")
     validation_steps: int = flag(500, "updates between grids of samples")
     report_to: str = flag("tensorboard", "tensorboard, trackio, all or none")
+    # where it goes
+    push_to_hub: bool = flag(False, "upload the finished pipeline, its card and its code")
+    hub_model_id: str | None = flag(None, "OWNER/NAME, or NAME for one of your own [the name of output_dir]")
+    hub_private_repo: bool = flag(False, "only you can see the repository that is created")
+    hub_token: str | None = flag(None, "instead of that of `hf auth login` or HF_TOKEN")
 
     def __post_init__(self) -> None:
         """Refuse, by name, what cannot work, before any work."""
@@ -116,9 +121,16 @@ class Recipe:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+        if self.hub_model_id is not None and not self.push_to_hub:
+            raise ValueError(f"hub_model_id goes with --push_to_hub, which was not given, got {self.hub_model_id!r}")
         if self.snr_gamma is not None and not self.snr_gamma > 0:
             raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
         self._check_together()
+
+    def settings(self) -> dict[str, Any]:
+        """What a record of the run keeps: all but where it went and with which token."""
+        left_out = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def _check_together(self) -> None:
         """Refuse values that are good, but not beside each other."""

@@ -6,14 +6,8 @@ The weights stay as they are; tests/test_shipped.py proves the folders identical
 import sys
 from pathlib import Path
 
+from training.card import shipped_folders
 from training.networks import load_pipeline
-
-MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
-
-
-def shipped_folders() -> list[Path]:
-    """The folders of model_cards/ that hold a pipeline."""
-    return sorted(index.parent for index in MODEL_CARDS.glob("*/model_index.json"))
 
 
 def main(folders: list[str]) -> None:

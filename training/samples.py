@@ -40,6 +40,12 @@ def tile(images: list[Image.Image], columns: int, size: int) -> Image.Image:
     return grid
 
 
+def picture_of(folder: Path, step: int, name: str = "samples") -> Path:
+    """Where `keep_pictures` writes a picture of an update."""
+    prefix = "" if name == "samples" else f"{name}-"
+    return folder / f"{prefix}step-{step:06d}.png"
+
+
 def keep_pictures(pictures: dict[str, Image.Image], folder: Path, step: int, trackers: Sequence[Any]) -> None:
     """Write "samples" as step-NNNNNN.png and any other as NAME-step-NNNNNN.png, and give them to accelerate's trackers.
 
@@ -47,8 +53,7 @@ def keep_pictures(pictures: dict[str, Image.Image], folder: Path, step: int, tra
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        prefix = "" if name == "samples" else f"{name}-"
-        picture.save(folder / f"{prefix}step-{step:06d}.png")
+        picture.save(picture_of(folder, step, name))
     for tracker in trackers:
         if not hasattr(tracker, "log_images"):
             continue

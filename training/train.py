@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser
 
+from training import hub
 from training.checkpoints import find_checkpoint
 from training.data import ImageData, load_images
 from training.loop import Trainer
@@ -74,12 +75,8 @@ def use_the_cores(processes: PartialState) -> None:
     torch.set_num_threads(max(1, usable // processes.num_processes))
 
 
-def load_data(recipe: Recipe) -> ImageData:
-    """The images of a run, in the channels and, unless told otherwise, the size of the pipeline that it starts from."""
-    channels, resolution = None, recipe.resolution
-    if recipe.pretrained_model_name_or_path is not None:
-        channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
-        resolution = resolution or own_size
+def start_processes() -> PartialState:
+    """Join the other processes of the launch."""
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     use_the_cores(processes)
     if "MASTER_PORT" in os.environ and processes.num_processes == 1:
@@ -87,7 +84,16 @@ def load_data(recipe: Recipe) -> ImageData:
             "one process runs, though several were asked for: with --cpu, accelerate launch starts several through "
             "mpirun only. To have N: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m ..."
         )
-    with processes.main_process_first():  # the others find the decoded images in the cache
+    return processes
+
+
+def load_data(recipe: Recipe) -> ImageData:
+    """The images of a run, in the channels and, unless told otherwise, the size of the pipeline that it starts from."""
+    channels, resolution = None, recipe.resolution
+    if recipe.pretrained_model_name_or_path is not None:
+        channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
+        resolution = resolution or own_size
+    with PartialState().main_process_first():  # the others find the decoded images in the cache
         return load_images(
             dataset_name=recipe.dataset_name,
             dataset_config_name=recipe.dataset_config_name,
@@ -107,18 +113,33 @@ def main(arguments: list[str] | None = None) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         recipe = parse(sys.argv[1:] if arguments is None else arguments)
+        processes = start_processes()
         if recipe.resume_from_checkpoint:
             find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # an error now, before any work
+        repo_id = recipe.hub_model_id or Path(recipe.output_dir).name
+        if recipe.push_to_hub and processes.is_main_process:
+            hub.prepare(repo_id, recipe.hub_token, recipe.hub_private_repo)
         data = load_data(recipe)
         objective = OBJECTIVES[recipe.objective].build(recipe, data)
         trainer = Trainer(recipe, data, objective)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, hub.HubError) as error:
         sys.exit(f"error: {error}")
     try:
         folder = trainer.train()
     except FloatingPointError as error:
         sys.exit(f"error: {error}")
     trainer.accelerator.print(f"The pipeline is in {folder}")
+    if recipe.push_to_hub and processes.is_main_process:
+        share(folder, repo_id, recipe)
+
+
+def share(folder: Path, repo_id: str, recipe: Recipe) -> None:
+    """Put the finished pipeline on the Hub; if that fails, say how to try again without training again."""
+    try:
+        pushed = hub.push_folder(folder, repo_id, recipe.hub_token, recipe.hub_private_repo)
+    except (ValueError, OSError, hub.HubError) as error:
+        sys.exit(f"error: {error}. Training is done: `python -m training.hub push {folder} {repo_id}` pushes it")
+    print(f"{pushed.url} holds it at revision {pushed.revision}")
 
 
 if __name__ == "__main__":

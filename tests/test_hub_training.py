@@ -1,0 +1,123 @@
+"""From a Hub id to a Hub id: fine-tuning on pictures of one's own with two processes, and pushing what came out."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hub_runs import ROUND_TRIP, elsewhere, push
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from toys import guided
+from training_runs import command, picture_folder
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+def launch(hub: HubServer, place: Path, arguments: str, **options: str | None) -> subprocess.CompletedProcess:
+    """`accelerate launch -m training.train ARGUMENTS` with two processes of a CPU, from the folder `place`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    line = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    line += f" --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port {port} -m training.train"
+    environment = hub.environment(place / "home", **options) | {
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(ROOT),
+        "STEPWISE_CACHE": str(place / "cache"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *line.split(), *command(arguments, train_batch_size=2)],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: Path) -> None:
+    guided().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "training.json").write_text(json.dumps(RECORD))
+    assert push(hub, tmp_path / "base", "me/fashion-cfg").returncode == 0
+    picture_folder(tmp_path / "mine")
+    flags = "--recipe finetune --pretrained_model_name_or_path me/fashion-cfg --train_data_dir mine --output_dir out"
+    done = launch(hub, tmp_path, f"{flags} --push_to_hub --hub_model_id me/mine --hub_private_repo")
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "me/mine"]
+    assert repository.private and repository.head in done.stdout
+    names = {path for path in repository.files if not path.endswith(".py")}
+    assert names == {
+        ".gitattributes",
+        "README.md",
+        "model_index.json",
+        "samples.png",
+        "scheduler/scheduler_config.json",
+        "training.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    }
+    card = ModelCard(repository.files["README.md"].decode())
+    assert card.data.base_model == "me/fashion-cfg"
+    assert card.data.to_dict().get("license") is None  # that of the pictures is not ours to state
+    for said in ("2 processes", "(from `me/fashion-cfg`)", "--train_data_dir mine", "10 pictures", "bird, cat"):
+        assert said in card.text
+    assert "minutes on a far machine" in card.text  # the run before, from the repository of the base model
+    record = json.loads(repository.files["training.json"])
+    assert record["processes"] == 2 and not any("hub" in name for name in record["recipe"])
+    assert not any(str(tmp_path).encode() in content for content in repository.files.values())
+    first = elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": "me/mine", "again": "me/again"})
+    assert first == elsewhere(hub, tmp_path / "two", ROUND_TRIP, {"id": str(tmp_path / "out")})
+
+
+def test_a_hub_that_refuses_is_known_before_training(hub: HubServer, tmp_path: Path) -> None:
+    picture_folder(tmp_path / "mine")
+    flags = "--recipe unconditional --train_data_dir mine --output_dir out --push_to_hub --hub_model_id you/mine"
+    done = launch(hub, tmp_path, flags)
+    assert done.returncode != 0
+    assert "error: the token gives no right to write to you/mine" in done.stderr
+    assert not os.path.exists(tmp_path / "out") and not hub.repositories
+
+
+def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(hub: HubServer, tmp_path: Path) -> None:
+    guided().save_pretrained(tmp_path / "base")
+    picture_folder(tmp_path / "mine")
+    flags = "--recipe finetune --pretrained_model_name_or_path base --train_data_dir mine --output_dir out"
+    hub.break_request(3, "drop", forever=True)  # after the repository was made
+    done = launch(hub, tmp_path, f"{flags} --push_to_hub")
+    assert done.returncode != 0
+    assert "Training is done: `python -m training.hub push out out` pushes it" in done.stderr
+    hub.heal()
+    assert list(hub.repositories["model", "me/out"].files) == [".gitattributes"]
+    assert push(hub, tmp_path / "out", "out").returncode == 0
+    assert len(elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": "me/out"})) == 1
+
+
+RECORD = {
+    "steps": 6,
+    "images": 24,
+    "seconds": 60.0,
+    "processes": 1,
+    "device": "a far machine",
+    "continues": None,
+    "recipe": {
+        "recipe": "fashion-cfg",
+        "dataset_name": "data/fashion",
+        "prediction_type": "v_prediction",
+        "learning_rate": 1e-3,
+        "lr_scheduler": "cosine",
+        "train_batch_size": 4,
+        "ema_decay": 0.999,
+        "mixed_precision": "no",
+    },
+}

@@ -1,0 +1,97 @@
+"""The demo as a Space: it opens with the models that were pushed, installs no CUDA, and needs no special CPU."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from gradio_client import Client
+from hub_runs import push
+from hub_server import HubServer
+from huggingface_hub import SpaceCard
+from toys import ddpm, guided
+
+from training.space import requirements
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name, pipe in {"cats": guided(), "dogs": ddpm()}.items():
+        pipe.save_pretrained(tmp_path / "models" / name)
+    return tmp_path / "models"
+
+
+def test_a_space_names_the_models_that_were_pushed_to_it(hub: HubServer, models: Path) -> None:
+    first = push(hub, models / "cats", "me/cats", "--space")
+    assert first.returncode == 0, first.stderr
+    assert f"{hub.url}/spaces/me/cats draws with it" in first.stdout
+    for name in ("cats", "dogs"):
+        assert push(hub, models / name, f"me/{name}", "--space", "me/demo").returncode == 0
+    space = hub.repositories["space", "me/demo"]
+    assert len(space.revisions) == 3
+    card = SpaceCard(space.files["README.md"].decode())
+    assert card.data.models == card.data.preload_from_hub == ["me/dogs", "me/cats"]
+    assert card.data.sdk == "gradio" and card.data.app_file == "app.py"
+    expected = {p.relative_to(ROOT).as_posix() for folder in ("ui", "pipelines") for p in (ROOT / folder).glob("*.py")}
+    expected |= {"README.md", "requirements.txt", "app.py", "LICENSE", "docs/page.png", ".gitattributes"}
+    assert set(space.files) == expected
+    assert not any(str(ROOT).encode() in content for content in space.files.values())
+
+
+def test_no_cuda_for_a_cpu() -> None:
+    text = (ROOT / "requirements.txt").read_text()
+    version = re.search(r"^torch==(.+)$", text, re.MULTILINE)[1]
+    changed = requirements(text).splitlines()
+    assert f"torch=={version}+cpu" in changed and f"torch=={version}" not in changed
+    assert [line for line in text.splitlines() if not line.startswith("torch==")] == [
+        line for line in changed if not line.startswith(("torch==", "--extra-index-url"))
+    ]
+
+
+def test_a_pushed_space_starts_elsewhere_and_draws_on_an_old_cpu(hub: HubServer, models: Path, tmp_path: Path) -> None:
+    """From its own files alone; torch and oneDNN are kept to AVX2, as on a CPU without AVX-512 and AMX."""
+    push(hub, models / "cats", "me/cats", "--space", "me/demo")
+    for name, content in hub.repositories["space", "me/demo"].files.items():
+        (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "space" / name).write_bytes(content)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    old = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
+    environment = hub.environment(tmp_path / "home", token=None) | old | {"GRADIO_SERVER_PORT": str(port)}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        command = [sys.executable, "app.py"]
+        server = subprocess.Popen(
+            command, cwd=tmp_path / "space", env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/", server, log)
+            answer = Client(f"http://127.0.0.1:{port}/", verbose=False).predict(api_name="/generate")
+        finally:
+            server.terminate()
+            server.wait(20)
+    assert "me/cats" in str(answer), answer
+
+
+def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())

@@ -1,0 +1,107 @@
+"""The tables of the cards, from a folder's metrics.json and noise_accuracy.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+METRICS = {
+    "class_accuracy": "class accuracy",
+    "frechet_distance": "Fréchet distance",
+    "fd_effnet_lite0": "FD-EffNet-Lite0",
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "nearest_train_ratio": "distance to the training set",
+}
+DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
+
+
+def sorted_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder's metrics.json, if it has one, by scheduler, steps and guidance."""
+    rows = _measured(folder).get("results", {}).values()
+    names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
+    return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The row of the lowest distance in each feature network."""
+    found = []
+    for name in DISTANCES:
+        measured = [row for row in rows if name in row["measured"]]
+        found += [min(measured, key=lambda row: row["measured"][name])] if measured else []
+    return found
+
+
+def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of each feature network, in the order of DISTANCES: numbers in different features do not compare."""
+    groups = [[row for row in rows if name in row["measured"]] for name in DISTANCES]
+    return [group for group in groups if group]
+
+
+def settings_text(row: dict[str, Any]) -> str:
+    """What a row was drawn with, in words."""
+    settings = row["settings"]
+    guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
+    inside = settings.get("guidance_interval")
+    interval = f" within {inside[0]:g} to {inside[1]:g}" if inside else ""
+    scheduler = settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep")
+    return f"{scheduler}, {settings['num_inference_steps']} steps{guided}{interval}"
+
+
+def metrics_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of metrics.json as Markdown, a table for each feature network with its floor, that of the last row."""
+    return "\n\n".join(map(_table, by_features(rows)))
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    names = [name for name in METRICS if any(name in row["measured"] for row in rows)]
+    lines = ["| setting | samples | " + " | ".join(METRICS[n] for n in names) + " | network evaluations |"]
+    lines.append("|" + " --- |" * (len(names) + 3))
+    for row in rows:
+        lines.append(
+            _line(settings_text(row), row["settings"]["num_samples"], row["measured"], names, row["measured"]["nfe"])
+        )
+    floor = rows[-1]["floor"]
+    lines.append(_line("real training pictures (the floor)", floor["num_samples"], floor, names, None))
+    return "\n".join(lines)
+
+
+def _line(what: str, count: int, measured: dict[str, Any], names: list[str], nfe: float | None) -> str:
+    values = [_value(n, measured[n]) if n in measured else "" for n in names]
+    return f"| {what} | {count:,} | " + " | ".join(values) + f" | {'' if nfe is None else format(nfe, 'g')} |"
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.1%}" if name == "class_accuracy" else f"{value:.3f}"
+
+
+def bits_table(folder: Path) -> str:
+    """The bits/dim in a folder's metrics.json as a Markdown table after an empty line; nothing if there are none."""
+    rows = _measured(folder).get("likelihood", {}).values()
+    if not rows:
+        return ""
+    lines = ["", "", "| variance | steps of the bound | test pictures | bits/dim |", "|" + " --- |" * 4]
+    for row in rows:
+        settings, measured = row["settings"], row["measured"]
+        name, steps = settings["variance"].replace("_", " "), settings["num_inference_steps"]
+        bits = f"{measured['bits_per_dim']:.3f} ± {measured['standard_error']:.3f}"
+        lines.append(f"| {name} | {steps:,} | {settings['num_images']:,} | {bits} |")
+    return "\n".join(lines)
+
+
+def noise_table(folder: Path) -> str:
+    """The accuracy of a noisy classifier by noise level as Markdown after an empty line; nothing without one."""
+    path = folder / "noise_accuracy.json"
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text())
+    levels = found["accuracy"]
+    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test pictures, by t | "]
+    lines[-1] += " | ".join(levels) + " |"
+    lines += ["|" + " --- |" * (len(levels) + 1), "|  | " + " | ".join(f"{v:.1%}" for v in levels.values()) + " |"]
+    return "\n".join(lines)

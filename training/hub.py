@@ -1,0 +1,225 @@
+"""`python -m training.hub push FOLDER REPO_ID [--private] [--space [SPACE_ID]]`: put a model on the Hub, whole.
+
+All that changes goes into one commit, so that the repository holds either what it held or all of the new model; files
+of an earlier push that the model no longer has go in the same commit. What leaves is listed in training/outgoing.py.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from training.card import is_own_card, render
+from training.metrics.report import write_json, write_whole
+from training.outgoing import PUSHED, content_hash, is_ours, outgoing
+from training.space import is_of_the_space, space_files
+
+Files = dict[str, bytes | Path]
+Result = TypeVar("Result")
+ATTEMPTS = 3
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+
+
+class HubError(RuntimeError):
+    """The Hub did not do what was asked: one line for the user, which names what to do about it."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A repository and the commit that it holds now."""
+
+    repo_id: str
+    revision: str
+    url: str
+
+
+def prepare(repo_id: str, token: str | None = None, private: bool = False, repo_type: str = "model") -> str:
+    """Make sure, before any work, that `repo_id` can be pushed to, creating it; its full id, with the user's name.
+
+    Raises:
+        HubError: a bad name, no token or a wrong one, no right to write there, or no Hub.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f"the repository's name must be NAME or OWNER/NAME, got {repo_id!r}: {error}") from error
+    token = token or get_token()
+    if token is None:
+        raise HubError("a token with the right to write is needed: `hf auth login`, or HF_TOKEN, or --hub_token")
+    return _persist(lambda: _create(HfApi(token=token), repo_id, private, repo_type), repo_id)
+
+
+def push_folder(folder: Path, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
+    """Put the model in `folder` on the Hub, with its card, in one commit.
+
+    The folder is only read, but for its card, which then pins the revision, and pushed.json, which remembers it.
+
+    Raises:
+        ValueError: the folder holds no model, or a file that names a folder of this machine or holds the token.
+        HubError: as for `prepare`, or the Hub broke off every attempt.
+    """
+    outgoing(folder)  # an error now, before anything is created
+    repo_id = prepare(repo_id, token, private)
+    files = model_files(folder, repo_id)
+    _check_private_words(files, token or get_token())
+    pushed = push_files(files, repo_id, token, f"Upload {folder.name}", is_ours)
+    remembered = {"repo_id": pushed.repo_id, "revision": pushed.revision, "content": content_hash(folder)}
+    write_json(folder / PUSHED, remembered)
+    if (folder / "model_index.json").is_file() and not is_own_card(folder):
+        write_whole(folder / "README.md", render(folder).encode())
+    return pushed
+
+
+def push_space(space_id: str, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
+    """Put the demo on the Hub as a Space that opens with the model `repo_id`, beside those that it had before."""
+    space_id = prepare(space_id, token, private, "space")
+    files = _persist(lambda: space_files(space_id, repo_id, token), space_id)
+    return push_files(files, space_id, token, f"Open with {repo_id}", is_of_the_space, "space")
+
+
+def model_files(folder: Path, repo_id: str) -> Files:
+    """What a push of `folder` uploads, by its name in the repository; the card is written for `repo_id`."""
+    files = outgoing(folder)
+    if (folder / "model_index.json").is_file() and not is_own_card(folder):
+        files["README.md"] = render(folder, repo_id).encode()
+    return dict(sorted(files.items()))
+
+
+def push_files(
+    files: Files,
+    repo_id: str,
+    token: str | None,
+    message: str,
+    replaces: Callable[[str], bool],
+    repo_type: str = "model",
+) -> Pushed:
+    """One commit that writes `files` and removes every other file of the repository that `replaces` claims."""
+    api = HfApi(token=token)
+
+    def attempt() -> Pushed:
+        there = api.list_repo_files(repo_id, repo_type=repo_type)
+        added = [CommitOperationAdd(name, content) for name, content in files.items()]
+        gone = [CommitOperationDelete(name) for name in there if replaces(name) and name not in files]
+        # not upload_folder: with Xet it commits in several parts
+        commit = api.create_commit(repo_id, [*added, *gone], commit_message=message, repo_type=repo_type)
+        prefix = "" if repo_type == "model" else f"{repo_type}s/"
+        return Pushed(repo_id, commit.oid, f"{constants.ENDPOINT}/{prefix}{repo_id}")
+
+    return _persist(attempt, repo_id)
+
+
+def _create(api: HfApi, repo_id: str, private: bool, repo_type: str) -> str:
+    sdk = "gradio" if repo_type == "space" else None
+    url = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
+    if private and not api.repo_info(url.repo_id, repo_type=repo_type).private:
+        raise HubError(f"{url.repo_id} exists and is public: make it private in its settings, or leave out --private")
+    return url.repo_id
+
+
+def _persist(attempt: Callable[[], Result], repo_id: str) -> Result:
+    """The result of `attempt`, which is repeated where the connection or the Hub failed for the moment.
+
+    An attempt whose answer was lost has done its work: the next one finds nothing left to change.
+    """
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except OfflineModeIsEnabled as error:
+            raise HubError("HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it") from error
+        except (OSError, httpx2.TransportError, RuntimeError) as error:  # the Hub's errors are OSErrors
+            cause = _cause(error)
+            if cause is None:
+                raise
+            if not _passes(cause) or number == ATTEMPTS:
+                raise HubError(_explain(cause, repo_id)) from error
+            logging.warning("the Hub broke off (%s); trying again", _short(cause))
+            time.sleep(2**number)
+    raise AssertionError("unreachable")
+
+
+def _cause(error: BaseException | None) -> HfHubHTTPError | httpx2.TransportError | None:
+    """What the Hub or the connection did, also where an upload wrapped it."""
+    while error is not None and not isinstance(error, (HfHubHTTPError, httpx2.TransportError)):
+        error = error.__cause__
+    return error
+
+
+def _passes(cause: HfHubHTTPError | httpx2.TransportError) -> bool:
+    if isinstance(cause, HfHubHTTPError):
+        return cause.response.status_code in TRANSIENT
+    return not isinstance(cause, httpx2.UnsupportedProtocol)
+
+
+def _explain(cause: HfHubHTTPError | httpx2.TransportError, repo_id: str) -> str:
+    if isinstance(cause, httpx2.ConnectError):
+        return f"no Hub at {constants.ENDPOINT}: check the connection, and HF_ENDPOINT"
+    if _passes(cause):
+        return (
+            f"the Hub broke off {ATTEMPTS} times ({_short(cause)}): {repo_id} holds what it held before, or all of the "
+            "new files if only the answer was lost. Nothing changed here; run the command again"
+        )
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    if status == 401:
+        return "the Hub refused the token: log in again with `hf auth login`, or check HF_TOKEN and --hub_token"
+    if status in (403, 404):
+        return f"the token gives no right to write to {repo_id}: its owner, and a token that may write, are needed"
+    return f"the Hub refused {repo_id}: {_short(cause)}"
+
+
+def _short(cause: HfHubHTTPError | httpx2.TransportError) -> str:
+    if isinstance(cause, HfHubHTTPError):
+        return f"{cause.response.status_code} {cause.server_message or ''}".strip()
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+
+
+def _check_private_words(files: Files, token: str | None) -> None:
+    """Refuse files that would tell where on this machine they come from, or the token."""
+    folders = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 1]
+    for name, content in files.items():
+        if name.endswith((".safetensors", ".png")):
+            continue
+        text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
+        if token and token in text:
+            raise ValueError(f"{name} holds your Hub token: take it out before the push")
+        for folder in folders:
+            if folder + os.sep in text:
+                raise ValueError(f"{name} names a folder of this machine, {folder}: take it out before the push")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; bad input and a Hub that refuses end in one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    parser = argparse.ArgumentParser(prog="python -m training.hub", description=__doc__.splitlines()[0])
+    push = parser.add_subparsers(dest="command", required=True).add_parser("push", help="upload a model's folder")
+    push.add_argument("folder", type=Path, help="a folder of model_cards/, the trainer's output_dir, or a checkpoint's")
+    push.add_argument("repo_id", help="OWNER/NAME, or NAME for one of your own")
+    push.add_argument("--private", action="store_true", help="only you can see what is created")
+    push.add_argument("--hub_token", help="instead of that of `hf auth login` or HF_TOKEN")
+    push.add_argument("--space", nargs="?", const="", metavar="SPACE_ID", help="also push the demo [REPO_ID]")
+    push.add_argument("--dry_run", action="store_true", help="list the files, and push nothing")
+    options = parser.parse_args(arguments)
+    try:
+        if options.dry_run:
+            print("\n".join(model_files(options.folder, options.repo_id)))
+            return
+        pushed = push_folder(options.folder, options.repo_id, options.hub_token, options.private)
+        print(f"{pushed.url} holds {options.folder} at revision {pushed.revision}")
+        if options.space is not None:
+            space = push_space(options.space or pushed.repo_id, pushed.repo_id, options.hub_token, options.private)
+            print(f"{space.url} draws with it")
+    except (ValueError, OSError, HubError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

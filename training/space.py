@@ -1,0 +1,59 @@
+"""The demo as a Space: which files it is made of, and what of them differs from the repository's.
+
+A Space's README names its models in the front matter; app.py opens with those where there is no model_cards/.
+"""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import RepoCard, SpaceCard
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("pipelines", "ui")
+SINGLE = ("app.py", "LICENSE", "docs/page.png")
+# on PyPI torch is the build for CUDA, several GB that a Space without a GPU cannot use
+CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu\ntorch=={version}+cpu"
+
+
+def space_files(space_id: str, repo_id: str, token: str | None) -> dict[str, bytes | Path]:
+    """The files of the Space `space_id` that opens with the model `repo_id`, before any that it names already."""
+    files: dict[str, bytes | Path] = {name: ROOT / name for name in SINGLE}
+    for folder in FOLDERS:
+        files |= {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / folder).glob("*.py"))}
+    models = [repo_id, *(name for name in _models(space_id, token) if name != repo_id)]
+    files["README.md"] = readme(models).encode()
+    files["requirements.txt"] = requirements((ROOT / "requirements.txt").read_text()).encode()
+    return files
+
+
+def is_of_the_space(name: str) -> bool:
+    """Whether a file of a Space is of the kind that a push writes, so that the next one may remove it."""
+    return name.endswith(".py") and name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
+
+
+def readme(models: list[str]) -> str:
+    """The Space's README: the front matter of the repository's, with the models, and where to read on."""
+    card = RepoCard.load(ROOT / "README.md", ignore_metadata_errors=False)
+    card.data.models = models
+    card.data.preload_from_hub = list(models)  # downloaded when the Space is built, not when it starts
+    card.text = (
+        "\n# Stepwise: diffusion models you can see, train and share\n\n"
+        "![The demo drawing sneakers, a step at a time](docs/page.png)\n\n"
+        "Draws with " + ", ".join(f"[{name}](https://huggingface.co/{name})" for name in models) + ". To run it "
+        "elsewhere: `pip install -r requirements.txt && python app.py`.\n"
+    )
+    return str(card)
+
+
+def requirements(text: str) -> str:
+    """The repository's requirements with torch from the index of builds for CPUs."""
+    return re.sub(r"^torch==(\S+)$", lambda found: CPU_TORCH.format(version=found[1]), text, flags=re.MULTILINE)
+
+
+def _models(space_id: str, token: str | None) -> list[str]:
+    try:
+        card = SpaceCard.load(space_id, repo_type="space", token=token, ignore_metadata_errors=True)
+    except RemoteEntryNotFoundError:
+        return []
+    return list(card.data.to_dict().get("models") or [])
