@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from huggingface_hub import snapshot_download
+from huggingface_hub import CommitOperationAdd, create_commit, snapshot_download
 from PIL import Image
 from torch import Tensor
 
@@ -149,6 +150,21 @@ def clip_x0(x0: Tensor, config: dict) -> Tensor:
     return x0
 
 
+def _classes_called(label: str, names: list[str]) -> list[int]:
+    """Indices of the classes of that name, or else with it among their synonyms, which commas part as in ImageNet."""
+    wanted, lowered = label.strip().lower(), [name.lower() for name in names]
+    whole = [index for index, name in enumerate(lowered) if name == wanted]
+    return whole or [i for i, name in enumerate(lowered) if wanted in (part.strip() for part in name.split(","))]
+
+
+def _few_names(label: str, names: list[str]) -> str:
+    """The names to choose from; of many, those that look like `label`."""
+    if len(names) <= 20:
+        return ", ".join(names)
+    synonyms = [part.strip() for name in names for part in name.split(",")]
+    return ", ".join([*(get_close_matches(label, synonyms) or synonyms[:3]), "..."])
+
+
 def drives_itself(scheduler: Any) -> bool:
     """Whether `scheduler` has to be driven, rather than read as the statement of a noise schedule."""
     return type(scheduler).__name__ not in PROCESS_SCHEDULERS
@@ -219,24 +235,35 @@ class StepwisePipeline(DiffusionPipeline):
         return self._interrupt
 
     @property
+    def denoising_network(self) -> torch.nn.Module:
+        """What the sampler calls as (x_t, t): the U-Net, unless a pipeline has another component for it."""
+        return self.unet
+
+    @property
+    def num_class_embeds(self) -> int | None:
+        """How many labels the network knows, with the one that may stand for "no class"; None without classes."""
+        return self.denoising_network.config.get("num_class_embeds")
+
+    @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of what the network denoises."""
-        size = self.unet.config.sample_size
+        config = self.denoising_network.config
+        size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        return (self.unet.config.in_channels, height, width)
+        return (config.in_channels, height, width)
 
     def network(self, x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """Call the U-Net in its own dtype: x_t (N, C, H, W) -> output (N, C or 2C, H, W) in the dtype of `x_t`.
+        """Call the network in its own dtype: x_t (N, C, H, W) -> output (N, C or 2C, H, W) in the dtype of `x_t`.
 
         `t` is a time for all, or one an image, (N,).
         """
-        count = x_t.shape[0]
-        dtype = next(self.unet.parameters()).dtype  # `unet.dtype` walks all modules: a hundredth of a fast step
+        network, count = self.denoising_network, x_t.shape[0]
+        dtype = next(network.parameters()).dtype  # `network.dtype` walks all modules: a hundredth of a fast step
         rows = padded_rows(count, dtype, x_t.device)
         self._padding = len(rows) - count
         times = torch.as_tensor(t, device=x_t.device).expand(count)[rows]
         labels = {} if class_labels is None else {"class_labels": class_labels.to(x_t.device)[rows]}
-        output = self.unet(x_t[rows].to(dtype), times, **labels).sample
+        output = network(x_t[rows].to(dtype), times, **labels).sample
         return output[:count].to(x_t.dtype)
 
     @contextmanager
@@ -248,7 +275,7 @@ class StepwisePipeline(DiffusionPipeline):
             nonlocal rows
             rows += args[0].shape[0] - self._padding
 
-        handle = self.unet.register_forward_hook(count)
+        handle = self.denoising_network.register_forward_hook(count)
         try:
             yield lambda: rows
         finally:
@@ -257,7 +284,8 @@ class StepwisePipeline(DiffusionPipeline):
     @property
     def variance_type(self) -> str:
         """The variance that the config asks for; a network with 2C channels has learned its own."""
-        if self.unet.config.out_channels == 2 * self.unet.config.in_channels:
+        config = self.denoising_network.config
+        if config.out_channels == 2 * config.in_channels:
             return "learned_range"
         kind = self.scheduler.config.get("variance_type", "fixed_small")
         if kind == "fixed_small_log":  # another way to write the same number
@@ -293,13 +321,13 @@ class StepwisePipeline(DiffusionPipeline):
     @property
     def null_label(self) -> int | None:
         """The label that stands for "no class" in a network trained with label dropout: one past the last name."""
-        count, names = self.unet.config.get("num_class_embeds"), self.class_names
+        count, names = self.num_class_embeds, self.class_names
         return len(names) if names and count == len(names) + 1 else None
 
     @property
     def num_classes(self) -> int | None:
         """How many classes can be asked for; None for an unconditional network."""
-        embeds, null = self.unet.config.get("num_class_embeds"), self.null_label
+        embeds, null = self.num_class_embeds, self.null_label
         return embeds if null is None else null
 
     def resolve_labels(self, class_labels: Labels, batch_size: int | None) -> tuple[Tensor | None, int]:
@@ -313,7 +341,7 @@ class StepwisePipeline(DiffusionPipeline):
         """
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        embeds = self.unet.config.get("num_class_embeds")
+        embeds = self.num_class_embeds
         if class_labels is None:
             if embeds is not None and self.null_label is None:
                 raise ValueError(
@@ -333,12 +361,17 @@ class StepwisePipeline(DiffusionPipeline):
     def _class_index(self, label: int | str) -> int:
         names, highest = self.class_names, self.num_classes - 1
         if isinstance(label, str) and names:
-            lowered = {name.lower(): index for index, name in enumerate(names)}
-            if label.lower() in lowered:
-                return lowered[label.lower()]
+            found = _classes_called(label, names)
+            if len(found) > 1:
+                raise ValueError(
+                    f"class_labels must name one class, got {label!r}, which is the name of each of {found}"
+                )
+            if found:
+                return found[0]
         elif isinstance(label, (int, np.integer)) and not isinstance(label, bool) and 0 <= label <= highest:
             return int(label)
-        allowed = f"0 to {highest}" + (f" or one of {', '.join(names)}" if names else " (the model has no class names)")
+        told = f" or one of {_few_names(str(label), names)}" if names else " (the model has no class names)"
+        allowed = f"0 to {highest}{told}"
         raise ValueError(f"class_labels must be {allowed}, got {label!r}")
 
     # ----------------------------------------------------------------------------------------------------- outputs
@@ -447,6 +480,22 @@ class StepwisePipeline(DiffusionPipeline):
             index = {key: value for key, value in index.items() if key.startswith("_") or key in accepted}
         (folder / self.config_name).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
+    def _upload_folder(
+        self,
+        working_dir: str | os.PathLike,
+        repo_id: str,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        subfolder: str | None = None,
+    ) -> str:
+        """For `push_to_hub`: one commit, so that a repository never holds half a model; diffusers' may make several."""
+        files = sorted(path for path in Path(working_dir).rglob("*") if path.is_file())
+        names = [(Path(subfolder or "") / path.relative_to(working_dir)).as_posix() for path in files]
+        added = [CommitOperationAdd(name, path) for name, path in zip(names, files, strict=True)]
+        message = commit_message or f"Upload {type(self).__name__}"
+        return create_commit(repo_id, added, commit_message=message, token=token, create_pr=create_pr)
+
     _carry_code = True
 
     def _custom_components(self) -> dict[str, torch.nn.Module]:
@@ -464,7 +513,8 @@ class StepwisePipeline(DiffusionPipeline):
             raise ValueError(f"carry_code=False: no stock diffusers pipeline can run {type(self).__name__}")
         for name, component in self._custom_components().items():
             raise ValueError(f"carry_code=False: component {name!r} needs its own code ({type(component).__name__})")
-        if self.unet.config.get("num_class_embeds") is not None:
+        takes_labels = "class_labels" in inspect.signature(getattr(diffusers, self.stock_class).__call__).parameters
+        if self.num_class_embeds is not None and not takes_labels:
             raise ValueError(
                 f"carry_code=False: the stock {self.stock_class} passes no class labels to component 'unet'"
             )

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("pipelines", "training", "ui", "benchmarks", "app")
 COMPANIONS = {"base", "schedule"}  # they travel with every algorithm
-COMPONENTS = {"patched_unet", "noisy_classifier"}  # they travel with their weights
+COMPONENTS = {"patched_unet", "adm_unet", "noisy_classifier"}  # they travel with their weights
 EVERYTHING_A_FOLDER_MAY_NEED = {"torch", "diffusers", "transformers", "numpy", "huggingface_hub", "PIL"}
 
 

@@ -1,14 +1,13 @@
-"""The classifier of noisy pictures is the published one, written out below from the structure of its code."""
+"""The classifier of noisy pictures is the published one, which published_adm.py writes out."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 import torch
+from published_adm import Encoder
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv1d, conv2d, group_norm, linear, relu, silu
 
 from pipelines import NoisyClassifier
 from pipelines.noisy_classifier import POOLS
@@ -109,94 +108,31 @@ def attention_weights(parts: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return found
 
 
-# --- the published forward pass ---
-
-
-class Published:
-    """EncoderUNetModel over a dict of its weights: plain functions, block by block."""
-
-    def __init__(self, weights: dict[str, Tensor], scale_shift: bool, pool: str) -> None:
-        self.w, self.scale_shift, self.pool = weights, scale_shift, pool
-
-    def has(self, name: str) -> bool:
-        return any(key.startswith(f"{name}.") for key in self.w)
-
-    def of(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.w[f"{name}.weight"], self.w[f"{name}.bias"]
-
-    def norm(self, x: Tensor, name: str, groups: int = GROUPS) -> Tensor:
-        return group_norm(x, groups, *self.of(name), eps=1e-5)
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        frequencies = torch.exp(-math.log(10000) * torch.arange(0, TIME // 2, dtype=torch.float32) / (TIME // 2))
-        angles = t[:, None].float() * frequencies[None]
-        embedding = torch.cat([angles.cos(), angles.sin()], dim=-1).to(x.dtype)
-        emb = linear(silu(linear(embedding, *self.of("time_embed.0"))), *self.of("time_embed.2"))
-        h, results, number = conv2d(x, *self.of("input_blocks.0.0"), padding=1), [], 1
-        results.append(h.mean((2, 3)))
-        while self.has(f"input_blocks.{number}"):
-            h = self.block(h, emb, f"input_blocks.{number}", halves=number % (LAYERS + 1) == 0)
-            results.append(h.mean((2, 3)))
-            number += 1
-        h = self.resblock(h, emb, "middle_block.0")
-        h = self.resblock(self.attention(h, "middle_block.1"), emb, "middle_block.2")
-        results.append(h.mean((2, 3)))
-        return self.head(h, torch.cat(results, dim=-1))
-
-    def block(self, h: Tensor, emb: Tensor, name: str, halves: bool) -> Tensor:
-        if self.has(f"{name}.0.op"):
-            return conv2d(h, *self.of(f"{name}.0.op"), stride=2, padding=1)
-        h = self.resblock(h, emb, f"{name}.0", halves)
-        return self.attention(h, f"{name}.1") if self.has(f"{name}.1") else h
-
-    def resblock(self, x: Tensor, emb: Tensor, name: str, halves: bool = False) -> Tensor:
-        h = silu(self.norm(x, f"{name}.in_layers.0"))
-        if halves:
-            h, x = avg_pool2d(h, 2), avg_pool2d(x, 2)
-        h = conv2d(h, *self.of(f"{name}.in_layers.2"), padding=1)
-        out = linear(silu(emb), *self.of(f"{name}.emb_layers.1"))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = out.chunk(2, dim=1)
-            h = self.norm(h, f"{name}.out_layers.0") * (1 + scale) + shift
-        else:
-            h = self.norm(h + out, f"{name}.out_layers.0")
-        h = conv2d(silu(h), *self.of(f"{name}.out_layers.3"), padding=1)
-        return h + (conv2d(x, *self.of(f"{name}.skip_connection")) if self.has(f"{name}.skip_connection") else x)
-
-    def attention(self, x: Tensor, name: str) -> Tensor:
-        n, c, height, width = x.shape
-        flat = x.reshape(n, c, -1)
-        qkv = conv1d(self.norm(flat, f"{name}.norm"), *self.of(f"{name}.qkv"))
-        q, k, v = qkv.reshape(n * (c // HEAD), 3 * HEAD, -1).split(HEAD, dim=1)  # the legacy order
-        mixed = self.mix(q, k, v).reshape(n, c, -1)
-        return (flat + conv1d(mixed, *self.of(f"{name}.proj_out"))).reshape(n, c, height, width)
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """All (B, HEAD, L)."""
-        return v @ (q.transpose(1, 2) @ k / math.sqrt(HEAD)).softmax(-1).transpose(1, 2)
-
-    def head(self, h: Tensor, results: Tensor) -> Tensor:
-        if self.pool == "spatial":
-            return linear(relu(linear(results, *self.of("out.0"))), *self.of("out.2"))
-        if self.pool == "spatial_v2":
-            hidden = silu(self.norm(linear(results, *self.of("out.0")), "out.1", groups=32))
-            return linear(hidden, *self.of("out.3"))
-        h = silu(self.norm(h, "out.0"))
-        if self.pool == "adaptive":
-            return conv2d(h.mean((2, 3), keepdim=True), *self.of("out.3")).flatten(1)
-        n, c = h.shape[:2]
-        tokens = h.reshape(n, c, -1)
-        tokens = torch.cat([tokens.mean(-1, keepdim=True), tokens], dim=-1) + self.w["out.2.positional_embedding"]
-        q, k, v = conv1d(tokens, *self.of("out.2.qkv_proj")).chunk(3, dim=1)  # the new order
-        heads = [self.mix(*(part[:, i : i + HEAD] for part in (q, k, v))) for i in range(0, c, HEAD)]
-        return conv1d(torch.cat(heads, dim=1), *self.of("out.2.c_proj"))[:, :, 0]
+def published_network(model: NoisyClassifier, variant: str, pool: str) -> Encoder:
+    """The published network with the weights of ours, in float64."""
+    plain = variant == "default"
+    net = Encoder(
+        size=8,
+        pool=pool,
+        outputs=5,
+        width=TIME,
+        mult=(0.5, 0.5, 1),
+        layers=LAYERS,
+        attention=(2,) if plain else (2, 4),
+        head_channels=HEAD,
+        scale_shift=not plain,
+        resblock_updown=not plain,
+        groups=GROUPS,
+    ).double()
+    net.load_state_dict(published_weights(model), strict=True)
+    return net
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pool", POOLS)
 def test_logits_and_input_gradients_are_those_of_the_published_network(pool: str, variant: str) -> None:
     model = make(pool, variant)
-    published = Published(published_weights(model), variant == "scale_shift", pool)
+    published = published_network(model, variant, pool)
     x, t = inputs()
     weights = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     ours, theirs = model(x, t), published(x, t)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from pipelines import (
@@ -16,6 +16,7 @@ from pipelines import (
     ClassifierGuidancePipeline,
     DDIMPipeline,
     DDPMPipeline,
+    LatentDiffusionPipeline,
     NoisyClassifier,
     PatchedUNet2DModel,
 )
@@ -125,6 +126,21 @@ def steered(
     unet = unet or tiny_unet()
     scheduler = scheduler or DDIMScheduler(**SHIPPED | config)
     return quiet(ClassifierGuidancePipeline(unet, scheduler, tiny_classifier(unet.config.sample_size), CLASSES))
+
+
+def latent(unet: UNet2DModel | None = None, **config: object) -> LatentDiffusionPipeline:
+    """Pictures of 8 x 8 from latents of 4 x 4."""
+    torch.manual_seed(2)
+    vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+    ).eval()
+    unet = unet or tiny_unet(4, size=4, in_channels=4, out_channels=4)
+    return quiet(LatentDiffusionPipeline(vae, DDIMScheduler(**SHIPPED | config), unet, id2label=CLASSES))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

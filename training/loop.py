@@ -26,7 +26,7 @@ from training.data import ImageData
 from training.metrics.report import write_json
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
-from training.record import run_record
+from training.record import device_name, run_record
 from training.samples import keep_pictures, picture_of, sample_grid
 
 logger = logging.getLogger(__name__)
@@ -240,8 +240,15 @@ class Trainer:
         self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
 
     def _record(self) -> dict[str, Any]:
-        images, seconds = self.step * self.images_an_update, self.seconds_before + time.monotonic() - self._started
-        return run_record(self.recipe, self.data, self.accelerator, self.step, images, seconds)
+        return run_record(
+            self.recipe,
+            self.data,
+            steps=self.step,
+            images=self.step * self.images_an_update,
+            seconds=round(self.seconds_before + time.monotonic() - self._started, 1),
+            processes=self.accelerator.num_processes,
+            device=device_name(self.accelerator.device),
+        )
 
     def _finish(self) -> None:
         if self.accelerator.is_main_process:

@@ -1,5 +1,6 @@
 """The network of a run: built from a config to fit the data, or taken from a pipeline and fitted to the data."""
 
+import contextlib
 import inspect
 import json
 import logging
@@ -10,6 +11,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 import pipelines
 from training.data import ImageData
@@ -33,18 +35,40 @@ def load_pipeline(name_or_path: str) -> DiffusionPipeline:
 
 
 def pretrained_size(name_or_path: str) -> tuple[int, int]:
-    """(channels, side in pixels) of the network of a pipeline, from its config alone."""
-    config = _pretrained_json(name_or_path, "unet/config.json")
+    """(channels, side in pixels) of the network of a pipeline, from its config alone.
+
+    The config lies in unet/, or at the root, where the first published pipelines have all their files.
+
+    Raises:
+        ValueError: no U-Net, or one that denoises the latents of an autoencoder.
+    """
+    config = _pretrained_json(name_or_path, "unet/config.json", "config.json")
+    if "vae" in _pretrained_json(name_or_path, "model_index.json"):
+        raise ValueError(f"pretrained_model_name_or_path must denoise pixels, {name_or_path!r} denoises latents")
     size = config["sample_size"]
     return config["in_channels"], size if isinstance(size, int) else min(size)
 
 
-def _pretrained_json(name_or_path: str, file: str) -> dict[str, Any]:
+def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:
+    """The first of `files` that a folder, or a repository on the Hub, holds.
+
+    Raises:
+        ValueError: it is a folder and holds none of them.
+    """
     path = Path(name_or_path)
-    if path.exists() and not (path / file).is_file():
-        raise ValueError(f"pretrained_model_name_or_path must hold {file}, {name_or_path!r} does not")
-    local = path / file if path.exists() else Path(hf_hub_download(name_or_path, file))
-    return json.loads(local.read_text())
+    if not path.exists():
+        return json.loads(_first_on_hub(name_or_path, files).read_text())
+    for file in files:
+        if (path / file).is_file():
+            return json.loads((path / file).read_text())
+    raise ValueError(f"pretrained_model_name_or_path must hold {files[0]}, {name_or_path!r} does not")
+
+
+def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> Path:
+    for file in files[:-1]:
+        with contextlib.suppress(EntryNotFoundError):
+            return Path(hf_hub_download(repo_id, file))
+    return Path(hf_hub_download(repo_id, files[-1]))
 
 
 def build_network(recipe: Recipe, data: ImageData, num_class_embeds: int | None) -> UNet2DModel:

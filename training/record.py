@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -14,17 +13,11 @@ from training.outgoing import pushed_to
 from training.recipes import Recipe
 
 
-def run_record(
-    recipe: Recipe, data: ImageData, accelerator: Accelerator, steps: int, images: int, seconds: float
-) -> dict[str, Any]:
-    """What training.json says of a run of `steps` updates that saw `images` examples, and of those before it."""
+def run_record(recipe: Recipe, data: ImageData, **run: Any) -> dict[str, Any]:
+    """What training.json says of a run, with `run` its size and hardware, and of those before it."""
     start = recipe.pretrained_model_name_or_path
     return {
-        "steps": steps,
-        "images": images,
-        "seconds": round(seconds, 1),
-        "processes": accelerator.num_processes,
-        "device": _device_name(accelerator.device),
+        **run,
         "dataset_fingerprint": data.fingerprint,
         "dataset_images": len(data.images),
         "dataset_id": None if recipe.train_data_dir else _hub_id(recipe.dataset_name),
@@ -52,7 +45,8 @@ def _hub_id(name: str | None) -> str | None:
     return None if name is None or Path(name).exists() else name
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a run computed on, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

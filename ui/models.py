@@ -110,7 +110,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     arguments = _stream_arguments(folder / f"{declared[0]}.py" if carries_code else None, pipeline)
     if arguments is None:
         raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
-    path = folder / "unet" / "config.json"
+    path = _part(folder, "unet", "config.json")
     config = _read_json(path) if path.is_file() else None
     steered = "classifier" in index
     names, labels = _classes(_class_count(folder, config, arguments), index)
@@ -125,7 +125,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         labels,
         _shape(config or {}),
         _samplers(index, pipeline, arguments),
-        _max_steps(folder / "scheduler" / "scheduler_config.json"),
+        _max_steps(_part(folder, "scheduler", "scheduler_config.json")),
         steered,
     )
 
@@ -163,6 +163,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"model must hold a readable {path.name}: {path.parent} does not") from error
+
+
+def _part(folder: Path, name: str, file: str) -> Path:
+    """A component's file: in its folder, or at the root, where the first published pipelines have all of theirs."""
+    return folder / name / file if (folder / name).is_dir() else folder / file
 
 
 def _class_count(folder: Path, config: dict[str, Any] | None, arguments: frozenset[str]) -> int:

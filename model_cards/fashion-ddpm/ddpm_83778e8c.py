@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_b66560ae import (
+from .base_39d8cfaf import (
     Denoiser,
     Generators,
     ImagePipelineOutput,

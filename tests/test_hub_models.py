@@ -1,0 +1,124 @@
+"""Every shipped model and every pipeline class goes to a Hub and comes back, in fresh processes with fresh caches."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from diffusers import DiffusionPipeline
+from hub_runs import LOAD, ROUND_TRIP, elsewhere, push
+from hub_server import HubServer
+from toys import ddim, ddpm, guided, latent, seeded, steered
+
+from training.card import shipped_folders
+from training.networks import load_pipeline
+
+TINY = {"ddpm": ddpm, "ddim": ddim, "guided": guided, "steered": steered, "latent": latent}
+SHIPPED = {folder.name: folder for folder in shipped_folders()}
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+def drawn(pipe: DiffusionPipeline) -> str:
+    """The digest of one picture, drawn here by the project's own class."""
+    pipe.set_progress_bar_config(disable=True)
+    options = {"class_labels": 1} if "Classifier" in type(pipe).__name__ or pipe.class_names else {}
+    out = pipe(num_inference_steps=2, generator=seeded(0), output_type="pt", **options)
+    return hashlib.sha256(out.images.float().numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", [*TINY, *SHIPPED])
+def test_pushed_loaded_saved_pushed_and_loaded_again(hub: HubServer, tmp_path: Path, name: str) -> None:
+    folder = SHIPPED.get(name, tmp_path / name)
+    if name in TINY:
+        TINY[name]().save_pretrained(folder)
+    expected = drawn(load_pipeline(str(folder)))
+    copied = tmp_path / "copy" / name  # a push notes beside a model where it went
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (copied / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            (copied / path.relative_to(folder)).write_bytes(path.read_bytes())
+    done = push(hub, copied, f"me/{name}")
+    assert done.returncode == 0, done.stderr
+    first = elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": f"me/{name}", "again": f"me/{name}-again"})
+    second = elsewhere(hub, tmp_path / "two", ROUND_TRIP, {"id": f"me/{name}-again"})
+    third = elsewhere(hub, tmp_path / "three", ROUND_TRIP, {"id": str(tmp_path / "one" / "saved")})
+    assert first == second == third == [expected]
+    assert len(hub.repositories["model", f"me/{name}-again"].revisions) == 2  # when it was made, and one commit
+    one, again = (hub.repositories["model", f"me/{name}{end}"].files for end in ("", "-again"))
+    code = {path: text for path, text in one.items() if path.endswith((".py", ".safetensors"))}
+    assert code == {path: text for path, text in again.items() if path.endswith((".py", ".safetensors"))}
+
+
+def test_a_revision_stays_what_it_was_and_two_versions_run_in_one_process(hub: HubServer, tmp_path: Path) -> None:
+    """The second version has other weights and other code; both come from one repository."""
+    folder = tmp_path / "model"
+    ddpm().save_pretrained(folder)
+    push(hub, folder, "me/model")
+    repository = hub.repositories["model", "me/model"]
+    first, before = repository.head, drawn(load_pipeline(str(folder)))
+    pipe = load_pipeline(str(folder))
+    pipe.unet.conv_out.weight.data.mul_(1.5)
+    pipe.save_pretrained(folder)
+    after = drawn(pipe)
+    source = next(folder.glob("ddpm_*.py"))
+    (folder / "ddpm_0123abcd.py").write_text(source.read_text() + "\nVERSION = 2\n")
+    source.unlink()
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"][0] = "ddpm_0123abcd"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert push(hub, folder, "me/model").returncode == 0
+    program = LOAD + (
+        "pipes = [load('me/model', revision=task['first']), load('me/model')]\n"
+        "print(*map(draw, pipes), draw(pipes[0]))\n"
+        "print(*(hasattr(sys.modules[type(pipe).__module__], 'VERSION') for pipe in pipes))"
+    )
+    printed = elsewhere(hub, tmp_path / "one", program, {"first": first})
+    assert printed == [before, after, before, "False", "True"] and before != after
+
+
+def test_a_variant_in_half_precision(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    ddpm().save_pretrained(folder)
+    ddpm().to(dtype=torch.float16).save_pretrained(folder, variant="fp16")
+    assert push(hub, folder, "me/model").returncode == 0
+    program = LOAD + (
+        "pipe = load('me/model', variant='fp16', dtype=torch.float16)\n"
+        "found = [name for _, _, names in os.walk(os.environ['HF_HOME']) for name in names if 'safetens' in name]\n"
+        "print(pipe.unet.dtype, *found)"
+    )
+    printed = elsewhere(hub, tmp_path / "one", program, {})
+    assert printed == ["torch.float16", "diffusion_pytorch_model.fp16.safetensors"]
+
+
+def test_a_cached_model_loads_without_a_network(hub: HubServer, tmp_path: Path) -> None:
+    """With the lines that the README gives for it."""
+    lines = 'folder = snapshot_download("org/model")\n'
+    lines += "pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)"
+    assert lines in (ROOT / "README.md").read_text()
+    folder = tmp_path / "model"
+    ddpm().save_pretrained(folder)
+    push(hub, folder, "me/model")
+    program = f"{LOAD}\nfrom huggingface_hub import snapshot_download\n{lines}\nprint(draw(pipe))"
+    program = program.replace("org/model", "me/model")
+    online = elsewhere(hub, tmp_path / "one", program, {})
+    hub.stop()
+    assert elsewhere(hub, tmp_path / "one", program, {}, HF_HUB_OFFLINE="1") == online
+
+
+def test_the_project_s_own_class_runs_a_hub_id_without_its_code(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    guided().save_pretrained(folder)
+    push(hub, folder, "me/model", "--private")
+    program = (
+        "import sys; from pipelines import ClassifierFreeGuidancePipeline as P\n"
+        "print(type(P.from_pretrained('me/model')) is P, any('diffusers_modules' in name for name in sys.modules))"
+    )
+    assert elsewhere(hub, tmp_path / "one", program, {}, PYTHONPATH=str(ROOT)) == ["True", "False"]

@@ -1,0 +1,207 @@
+"""The command-line flags of guided-diffusion and improved-diffusion, with their defaults and their published sets.
+
+As `script_util.py` of the two repositories has them. Those about the network are read in architecture.py; of the rest,
+
+    diffusion_steps, noise_schedule, predict_xstart  } become the scheduler's: T and betas, what the network predicts,
+    learn_sigma, sigma_small                         } and the variance of a step
+    rescale_timesteps                                the network sees t 1000 / T: `timestep_scale` of ADMUNet2DModel
+    use_fp16, use_checkpoint, classifier_use_fp16    say how it was computed; weights are written in float32
+    use_kl, rescale_learned_sigmas                   say which loss it was trained with, and change nothing here
+    timestep_respacing, classifier_scale, ...        say how it was sampled (`num_inference_steps`, `guidance_scale`)
+
+https://github.com/openai/guided-diffusion, https://github.com/openai/improved-diffusion
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from typing import Any, NoReturn
+
+DIFFUSION = {
+    "learn_sigma": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "timestep_respacing": "",
+    "use_kl": False,
+    "predict_xstart": False,
+    "rescale_timesteps": False,
+    "rescale_learned_sigmas": False,
+}
+NETWORK = {
+    "image_size": 64,
+    "num_channels": 128,
+    "num_res_blocks": 2,
+    "num_heads": 4,
+    "num_heads_upsample": -1,
+    "attention_resolutions": "16,8",
+    "dropout": 0.0,
+    "class_cond": False,
+    "use_checkpoint": False,
+    "use_scale_shift_norm": True,
+}
+SUPER_RESOLUTION = {"large_size": 256, "small_size": 64}
+CLASSIFIER = {
+    "classifier_use_fp16": False,
+    "classifier_width": 128,
+    "classifier_depth": 2,
+    "classifier_attention_resolutions": "32,16,8",
+    "classifier_use_scale_shift_norm": True,
+    "classifier_resblock_updown": True,
+    "classifier_pool": "attention",
+}
+# of the scripts that sample: they are read, for README lines come with them, and have no part in a conversion
+# (timestep_respacing, too, which the scripts count among those of the process)
+SAMPLING = {"classifier_scale": 1.0, "use_ddim": False, "batch_size": 16, "num_samples": 10000}
+DEFAULTS = {
+    "guided-diffusion": DIFFUSION
+    | NETWORK
+    | SUPER_RESOLUTION
+    | CLASSIFIER
+    | SAMPLING
+    | {
+        "num_head_channels": -1,
+        "channel_mult": "",
+        "resblock_updown": False,
+        "use_fp16": False,
+        "use_new_attention_order": False,
+        "conv_resample": True,  # an argument of the network that the published scripts do not offer
+    },
+    "improved-diffusion": DIFFUSION
+    | NETWORK
+    | SUPER_RESOLUTION
+    | SAMPLING
+    | {"sigma_small": False, "rescale_timesteps": True, "rescale_learned_sigmas": True, "conv_resample": True},
+}
+CHOICES = {
+    "noise_schedule": ("linear", "cosine"),
+    "classifier_pool": ("attention", "adaptive", "spatial", "spatial_v2"),
+}
+COUNTS = ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps", "large_size", "small_size")
+
+_ADM = "--attention_resolutions 32,16,8 --learn_sigma True --resblock_updown True --use_scale_shift_norm True"
+_256 = f"{_ADM} --image_size 256 --num_channels 256 --num_head_channels 64 --use_fp16 True"
+_LSUN = f"{_256} --class_cond False --dropout 0.1"
+_COSINE = "--learn_sigma True --num_res_blocks 3 --diffusion_steps 4000 --noise_schedule cosine"
+_PLAIN_TIME = "--rescale_learned_sigmas False --rescale_timesteps False"
+_BEDROOM = "--image_size 256 --num_heads 1 --learn_sigma True --use_scale_shift_norm False --attention_resolutions 16"
+_UPSAMPLER = "--num_channels 192 --num_res_blocks 2 --learn_sigma True --class_cond True"
+PUBLISHED = {
+    "guided-diffusion": {
+        "imagenet-64": f"{_ADM} --class_cond True --dropout 0.1 --image_size 64 --noise_schedule cosine"
+        " --num_channels 192 --num_head_channels 64 --num_res_blocks 3 --use_new_attention_order True --use_fp16 True"
+        " --classifier_depth 4",
+        "imagenet-128": f"{_ADM} --class_cond True --image_size 128 --num_channels 256 --num_heads 4 --use_fp16 True",
+        "imagenet-256": f"{_256} --class_cond True",
+        "imagenet-256-uncond": f"{_256} --class_cond False",
+        "imagenet-512": f"{_ADM} --class_cond True --image_size 512 --num_channels 256 --num_head_channels 64",
+        "upsampler-64-256": f"{_ADM} --class_cond True --large_size 256 --small_size 64 --num_channels 192"
+        " --num_heads 4 --use_fp16 True",
+        "upsampler-128-512": f"{_ADM} --class_cond True --large_size 512 --small_size 128 --num_channels 192"
+        " --num_head_channels 64 --use_fp16 True --attention_resolutions 32,16",
+        "lsun-bedroom": _LSUN,
+        "lsun-cat": _LSUN,
+        "lsun-horse": _LSUN,
+        "lsun-horse-nodropout": f"{_LSUN} --dropout 0.0",
+    },
+    "improved-diffusion": {
+        "imagenet-64-uncond": f"{_COSINE} --image_size 64 --num_channels 128",
+        "imagenet-64-cond": f"{_COSINE} --image_size 64 --num_channels 192 --class_cond True {_PLAIN_TIME}",
+        "cifar10": f"{_COSINE} --image_size 32 --num_channels 128 --dropout 0.3",
+        "upsampler-64-256": f"{_UPSAMPLER} --large_size 256 --small_size 64 --diffusion_steps 4000 {_PLAIN_TIME}",
+        "lsun-bedroom": f"{_BEDROOM} --num_channels 128 --num_res_blocks 2 {_PLAIN_TIME}",
+    },
+}
+_SAME = {  # by the objective or the learning rate that they were trained with
+    "imagenet-64": "imagenet-64-uncond",
+    "imagenet-64-uncond-vlb": "imagenet-64-uncond",
+    "cifar10-vlb": "cifar10",
+    "lsun": "lsun-bedroom",
+}
+PUBLISHED["improved-diffusion"] |= {name: PUBLISHED["improved-diffusion"][same] for name, same in _SAME.items()}
+
+
+class Flags(argparse.Namespace):
+    """The value of each flag of a repository, as an attribute, and which of them were `given`.
+
+    `improved-diffusion` has no say in some things: there `num_head_channels` is -1, `channel_mult` "" and so on.
+    """
+
+    family: str
+    given: frozenset[str]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in DEFAULTS["guided-diffusion"]:
+            return DEFAULTS["guided-diffusion"][name]
+        if name == "sigma_small":
+            return False
+        raise AttributeError(name)
+
+    @property
+    def super_resolution(self) -> bool:
+        """Whether they describe a network that enlarges pictures."""
+        return bool(self.given & set(SUPER_RESOLUTION))
+
+
+def parse_flags(family: str, text: str) -> Flags:
+    """The flags of `family` in `text`: the name of a published set, flags, or a name and flags that differ from it.
+
+    Raises:
+        ValueError: an unknown set or flag, or a value that a flag cannot have, by name.
+    """
+    defaults, words = DEFAULTS[family], _words(text)
+    if words and not words[0].startswith("--"):
+        words = [*shlex.split(_published(family, words[0])), *words[1:]]
+    given, rest = _parser(defaults).parse_known_args(words)
+    if rest:
+        _refuse(rest[0], family)
+    flags = Flags(**defaults | vars(given), family=family, given=frozenset(vars(given)))
+    for name in COUNTS:
+        if getattr(flags, name) < 1:
+            raise ValueError(f"--flags: {name} must be at least 1, got {getattr(flags, name)}")
+    if flags.super_resolution and flags.image_size != flags.large_size and "image_size" in flags.given:
+        raise ValueError(f"--flags: image_size must be large_size, {flags.large_size}, got {flags.image_size}")
+    return flags
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"--flags: {error} in {text!r}") from error
+
+
+def _published(family: str, name: str) -> str:
+    known = PUBLISHED[family]
+    if name not in known:
+        raise ValueError(f"--flags: the published sets of {family} are {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"--flags: {message}")
+
+
+def _parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name, default in defaults.items():
+        kind = _boolean if isinstance(default, bool) else type(default)
+        parser.add_argument(f"--{name}", type=kind, choices=CHOICES.get(name))
+    return parser
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if text.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"True or False expected, got {text!r}")
+
+
+def _refuse(word: str, family: str) -> NoReturn:
+    name = word.lstrip("-").partition("=")[0]
+    near = difflib.get_close_matches(name, DEFAULTS[family], n=1)
+    hint = f": did you mean {near[0]}?" if near else f" (there are: {', '.join(DEFAULTS[family])})"
+    raise ValueError(f"--flags: {family} has no flag {name}{hint}")

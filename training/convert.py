@@ -1,0 +1,228 @@
+"""Published checkpoints -> a folder that loads.
+
+    python -m training.convert guided-diffusion --unet 64x64_diffusion.pt --classifier 64x64_classifier.pt \\
+        --flags imagenet-64 --out adm-64
+    python -m training.convert improved-diffusion --unet ema.pt --out mine \\
+        --flags "--image_size 64 --num_channels 128 --num_res_blocks 3 --learn_sigma True"
+    python -m training.convert latent-diffusion --unet model.ckpt --config config.yaml --out ldm-celebahq
+
+OpenAI's guided-diffusion (ADM) and improved-diffusion, with the flags that their READMEs and scripts have, or the name
+of a published set of them. A U-Net becomes a DDPMPipeline, with a classifier a ClassifierGuidancePipeline; both take
+the published steps (`timestep_spacing` "linspace"). A super-resolution U-Net has no pipeline here yet: its unet/ and
+scheduler/ are written, which load one by one. CompVis' unconditional latent-diffusion models, whose file holds the
+autoencoder, too, become a LatentDiffusionPipeline.
+
+What the flags say of the attention cannot be checked against the weights: --num_heads, --num_head_channels and
+--use_new_attention_order must be those of the training. What each flag does otherwise, see conversion/flags.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
+from torch import Tensor
+
+from pipelines import ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
+from training.conversion.architecture import (
+    Architecture,
+    classifier_architecture,
+    parameter_count,
+    unet_architecture,
+)
+from training.conversion.evidence import check
+from training.conversion.flags import CLASSIFIER, PUBLISHED, SAMPLING, Flags, parse_flags
+from training.conversion.latent import read_latent
+from training.conversion.weights import expected_shapes, fill, read_state_dict, shapes_of
+
+
+def convert(family: str, unet: str, flags: str, out: str | Path, classifier: str | None = None) -> None:
+    """Write the folder `out` from published files; `flags` is a published set's name or a line of flags.
+
+    Raises:
+        ValueError: flags, files or a folder that do not fit, before anything is written.
+    """
+    out, given = _free(out), parse_flags(family, flags)
+    for path in (unet, classifier):
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"no such file: {path}")
+    _check_combination(given, classifier)
+    scheduler = build_scheduler(given)
+    steering = None if classifier is None else convert_classifier(classifier, given)
+    network = convert_unet(unet, given)
+    if given.super_resolution:
+        _write(out, lambda folder: _save_parts(folder, network, scheduler))
+        print(f"a super-resolution network has no pipeline yet: {type(network).__name__} loads {out / 'unet'}")
+        return
+    if steering is None:
+        _write_pipeline(out, DDPMPipeline(network, scheduler))
+    else:
+        _write_pipeline(out, ClassifierGuidancePipeline(network, scheduler, steering))
+
+
+def convert_latent(checkpoint: str, config: str, out: str | Path) -> None:
+    """Write the folder `out` from a checkpoint of latent-diffusion and its config.yaml.
+
+    Raises:
+        ValueError: files or a folder that do not fit, before anything is written.
+    """
+    out = _free(out)
+    _write_pipeline(out, read_latent(checkpoint, config))
+
+
+def _free(out: str | Path) -> Path:
+    out = Path(out).absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out must be a new or an empty folder, got {out}")
+    return out
+
+
+def _check_combination(flags: Flags, classifier: str | None) -> None:
+    sampling = sorted(flags.given & {"timestep_respacing", *SAMPLING})
+    if sampling:
+        print(f"of the sampling, and not written: {', '.join(sampling)}")
+    if classifier is None:
+        unused = sorted(flags.given & set(CLASSIFIER))
+        if unused:
+            print(f"without --classifier these flags are not used: {', '.join(unused)}")
+        return
+    if flags.family != "guided-diffusion":
+        raise ValueError(f"--classifier: {flags.family} has no classifiers, guided-diffusion has")
+    if flags.super_resolution:
+        raise ValueError("--classifier: no pipeline here steers a super-resolution network")
+    if flags.rescale_timesteps and flags.diffusion_steps != 1000:
+        raise ValueError("--classifier: a NoisyClassifier cannot scale the timestep, as --rescale_timesteps asks for")
+
+
+def build_scheduler(flags: Flags) -> DDPMScheduler:
+    """The published process: its betas, what the network predicts, its variance, x_0 clipped, its spacing of steps.
+
+    Raises:
+        ValueError: so few steps that a linear beta would be above 1.
+    """
+    steps, scale = flags.diffusion_steps, 1000 / flags.diffusion_steps  # betas shrink as steps grow, and abar_T stays
+    if flags.noise_schedule == "linear" and 0.02 * scale > 1:
+        raise ValueError(f"--flags: diffusion_steps must be at least 20 with the linear schedule, got {steps}")
+    fixed = "fixed_small" if flags.sigma_small else "fixed_large"
+    return DDPMScheduler(
+        num_train_timesteps=steps,
+        beta_start=1e-4 * scale,
+        beta_end=0.02 * scale,
+        beta_schedule="linear" if flags.noise_schedule == "linear" else "squaredcos_cap_v2",
+        prediction_type="sample" if flags.predict_xstart else "epsilon",
+        variance_type="learned_range" if flags.learn_sigma else fixed,
+        clip_sample=True,
+        timestep_spacing="linspace",
+    )
+
+
+def convert_unet(path: str, flags: Flags) -> UNet2DModel:
+    """The U-Net of a file.
+
+    Raises:
+        ValueError: the file is none, or is not what the flags describe.
+    """
+    architecture, state = unet_architecture(flags), read_state_dict(path)
+    channels = _channels(state, flags)
+    inputs, outputs = channels * (2 if flags.super_resolution else 1), channels * (2 if flags.learn_sigma else 1)
+    model = architecture.build_unet(
+        inputs, outputs, _rows(state, "label_emb.weight", 1000) if flags.class_cond else None
+    )
+    return _filled(path, flags, model, architecture, state)
+
+
+def convert_classifier(path: str, flags: Flags) -> NoisyClassifier:
+    """The classifier of a file.
+
+    Raises:
+        ValueError: the file is none, or is not what the flags describe.
+    """
+    architecture, state = classifier_architecture(flags), read_state_dict(path)
+    last = {"attention": "out.2.c_proj", "adaptive": "out.3", "spatial": "out.2", "spatial_v2": "out.3"}
+    num_classes = _rows(state, f"{last[flags.classifier_pool]}.bias", 1000)
+    model = architecture.build_classifier(_channels(state, flags), num_classes, flags.classifier_pool)
+    return _filled(path, flags, model, architecture, state, classifier=True)
+
+
+def _filled(
+    path: str, flags: Flags, model: ModelMixin, architecture: Architecture, state: dict[str, Tensor], **kind: bool
+) -> ModelMixin:
+    check(path, flags, expected_shapes(model, architecture), shapes_of(state), **kind)
+    fill(model, state, architecture)
+    print(f"{path}: {len(state)} tensors, {parameter_count(model) / 1e6:.1f} M weights -> {type(model).__name__}")
+    return model
+
+
+def _channels(state: dict[str, Tensor], flags: Flags) -> int:
+    """3, as published, or 1 where the file says so: of a picture."""
+    weight = state.get("input_blocks.0.0.weight")
+    inputs = 2 if flags.super_resolution else 1
+    return 1 if weight is not None and weight.ndim == 4 and weight.shape[1] == inputs else 3
+
+
+def _rows(state: dict[str, Tensor], key: str, otherwise: int) -> int:
+    """How many classes a file knows: its scripts have no flag for it."""
+    return len(state[key]) if key in state and state[key].ndim else otherwise
+
+
+def _save_parts(folder: Path, network: UNet2DModel, scheduler: DDPMScheduler) -> None:
+    network.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+
+
+def _write_pipeline(out: Path, pipeline: DiffusionPipeline) -> None:
+    _write(out, pipeline.save_pretrained)
+    print(f"a {type(pipeline).__name__}: DiffusionPipeline.from_pretrained({str(out)!r}, trust_remote_code=True)")
+
+
+def _write(out: Path, save: Callable[[Path], None]) -> None:
+    """Let `save` fill a folder beside `out`, then rename it: there is all of it, or nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        staged = Path(temporary) / out.name
+        save(staged)
+        os.replace(staged, out)
+    print(f"wrote {out}")
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--flags --x` as `--flags=--x`: a lone flag would be taken for one of this command's."""
+    if "--flags" not in arguments[:-1]:
+        return arguments
+    place = arguments.index("--flags")
+    return [*arguments[:place], f"--flags={arguments[place + 1]}", *arguments[place + 2 :]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: exits with one line where something does not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("family", choices=[*PUBLISHED, "latent-diffusion"], help="the repository that the files are of")
+    parser.add_argument("--unet", required=True, help="the .pt file of the U-Net")
+    parser.add_argument("--classifier", help="the .pt file of a noisy classifier (guided-diffusion)")
+    sets = "; ".join(f"{family}: {', '.join(names)}" for family, names in PUBLISHED.items())
+    parser.add_argument("--flags", default="", help=f"flags in quotes, or a published set of them. {sets}")
+    parser.add_argument("--config", help="the config.yaml of a latent-diffusion model, instead of flags")
+    parser.add_argument("--out", required=True, help="a new folder")
+    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    try:
+        if options.family == "latent-diffusion":
+            if not options.config or options.flags or options.classifier:
+                raise ValueError("latent-diffusion takes --unet, --config and --out")
+            convert_latent(options.unet, options.config, options.out)
+        elif options.config:
+            raise ValueError(f"--config is of latent-diffusion; {options.family} takes --flags")
+        else:
+            convert(options.family, options.unet, options.flags, options.out, options.classifier)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
