@@ -9,6 +9,7 @@ import gradio as gr
 from huggingface_hub import RepoCard
 
 from ui import LAUNCH, Catalogue, build_demo
+from ui.models import describe
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
 
@@ -34,7 +35,18 @@ def default_models() -> dict[str, str]:
     readme = CARDS.parent / "README.md"
     if shipped or not readme.is_file():
         return shipped
-    return named_models(RepoCard.load(readme).data.to_dict().get("models") or [])
+    named = named_models(RepoCard.load(readme).data.to_dict().get("models") or [])
+    return {name: source for name, source in named.items() if _is_there(name, source)}
+
+
+def _is_there(name: str, source: str) -> bool:
+    """Whether a model can be read; one that cannot any more should not keep the others off the page."""
+    try:
+        describe(name, source)
+    except ValueError as error:
+        print(f"left out: {error}")
+        return False
+    return True
 
 
 def named_models(sources: list[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,6 +67,7 @@ class HubServer:
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.broken: tuple[int, str, bool] | None = None
+        self.before_commit: Callable[[], object] | None = None  # called once, as someone else would push
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -286,9 +288,14 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, kind: str, id: str, revision: str) -> tuple:
         self.writer(id.split("/")[0])
         repository = self.repository(kind, id)
+        meanwhile, self.hub.before_commit = self.hub.before_commit, None
+        if meanwhile:
+            meanwhile()
         files = dict(repository.files)
         for line in map(json.loads, self.body.splitlines()):
             value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit", repository.head) != repository.head:
+                raise _Refused(412, "A commit has happened since. Please refresh and try again.")
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":

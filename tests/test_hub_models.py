@@ -84,6 +84,22 @@ def test_a_revision_stays_what_it_was_and_two_versions_run_in_one_process(hub: H
     assert printed == [before, after, before, "False", "True"] and before != after
 
 
+def test_a_push_without_code_brings_none(hub: HubServer, tmp_path: Path) -> None:
+    """And the weights in the form that was asked for."""
+    program = (
+        "from toys import ddpm\n"
+        "ddpm().save_pretrained('m', carry_code=False, push_to_hub=True, repo_id='me/m', variant='fp16')"
+    )
+    elsewhere(hub, tmp_path / "one", program, {}, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    names = {path for path in hub.repositories["model", "me/m"].files if "/" in path or path.endswith(".py")}
+    assert names == {
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    }
+    assert (tmp_path / "one" / "m" / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+
+
 def test_a_variant_in_half_precision(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     ddpm().save_pretrained(folder)

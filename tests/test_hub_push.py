@@ -1,5 +1,7 @@
 """A push is one commit of what belongs to a model: whole or not at all, whatever breaks, and says what to do."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,9 @@ import pytest
 from hub_runs import contents, push, trained_folder
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+
+from training.metrics.hashes import weights_hash
+from training.outgoing import without_path
 
 MODEL = ("model", "me/cats")
 
@@ -89,22 +94,73 @@ def test_the_card_parses_and_pins_the_revision_once_pushed(hub: HubServer, folde
     assert "--recipe unconditional --train_data_dir cats" in card.text and "24 pictures" in card.text
     pinned = f'from_pretrained("me/cats", revision="{repository.head}", trust_remote_code=True)'
     assert pinned in (folder / "README.md").read_text()
-    (folder / "unet" / "config.json").write_text((folder / "unet" / "config.json").read_text() + "\n")
-    push(hub, folder, "cats")  # another model: what was pinned is not it
+    revisions = len(repository.revisions)
+    for _ in range(2):  # the pin goes up, and then nothing is left to do
+        push(hub, folder, "cats")
+        assert pinned in repository.files["README.md"].decode()
+        assert len(repository.revisions) == revisions + 1
+    other_weights(folder)
+    push(hub, folder, "cats")
     assert "revision=" not in repository.files["README.md"].decode()
+
+
+def other_weights(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+
+
+def test_numbers_of_other_weights_are_not_on_the_card(hub: HubServer, folder: Path) -> None:
+    measured = {"frechet_distance": 1.25, "precision": 0.5, "recall": 0.75, "nfe": 5.0}
+    settings = {"model": "cats", "scheduler": "DDPM", "num_inference_steps": 5, "guidance_scale": None}
+    about = {"features": {"name": "eyes", "test_accuracy": 0.5}, "command": f"python -m training.evaluate {folder}"}
+    real = {"test": {"frechet_images": 10}, "neighbours": 3, "precision_recall_images": 10}
+    row = {"settings": settings | {"num_samples": 10}, "measured": measured, "floor": measured | {"num_samples": 10}}
+    row |= about | {"real": real, "weights": weights_hash(folder)}
+    (folder / "metrics.json").write_text(json.dumps({"results": {"one": row}}))
+    (folder / "steps.png").write_bytes(b"a plot")
+    push(hub, folder, "cats")
+    card = hub.repositories[MODEL].files["README.md"].decode()
+    assert "| DDPM, 5 steps | 10 | 1.250 |" in card and "steps.png" in card and str(folder) not in card
+    assert ModelCard(card).data.eval_results[0].metric_value == 1.25
+    other_weights(folder)
+    push(hub, folder, "cats")
+    card = hub.repositories[MODEL].files["README.md"].decode()
+    assert "Not measured yet" in card and "1.25" not in card and "steps.png" not in card
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("/mnt/alice/cats", "cats"),
+        ("/mnt/My Pictures/cats/", "cats"),
+        ("~/cats", "cats"),
+        ("..\\cats", "cats"),
+        ("\\\\server\\alice\\cats", "cats"),
+        ("C:\\Users\\alice\\cats", "cats"),
+        ("file:///mnt/alice/cats", "cats"),
+        ("python -m x '/mnt/My Pictures/cats' --out=/mnt/alice/out", "python -m x cats --out=out"),
+        ("data/fashion", "data/fashion"),
+        ("me/cats", "me/cats"),
+        ("cpu, 2 threads", "cpu, 2 threads"),
+    ],
+)
+def test_paths_are_cut_to_their_last_part(text: str, cut: str) -> None:
+    assert without_path(text) == cut
 
 
 def test_files_that_the_model_no_longer_has_go_and_those_of_others_stay(hub: HubServer, folder: Path) -> None:
     push(hub, folder, "cats")
     repository = hub.repositories[MODEL]
+    names = "PAPER.pdf examples/cat.png LICENSE docs/notes.txt lora/adapter_model.safetensors unet/notes.txt"
+    theirs = dict.fromkeys(names.split(), b"theirs")
     stale = {"base_00000000.py": b"", "unet/diffusion_pytorch_model.fp16.safetensors": b"old"}
-    repository.commit(repository.files | stale | {"PAPER.pdf": b"theirs", "examples/cat.png": b"theirs"})
+    repository.commit(repository.files | stale | theirs)
     (folder / "unet" / "config.json").write_text((folder / "unet" / "config.json").read_text() + "\n")
     before = len(repository.revisions)
     assert push(hub, folder, "me/cats").returncode == 0
     assert len(repository.revisions) == before + 1
     assert not set(stale) & set(repository.files)
-    assert {"PAPER.pdf", "examples/cat.png"} < set(repository.files)
+    assert theirs.items() < repository.files.items()
 
 
 @pytest.mark.parametrize("how", ["503", "drop", "lose the answer"])
@@ -173,11 +229,87 @@ def test_what_cannot_work_ends_in_one_line(
     assert contents(folder) == before and not hub.repositories
 
 
+@pytest.mark.parametrize("token", ["hf_me_reads", "hf_you_write"])
+def test_no_right_to_write_to_a_repository_that_is_there(hub: HubServer, folder: Path, token: str) -> None:
+    push(hub, folder, "me/cats")
+    revisions = dict(hub.repositories[MODEL].revisions)
+    other_weights(folder)
+    hub.heal()
+    refused = push(hub, folder, "me/cats", token=token)
+    assert refused.stderr.splitlines()[-1].startswith("error: the token gives no right to write to me/cats")
+    assert hub.repositories[MODEL].revisions == revisions
+    assert not any("commit" in request or "PUT" in request for request in hub.requests)  # known before any upload
+
+
+def test_what_someone_else_pushed_meanwhile_is_not_mixed_in(hub: HubServer, folder: Path) -> None:
+    push(hub, folder, "cats")
+    repository = hub.repositories[MODEL]
+    other_weights(folder)
+    stale = {"unet/diffusion_pytorch_model.fp16.safetensors": b"of another push"}
+    hub.before_commit = lambda: repository.commit(repository.files | stale)
+    assert push(hub, folder, "cats").returncode == 0
+    assert not set(stale) & set(repository.files)
+
+
 def test_a_folder_without_a_model_or_with_other_weights_is_refused(hub: HubServer, folder: Path) -> None:
     assert "must hold a model_index.json" in push(hub, folder / "unet" / "nothing", "cats").stderr
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    assert "must hold weights as .safetensors" in push(hub, folder, "cats").stderr
+    assert "weights must be .safetensors" in push(hub, folder, "cats").stderr
+    shutil.rmtree(folder / "unet")
+    assert "folder must hold unet/, which its model_index.json names" in push(hub, folder, "cats").stderr
+    for text in ("{", "[]", "{}"):
+        (folder / "model_index.json").write_text(text)
+        refused = push(hub, folder, "cats")
+        assert refused.returncode == 1 and "Traceback" not in refused.stderr and "model_index.json" in refused.stderr
     assert not hub.repositories
+
+
+def test_a_strangers_record_is_no_obstacle(hub: HubServer, folder: Path) -> None:
+    (folder / "training.json").write_text('{"loss": 0.5, "recipe": {"recipe": "theirs"}}')
+    assert push(hub, folder, "cats").returncode == 0
+    assert "How this model was trained is not recorded" in hub.repositories[MODEL].files["README.md"].decode()
+
+
+def test_the_pipeline_of_a_checkpoint_brings_its_record(hub: HubServer, folder: Path) -> None:
+    checkpoint = folder.parent / "checkpoint-6"
+    checkpoint.mkdir()
+    (folder / "training.json").rename(checkpoint / "training.json")
+    folder.rename(checkpoint / "pipeline")
+    assert push(hub, checkpoint / "pipeline", "me/cats").returncode == 0
+    files = hub.repositories[MODEL].files
+    assert "training.json" in files and "24 pictures" in files["README.md"].decode()
+    assert "# cats" in files["README.md"].decode()
+
+
+def test_a_stock_folder_at_the_root_goes_with_its_shards_and_without_paths(hub: HubServer, folder: Path) -> None:
+    """As the first published pipelines lie."""
+    for path in [*folder.glob("*.py"), folder / "training.json"]:
+        path.unlink()
+    index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"]}
+    index |= {"unet": ["diffusers", "UNet2DModel"], "_name_or_path": "/mnt/alice/ddpm"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": "/mnt/alice/ddpm/unet"}))
+    (folder / "scheduler" / "scheduler_config.json").rename(folder / "scheduler_config.json")
+    for name in (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ):
+        (folder / f"diffusion_pytorch_{name}").write_bytes(b"{}")
+    shutil.rmtree(folder / "unet")
+    shutil.rmtree(folder / "scheduler")
+    assert push(hub, folder, "cats").returncode == 0
+    files = hub.repositories[MODEL].files
+    assert sorted(name for name in files if "model-" in name or "index" in name) == [
+        "diffusion_pytorch_model-00001-of-00002.safetensors",
+        "diffusion_pytorch_model-00002-of-00002.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "model_index.json",
+    ]
+    assert not any(b"alice" in content for content in files.values())
+    card = files["README.md"].decode()
+    assert "trust_remote_code" not in card and "diffusers' own `DDPMPipeline`" in card
 
 
 def test_private_means_private(hub: HubServer, folder: Path) -> None:

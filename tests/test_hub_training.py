@@ -93,7 +93,7 @@ def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(hub: HubServer
     guided().save_pretrained(tmp_path / "base")
     picture_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path base --train_data_dir mine --output_dir out"
-    hub.break_request(3, "drop", forever=True)  # after the repository was made
+    hub.break_request(4, "drop", forever=True)  # after the repository was made
     done = launch(hub, tmp_path, f"{flags} --push_to_hub")
     assert done.returncode != 0
     assert "Training is done: `python -m training.hub push out out` pushes it" in done.stderr

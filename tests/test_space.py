@@ -15,7 +15,7 @@ from gradio_client import Client
 from hub_runs import push
 from hub_server import HubServer
 from huggingface_hub import SpaceCard
-from toys import ddpm, guided
+from toys import ddpm, guided, tiny_unet
 
 from training.space import requirements
 
@@ -48,6 +48,24 @@ def test_a_space_names_the_models_that_were_pushed_to_it(hub: HubServer, models:
     expected |= {"README.md", "requirements.txt", "app.py", "LICENSE", "docs/page.png", ".gitattributes"}
     assert set(space.files) == expected
     assert not any(str(ROOT).encode() in content for content in space.files.values())
+
+
+def test_what_the_owner_of_a_space_changed_stays(hub: HubServer, models: Path) -> None:
+    push(hub, models / "cats", "me/cats", "--space", "me/demo")
+    space = hub.repositories["space", "me/demo"]
+    changed = space.files["README.md"].decode().replace("title: Stepwise", "title: My cats\npinned: true")
+    space.commit(space.files | {"README.md": changed.encode()})
+    done = push(hub, models / "dogs", "me/dogs", "--space", "me/demo", "--private")
+    assert done.returncode == 1 and "me/demo exists and is public" in done.stderr
+    assert push(hub, models / "dogs", "me/dogs", "--space", "me/demo").returncode == 0
+    data = SpaceCard(space.files["README.md"].decode()).data
+    assert data.title == "My cats" and data.pinned and data.models == ["me/dogs", "me/cats"]
+
+
+def test_a_space_needs_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    refused = push(hub, tmp_path / "unet", "me/unet", "--space")
+    assert refused.stderr.startswith("error: --space needs a pipeline to draw with") and not hub.repositories
 
 
 def test_no_cuda_for_a_cpu() -> None:

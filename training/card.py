@@ -5,24 +5,26 @@ Every number on a card is read from these two files; the words come from model_c
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from training.card_data import Dataset, base_model, dataset_of, training_text
+from training.card_data import base_model, datasets_of, runs_of, training_text
 from training.card_tables import (
     METRICS,
     best_rows,
     bits_table,
     by_features,
+    is_stale,
     metrics_table,
     noise_table,
     settings_text,
     sorted_rows,
 )
-from training.metrics.report import write_whole
-from training.outgoing import pushed_to, without_paths
+from training.metrics.report import read_json_object, write_whole
+from training.outgoing import pushed_to, record_path, without_path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -46,6 +48,11 @@ SUMMARIES = {
     "LatentDiffusionPipeline": "Draws {subject}, in the latent space of an autoencoder "
     "([Rombach et al. 2022](https://arxiv.org/abs/2112.10752)).",
 }
+CODE = (
+    "The repository carries the code of its pipeline; `trust_remote_code=True` lets diffusers run it. From a clone of "
+    "the\nproject, `pipelines.{kind}.from_pretrained(...)` runs the code of the clone instead."
+)
+STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
 STEPS = {"DDPMPipeline": 100, "ClassifierGuidancePipeline": 25, "LatentDiffusionPipeline": 50}
 
 
@@ -53,32 +60,51 @@ def render(folder: Path, repo_id: str | None = None) -> str:
     """The text of the card of a folder with a model_index.json and, where there are any, its records.
 
     `repo_id` is where the card goes; by default where the folder was pushed to. The revision is pinned on the card of
-    a folder that has not changed since.
+    a folder whose weights did not change since.
+
+    Raises:
+        ValueError: a record or the index that is no JSON object, by name.
     """
-    index = json.loads((folder / "model_index.json").read_text())
-    kind = index["_class_name"] if isinstance(index["_class_name"], str) else index["_class_name"][1]
-    rows, record = sorted_rows(folder), _read(folder / "training.json")
-    data, names = dataset_of(record), _class_names(index)
+    index, path = read_json_object(folder / "model_index.json"), record_path(folder)
+    rows, runs = sorted_rows(folder), runs_of(read_json_object(path) if path else None)
     known_id, revision = pushed_to(folder)
+    name = (repo_id or folder.resolve().name).rpartition("/")[2]
+    kind, carries_code = _class_of(index)
+    model = _Model(folder, kind, _class_names(index), _class_count(folder, index), "vae" in index)
     card = ModelCard.from_template(
-        _card_data(folder.name, kind, rows, data, record),
+        _card_data(name, model, rows, runs),
         template_path=str(TEMPLATE),
-        name=folder.name,
+        name=name,
         written=WRITTEN,
-        summary=SUMMARIES.get(kind, "Draws {subject}.").format(subject=_subject(names)),
-        picture=_picture(folder, kind),
-        source=_source(folder, repo_id or known_id, revision if repo_id in (None, known_id) else None),
-        call=_call(kind, names),
-        pipeline_class=kind,
+        summary=SUMMARIES.get(kind, "Draws {subject}.").format(subject=_subject(model)),
+        picture=_picture(model),
+        source=_source(folder, repo_id or known_id, revision if repo_id in (None, known_id) else None, carries_code),
+        call=_call(model),
+        code=CODE.format(kind=kind) if carries_code else STOCK.format(kind=kind),
         table=(metrics_table(rows) or "Not measured yet: `python -m training.evaluate` does it.")
         + bits_table(folder)
         + noise_table(folder),
-        measured_note=_note(rows) + _plots(folder),
-        training=training_text(record),
-        limits=_limits(folder, rows, data),
-        data=data.attribution,
+        measured_note=_note(rows) + ("" if is_stale(folder) else _plots(folder)),
+        training=training_text(runs),
+        limits=_limits(model, rows, runs),
+        data="\n\n".join(data.attribution for data in datasets_of(runs)) or "What it was trained on is not recorded.",
     )
     return str(card)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the words of a card depend on."""
+
+    folder: Path
+    kind: str
+    class_names: list[str]
+    num_classes: int | None
+    latent: bool
+
+    @property
+    def conditional(self) -> bool:
+        return bool(self.class_names or self.num_classes)
 
 
 def is_own_card(folder: Path) -> bool:
@@ -92,8 +118,14 @@ def shipped_folders() -> list[Path]:
     return sorted(index.parent for index in TEMPLATE.parent.glob("*/model_index.json"))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+def _class_of(index: dict[str, Any]) -> tuple[str, bool]:
+    """The name of a pipeline's class, and whether its source lies beside it."""
+    declared = index.get("_class_name")
+    if isinstance(declared, list) and len(declared) == 2:
+        return str(declared[1]), True
+    if not isinstance(declared, str):
+        raise ValueError(f"model_index.json must name the pipeline's class as _class_name, got {declared!r}")
+    return declared, False
 
 
 def _class_names(index: dict[str, Any]) -> list[str]:
@@ -101,21 +133,35 @@ def _class_names(index: dict[str, Any]) -> list[str]:
     return [names[key] for key in sorted(names, key=int)]
 
 
-def _subject(names: list[str]) -> str:
-    if not names:
+def _class_count(folder: Path, index: dict[str, Any]) -> int | None:
+    """How many labels a part of the pipeline knows, as far as the configs tell."""
+    fields = {"unet": "num_class_embeds", "transformer": "num_embeds_ada_norm", "classifier": "num_classes"}
+    found = [_config(folder, name).get(field) for name, field in fields.items() if name in index]
+    return next((count for count in found if count), None)
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    paths = [folder / name / "config.json", folder / "config.json"]
+    return next((read_json_object(path) for path in paths if path.is_file()), {})
+
+
+def _subject(model: _Model) -> str:
+    if not model.conditional:
         return "pictures, unconditionally"
+    if not model.class_names:
+        return "pictures by class labels, which have no names"
+    names = model.class_names
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     return f"pictures of {len(names)} class{'es' if len(names) > 1 else ''} ({shown})"
 
 
-def _card_data(
-    name: str, kind: str, rows: list[dict[str, Any]], data: Dataset, record: dict[str, Any] | None
-) -> ModelCardData:
+def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> ModelCardData:
+    data = datasets_of(runs)
     results = [
         EvalResult(
             task_type="unconditional-image-generation",
-            dataset_type=(data.hub_id or data.name).rpartition("/")[2],
-            dataset_name=data.name,
+            dataset_type=(data[-1].hub_id or data[-1].name).rpartition("/")[2] if data else "unknown",
+            dataset_name=data[-1].name if data else "unknown",
             metric_type=metric,
             metric_name=f"{METRICS[metric]} ({settings_text(best)})",
             metric_value=round(best["measured"][metric], 4),
@@ -124,36 +170,39 @@ def _card_data(
         for metric in METRICS
         if metric in best["measured"]
     ]
+    licenses = {each.license for each in data}
     return ModelCardData(
         library_name="diffusers",
-        license=data.license,
+        license=licenses.pop() if len(licenses) == 1 else None,
         pipeline_tag="unconditional-image-generation",
-        tags=["diffusion", "class-conditional" if kind.startswith("Classifier") else "unconditional"],
-        datasets=[data.hub_id] if data.hub_id else None,
-        base_model=base_model(record),
+        tags=["diffusion", "class-conditional" if model.conditional else "unconditional"],
+        datasets=[each.hub_id for each in data if each.hub_id] or None,
+        base_model=base_model(runs),
         model_name=name,
         eval_results=results or None,
     )
 
 
-def _picture(folder: Path, kind: str) -> str:
-    if not (folder / "samples.png").is_file():
+def _picture(model: _Model) -> str:
+    if not (model.folder / "samples.png").is_file():
         return "*No samples were drawn yet.*"
-    columns = ", one class a column" if kind.startswith("Classifier") else ""
+    columns = ", one class a column" if model.conditional else ""
     return f"![Samples](samples.png)\n\n*Samples, not selected{columns}.*"
 
 
-def _source(folder: Path, repo_id: str | None, revision: str | None) -> str:
+def _source(folder: Path, repo_id: str | None, revision: str | None, carries_code: bool) -> str:
     pinned = f', revision="{revision}"' if revision else ""
+    trust = ", trust_remote_code=True" if carries_code else ""
     comment = "" if repo_id else "  # a folder or a Hub id"
-    return f'"{repo_id or folder.name}"{pinned}, trust_remote_code=True){comment}'
+    return f'"{repo_id or folder.resolve().name}"{pinned}{trust}){comment}'
 
 
-def _call(kind: str, names: list[str]) -> str:
-    steps = f"num_inference_steps={STEPS.get(kind, 20)}"
-    if not names:
+def _call(model: _Model) -> str:
+    steps = f"num_inference_steps={STEPS.get(model.kind, 20)}"
+    if not model.conditional:
         return f"pipe(batch_size=4, {steps}).images[0]"
-    guided = kind not in ("DDPMPipeline", "DDIMPipeline")
+    guided = model.kind not in ("DDPMPipeline", "DDIMPipeline")
+    names = model.class_names or [0, 1]
     labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
     return f"pipe(class_labels={labels}, {steps}{', guidance_scale=2.0' if guided else ''}).images[0]"
 
@@ -164,19 +213,25 @@ def _plots(folder: Path) -> str:
     return "".join(f"\n\n![{text}]({name})" for name, text in found)
 
 
-def _limits(folder: Path, rows: list[dict[str, Any]], data: Dataset) -> str:
-    config = _read(folder / "unet" / "config.json") or {}
-    size = config.get("sample_size")
-    width, height = (size, size) if isinstance(size, int) else (size or (None, None))
-    channels = "grey" if config.get("in_channels") == 1 else "in colour"
-    shape = f"The pictures are {width}x{height} and {channels}. " if width else ""
+def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
+    names = " and ".join(data.name for data in datasets_of(runs))
+    seen = f"Nothing but {names} was ever seen. " if names else ""
     if any("nearest_train_ratio" in row["measured"] for row in rows):
         copies = "How near samples are to training pictures stands in the table above."
     else:
         copies = (
             "Whether samples repeat training pictures has not been measured; a model of few pictures does repeat them."
         )
-    return f"{shape}Nothing but {data.name} was ever seen. {copies}" if data.name != "unknown" else shape + copies
+    return _shape(model) + seen + copies
+
+
+def _shape(model: _Model) -> str:
+    config = _config(model.folder, "unet")
+    size = config.get("sample_size")
+    if model.latent or not size:  # the network's size is that of the latents
+        return ""
+    width, height = (size, size) if isinstance(size, int) else (size[1], size[0])
+    return f"The pictures are {width}x{height} and {'grey' if config.get('in_channels') == 1 else 'in colour'}. "
 
 
 def _note(rows: list[dict[str, Any]]) -> str:
@@ -202,7 +257,7 @@ def _features_note(row: dict[str, Any]) -> str:
         f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
         f"all {real['test']['frechet_images']:,} test pictures{no_fid}; precision and recall "
         f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
-        f"{real['precision_recall_images']:,} of them. The command: `{without_paths(row['command'])}`; seeds, versions "
+        f"{real['precision_recall_images']:,} of them. The command: `{without_path(row['command'])}`; seeds, versions "
         "and all other numbers are in metrics.json."
     )
 

@@ -8,6 +8,10 @@ from typing import Any
 from training.outgoing import without_path
 from training.recipes import RECIPES, Recipe
 
+_NEEDED = {"steps", "images", "seconds", "processes", "device", "recipe"}  # of a run's record, and of its recipe:
+_NEEDED_OF_RECIPE = set(
+    "recipe prediction_type learning_rate lr_scheduler train_batch_size ema_decay mixed_precision".split()
+)
 # how a run was watched and kept, not what it learned
 _SILENT = set(
     "recipe output_dir checkpointing_steps checkpoints_total_limit resume_from_checkpoint validation_steps report_to "
@@ -32,48 +36,69 @@ FASHION = Dataset(
     "training pictures, MIT licence, Copyright (c) 2017 Zalando SE.",
     license="apache-2.0",
 )
-_KNOWN = {"fashion": FASHION, "fashion_mnist": FASHION}
+_KNOWN = {"data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
 
 
-def dataset_of(record: dict[str, Any] | None) -> Dataset:
-    """The data that the last run of a record saw."""
-    if record is None:
-        return Dataset("unknown", None, "What this model was trained on is not recorded.")
-    recipe = record["recipe"]
-    name = without_path(recipe.get("train_data_dir") or recipe.get("dataset_name") or "data")
-    known = _KNOWN.get(Path(name).name)
-    if known and not recipe.get("train_data_dir"):
-        return known
-    count = f", {record['dataset_images']:,} pictures" if "dataset_images" in record else ""
-    hub_id = record.get("dataset_id")
+def runs_of(record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The runs of a training.json, oldest first; what a stranger's record lacks ends the list."""
+    found = []
+    while isinstance(record, dict) and _NEEDED <= set(record) and _NEEDED_OF_RECIPE <= set(record["recipe"]):
+        found.insert(0, record)
+        record = record.get("continues")
+    return found
+
+
+def datasets_of(runs: list[dict[str, Any]]) -> list[Dataset]:
+    """All that the runs saw, each once."""
+    return list(dict.fromkeys(map(_dataset, runs)))
+
+
+def _dataset(run: dict[str, Any]) -> Dataset:
+    recipe = run["recipe"]
+    given = recipe.get("train_data_dir") or recipe.get("dataset_name") or "data"
+    if given in _KNOWN and not recipe.get("max_train_samples"):
+        return _KNOWN[given]
+    count = f", {run['dataset_images']:,} pictures" if "dataset_images" in run else ""
+    hub_id = run.get("dataset_id")
     if hub_id:
         said = f"[{hub_id}](https://huggingface.co/datasets/{hub_id}){count}: its card states its licence."
         return Dataset(hub_id, hub_id, said)
-    return Dataset(name, None, f"`{Path(name).name}`{count}, of the model's author, who knows their licence.")
+    name = Path(without_path(given)).name
+    return Dataset(name, None, f"`{name}`{count}, of the model's author, who knows their licence.")
 
 
-def base_model(record: dict[str, Any] | None) -> str | None:
-    """The Hub id of the model that the last run began with, None for a new one or one that has none."""
-    return record.get("base_model") if record else None
+def base_model(runs: list[dict[str, Any]]) -> str | None:
+    """The Hub id of the model that the last run began with; None for a new one, or one that has none."""
+    return runs[-1].get("base_model") if runs else None
 
 
-def training_text(record: dict[str, Any] | None) -> str:
+def training_text(runs: list[dict[str, Any]]) -> str:
     """Each run: command, size, time, hardware, oldest first."""
-    if record is None:
+    if not runs:
         return "How this model was trained is not recorded."
-    lines = []
-    while record:
-        lines.append(_run(record))
-        record = record["continues"]
-    steps = [f"{number}. {line}" for number, line in enumerate(reversed(lines), start=1)]
-    return "\n".join(steps) + "\n\nEach run continued from the weights of the one before it." * (len(steps) > 1)
+    text = "\n".join(f"{number}. {_run(run)}" for number, run in enumerate(runs, start=1))
+    denoising = [run for run in runs if not _trains_a_classifier(run)]
+    if len(denoising) > 1:
+        text += "\n\nEach run of the denoiser continued from the weights of the one before it."
+    if len(denoising) < len(runs):
+        text += (
+            "\n\nThe last run trained the classifier alone, from scratch; the denoiser that it steers did not change."
+        )
+    return text
+
+
+def _trains_a_classifier(run: dict[str, Any]) -> bool:
+    return run["recipe"].get("objective") == "noisy_classifier"
 
 
 def _run(record: dict[str, Any]) -> str:
     recipe = record["recipe"]
-    steered = recipe.get("objective") == "noisy_classifier"
     learned = recipe.get("variance_type") == "learned_range"
-    what = "cross-entropy on noisy pictures" if steered else recipe["prediction_type"] + ", learned variance" * learned
+    what = (
+        "cross-entropy on noisy pictures"
+        if _trains_a_classifier(record)
+        else recipe["prediction_type"] + ", learned variance" * learned
+    )
     started_from = f" (from `{record['base_model']}`)" if record.get("base_model") else ""
     processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
     return (

@@ -1,8 +1,10 @@
 """The tables of the cards, from a folder's metrics.json and noise_accuracy.json."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from training.metrics.hashes import weights_hash
+from training.metrics.report import read_json_object
 
 METRICS = {
     "class_accuracy": "class accuracy",
@@ -17,15 +19,25 @@ DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 
 
 def sorted_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder's metrics.json, if it has one, by scheduler, steps and guidance."""
-    rows = _measured(folder).get("results", {}).values()
+    """The rows of a folder's metrics.json that were measured of its weights, by scheduler, steps and guidance."""
+    rows = _measured(folder, "results")
     names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
     return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
 
 
-def _measured(folder: Path) -> dict[str, Any]:
+def _measured(folder: Path, section: str) -> list[dict[str, Any]]:
     path = folder / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    rows = read_json_object(path).get(section, {}).values() if path.is_file() else ()
+    weights = weights_hash(folder)
+    return [row for row in rows if row["weights"] == weights]
+
+
+def is_stale(folder: Path) -> bool:
+    """Whether metrics.json holds rows of other weights than those that lie beside it; its plots show them."""
+    path = folder / "metrics.json"
+    rows = [row for rows in read_json_object(path).values() for row in rows.values()] if path.is_file() else []
+    weights = weights_hash(folder)
+    return any(row["weights"] != weights for row in rows)
 
 
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,7 +94,7 @@ def _value(name: str, value: float) -> str:
 
 def bits_table(folder: Path) -> str:
     """The bits/dim in a folder's metrics.json as a Markdown table after an empty line; nothing if there are none."""
-    rows = _measured(folder).get("likelihood", {}).values()
+    rows = _measured(folder, "likelihood")
     if not rows:
         return ""
     lines = ["", "", "| variance | steps of the bound | test pictures | bits/dim |", "|" + " --- |" * 4]
@@ -99,7 +111,9 @@ def noise_table(folder: Path) -> str:
     path = folder / "noise_accuracy.json"
     if not path.is_file():
         return ""
-    found = json.loads(path.read_text())
+    found = read_json_object(path)
+    if found["weights"] != weights_hash(folder / "classifier"):
+        return ""
     levels = found["accuracy"]
     lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test pictures, by t | "]
     lines[-1] += " | ".join(levels) + " |"

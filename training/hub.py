@@ -6,7 +6,6 @@ of an earlier push that the model no longer has go in the same commit. What leav
 
 import argparse
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,14 +19,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 
 from training.card import is_own_card, render
+from training.metrics.hashes import weights_hash
 from training.metrics.report import write_json, write_whole
-from training.outgoing import PUSHED, content_hash, is_ours, outgoing
+from training.outgoing import PUSHED, belongs_to_a_model, components, outgoing, pushed_to
 from training.space import is_of_the_space, space_files
 
 Files = dict[str, bytes | Path]
 Result = TypeVar("Result")
 ATTEMPTS = 3
-TRANSIENT = (408, 429, 500, 502, 503, 504)
+TRANSIENT = (408, 412, 429, 500, 502, 503, 504)  # 412: someone else has pushed meanwhile
 
 
 class HubError(RuntimeError):
@@ -68,13 +68,15 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
         ValueError: the folder holds no model, or a file that names a folder of this machine or holds the token.
         HubError: as for `prepare`, or the Hub broke off every attempt.
     """
-    outgoing(folder)  # an error now, before anything is created
+    model_files(folder, repo_id)  # an error now, before anything is created
     repo_id = prepare(repo_id, token, private)
-    files = model_files(folder, repo_id)
+    files, parts = model_files(folder, repo_id), {part.name for part in components(folder)}
     _check_private_words(files, token or get_token())
-    pushed = push_files(files, repo_id, token, f"Upload {folder.name}", is_ours)
-    remembered = {"repo_id": pushed.repo_id, "revision": pushed.revision, "content": content_hash(folder)}
-    write_json(folder / PUSHED, remembered)
+    message = f"Upload {folder.resolve().name}"
+    pushed = push_files(files, repo_id, token, message, lambda name: belongs_to_a_model(name, parts))
+    if pushed_to(folder) == (repo_id, None) or pushed_to(folder)[0] != repo_id:  # else the revision it has is as good
+        remembered = {"repo_id": repo_id, "revision": pushed.revision, "weights": weights_hash(folder)}
+        write_json(folder / PUSHED, remembered)
     if (folder / "model_index.json").is_file() and not is_own_card(folder):
         write_whole(folder / "README.md", render(folder).encode())
     return pushed
@@ -83,7 +85,7 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
 def push_space(space_id: str, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
     """Put the demo on the Hub as a Space that opens with the model `repo_id`, beside those that it had before."""
     space_id = prepare(space_id, token, private, "space")
-    files = _persist(lambda: space_files(space_id, repo_id, token), space_id)
+    files = _persist(lambda: space_files(space_id, repo_id, token, preload=not private), space_id)
     return push_files(files, space_id, token, f"Open with {repo_id}", is_of_the_space, "space")
 
 
@@ -107,11 +109,15 @@ def push_files(
     api = HfApi(token=token)
 
     def attempt() -> Pushed:
-        there = api.list_repo_files(repo_id, repo_type=repo_type)
+        head = api.repo_info(repo_id, repo_type=repo_type)
+        there = [sibling.rfilename for sibling in head.siblings or []]
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
         gone = [CommitOperationDelete(name) for name in there if replaces(name) and name not in files]
-        # not upload_folder: with Xet it commits in several parts
-        commit = api.create_commit(repo_id, [*added, *gone], commit_message=message, repo_type=repo_type)
+        # not upload_folder: with Xet it commits in several parts. The parent: what someone else pushed meanwhile is
+        # seen by the next attempt, so that files of two models never mix
+        commit = api.create_commit(
+            repo_id, [*added, *gone], commit_message=message, repo_type=repo_type, parent_commit=head.sha
+        )
         prefix = "" if repo_type == "model" else f"{repo_type}s/"
         return Pushed(repo_id, commit.oid, f"{constants.ENDPOINT}/{prefix}{repo_id}")
 
@@ -123,6 +129,8 @@ def _create(api: HfApi, repo_id: str, private: bool, repo_type: str) -> str:
     url = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
     if private and not api.repo_info(url.repo_id, repo_type=repo_type).private:
         raise HubError(f"{url.repo_id} exists and is public: make it private in its settings, or leave out --private")
+    # create_repo is content with one that exists and can be read; this asks how a file would be sent, and sends none
+    api.preupload_lfs_files(url.repo_id, [CommitOperationAdd("README.md", b"-")], repo_type=repo_type)
     return url.repo_id
 
 
@@ -185,6 +193,7 @@ def _short(cause: HfHubHTTPError | httpx2.TransportError) -> str:
 def _check_private_words(files: Files, token: str | None) -> None:
     """Refuse files that would tell where on this machine they come from, or the token."""
     folders = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 1]
+    folders += [folder.replace("\\", "\\\\") for folder in folders if "\\" in folder]  # as JSON writes it
     for name, content in files.items():
         if name.endswith((".safetensors", ".png")):
             continue
@@ -192,7 +201,7 @@ def _check_private_words(files: Files, token: str | None) -> None:
         if token and token in text:
             raise ValueError(f"{name} holds your Hub token: take it out before the push")
         for folder in folders:
-            if folder + os.sep in text:
+            if folder + "/" in text or folder + "\\" in text:
                 raise ValueError(f"{name} names a folder of this machine, {folder}: take it out before the push")
 
 
@@ -209,6 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     push.add_argument("--dry_run", action="store_true", help="list the files, and push nothing")
     options = parser.parse_args(arguments)
     try:
+        if options.space is not None and not (options.folder / "model_index.json").is_file():
+            raise ValueError(f"--space needs a pipeline to draw with, and {options.folder} has no model_index.json")
         if options.dry_run:
             print("\n".join(model_files(options.folder, options.repo_id)))
             return
@@ -217,6 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.space is not None:
             space = push_space(options.space or pushed.repo_id, pushed.repo_id, options.hub_token, options.private)
             print(f"{space.url} draws with it")
+            if options.private:
+                print("so that the Space can read a private model, add the secret HF_TOKEN in its settings")
     except (ValueError, OSError, HubError) as error:
         sys.exit(f"error: {error}")
 

@@ -26,7 +26,7 @@ from training.data import ImageData
 from training.metrics.report import write_json
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
-from training.record import device_name, run_record
+from training.record import device_name, origin
 from training.samples import keep_pictures, picture_of, sample_grid
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Trainer:
             project_dir=str(self.output_dir),
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         )
+        self.origin = origin(recipe, data)
         self.step, self.seconds_before = 0, 0.0
         self.order = DataOrder(recipe.seed, len(data.images))
         self._prepare(objective.network)
@@ -240,15 +241,15 @@ class Trainer:
         self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
 
     def _record(self) -> dict[str, Any]:
-        return run_record(
-            self.recipe,
-            self.data,
-            steps=self.step,
-            images=self.step * self.images_an_update,
-            seconds=round(self.seconds_before + time.monotonic() - self._started, 1),
-            processes=self.accelerator.num_processes,
-            device=device_name(self.accelerator.device),
-        )
+        seconds = self.seconds_before + time.monotonic() - self._started
+        return {
+            "steps": self.step,
+            "images": self.step * self.images_an_update,
+            "seconds": round(seconds, 1),
+            "processes": self.accelerator.num_processes,
+            "device": device_name(self.accelerator.device),
+            **self.origin,
+        }
 
     def _finish(self) -> None:
         if self.accelerator.is_main_process:

@@ -1,89 +1,140 @@
 """What of a model's folder may leave for the Hub, by a list of what belongs to a model: all else stays.
 
-Weights (safetensors only), configs, carried sources, the card, the measured numbers, pictures. Checkpoints, optimizer
-states, logs and pictures of a run are none of these. Paths of this machine are cut to their last part on the way.
+Weights (safetensors only), configs, tokenizers, carried sources, the card, the measured numbers, pictures. Checkpoints,
+optimizer states, logs and pictures of a run are none of these. Paths of this machine are cut to their last part.
 """
 
-import hashlib
 import json
 import re
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-ROOT_FILES = (
-    "README.md LICENSE LICENSE.txt NOTICE model_index.json config.json scheduler_config.json "
-    "metrics.json training.json noise_accuracy.json samples.png guidance.png steps.png likelihood.png "
-    "noise_accuracy.png diffusion_pytorch_model.safetensors diffusion_pytorch_model.fp16.safetensors"
-).split()
-COMPONENT_SUFFIXES = (".json", ".safetensors", ".py", ".txt", ".model")
+from training.metrics.hashes import weights_hash
+from training.metrics.report import read_json_object
+
 RECORDS = ("metrics.json", "training.json", "noise_accuracy.json")  # written here, with commands and flags
+PICTURES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png")
+THEIRS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")  # a push writes these, and never removes them
 PUSHED = "pushed.json"  # where a folder was pushed to; it stays
-CARRIED = re.compile(r"\w+_[0-9a-f]{8}\.py")
+_CARRIED = re.compile(r"\w+_[0-9a-f]{8}\.py")
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)([.-][\w.-]+)?\.safetensors(\.index(\.\w+)?\.json)?"
+)
+_CONFIG = re.compile(r"(model_index|config|\w+_config)\.json")
+_TEXT = re.compile(r"(tokenizer|vocab|special_tokens_map|added_tokens)\.json|(vocab|merges)\.txt|\w+\.model")
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 def outgoing(folder: Path) -> dict[str, bytes | Path]:
     """What of `folder` would be uploaded, by its name in the repository: a path, or the content where that changes.
 
     Raises:
-        ValueError: the folder holds no model, or weights that are not safetensors.
+        ValueError: the folder holds no model, or a part of one without its weights as safetensors.
     """
-    if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(f"folder must hold a model_index.json, or a single model's config.json; {folder} does not")
-    files = [folder / name for name in ROOT_FILES] + [p for p in folder.glob("*.py") if CARRIED.fullmatch(p.name)]
-    for component in _components(folder):
-        files += [path for path in component.iterdir() if path.suffix in COMPONENT_SUFFIXES]
+    parts = components(folder)
+    for part in parts or [folder]:
+        _check_weights(part)
+    files = [path for path in folder.iterdir() if _belongs(path.name) or path.name in THEIRS]
+    files += [path for part in parts if part != folder for path in part.iterdir() if _is_part(path.name)]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
-    if not any(name.endswith(".safetensors") for name in found):
-        raise ValueError(f"folder must hold weights as .safetensors, {folder} does not")
-    return {name: _without_paths(path) if name in RECORDS else path for name, path in found.items()}
+    if record_path(folder) is not None:
+        found["training.json"] = record_path(folder)
+    return {name: _cleaned(path) for name, path in found.items()}
 
 
-def is_ours(name: str) -> bool:
-    """Whether a file of a repository is of the kind that a push writes, so that the next one may remove it."""
-    path = Path(name)
-    if len(path.parts) == 1:
-        return name in ROOT_FILES or bool(CARRIED.fullmatch(name))
-    return len(path.parts) == 2 and path.suffix in COMPONENT_SUFFIXES
+def belongs_to_a_model(name: str, parts: Collection[str]) -> bool:
+    """Whether a push of a model with such component folders may remove a file of the repository."""
+    folder, slash, rest = name.rpartition("/")
+    return _is_part(rest) and folder in parts if slash else _belongs(name)
 
 
-def content_hash(folder: Path) -> str:
-    """16 hex digits of what decides what the model draws: all that leaves but the card, records and pictures."""
-    digest = hashlib.sha256()
-    for name, content in outgoing(folder).items():
-        if name not in (*RECORDS, "README.md") and not name.endswith(".png"):
-            digest.update(name.encode() + (content if isinstance(content, bytes) else content.read_bytes()))
-    return digest.hexdigest()[:16]
+def components(folder: Path) -> list[Path]:
+    """The folders of a pipeline's components; `folder` itself for those that the first published ones have at the root.
+
+    Raises:
+        ValueError: no model, or a component that is not there.
+    """
+    if not (folder / "model_index.json").is_file():
+        if (folder / "config.json").is_file():
+            return []
+        raise ValueError(f"folder must hold a model_index.json, or a single model's config.json; {folder} does not")
+    index = read_json_object(folder / "model_index.json")
+    names = [key for key, value in index.items() if _names_a_component(key, value)]
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing and not (folder / "config.json").is_file():
+        raise ValueError(f"folder must hold {missing[0]}/, which its model_index.json names; {folder} does not")
+    return [folder / name if name not in missing else folder for name in names]
+
+
+def record_path(folder: Path) -> Path | None:
+    """training.json, which for a checkpoint's pipeline lies beside its folder."""
+    paths = [folder / "training.json", *([folder.parent / "training.json"] if folder.name == "pipeline" else [])]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def pushed_to(folder: Path) -> tuple[str | None, str | None]:
-    """The Hub id that a folder was pushed to and, where it did not change since, the revision; else None."""
+    """The Hub id that a folder was pushed to and, where its weights did not change since, the revision; else None."""
     path = folder / PUSHED
     if not path.is_file():
         return None, None
-    pushed = json.loads(path.read_text())
-    return pushed["repo_id"], pushed["revision"] if pushed["content"] == content_hash(folder) else None
+    pushed = read_json_object(path)
+    return pushed["repo_id"], pushed["revision"] if pushed["weights"] == weights_hash(folder) else None
 
 
-def without_path(word: str) -> str:
-    """A path of this machine cut to its last part; anything else as it is."""
-    is_path = word.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:[\\/]", word)
-    return re.split(r"[\\/]", word.rstrip("\\/"))[-1] if is_path else word
+def without_path(text: str) -> str:
+    """A path of this machine cut to its last part; in a command, each of its words; anything else as it is."""
+    if _is_path(text):
+        return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
+    if "/" not in text and "\\" not in text:
+        return text
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = text.split()
+    cut = [_word_without_path(word) for word in words]
+    return text if cut == words else shlex.join(cut)
 
 
-def without_paths(text: str) -> str:
-    """`without_path` of each word of a command."""
-    return " ".join(map(without_path, text.split(" ")))
+def _word_without_path(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    if equals and flag.startswith("-"):
+        return flag + equals + _word_without_path(value)
+    return without_path(word) if _is_path(word) else word
 
 
-def _components(folder: Path) -> list[Path]:
-    index = folder / "model_index.json"
-    names = json.loads(index.read_text()) if index.is_file() else {}
-    return [folder / name for name in names if not name.startswith("_") and (folder / name).is_dir()]
+def _is_path(text: str) -> bool:
+    return bool(re.match(r"/|~|\.\.[\\/]|\\\\|file:|[A-Za-z]:[\\/]", text))
 
 
-def _without_paths(path: Path) -> bytes | Path:
-    content = json.loads(path.read_text())
-    cleaned = _walk(content)
+def _belongs(name: str) -> bool:
+    """Of the files at the root."""
+    return name in (*RECORDS, *PICTURES) or any(kind.fullmatch(name) for kind in (_CARRIED, _WEIGHTS, _CONFIG))
+
+
+def _is_part(name: str) -> bool:
+    """Of the files in a component's folder."""
+    return any(kind.fullmatch(name) for kind in (_CARRIED, _WEIGHTS, _CONFIG, _TEXT))
+
+
+def _names_a_component(key: str, value: Any) -> bool:
+    return not key.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
+
+
+def _check_weights(part: Path) -> None:
+    names = [path.name for path in part.iterdir() if path.is_file()]
+    others = [name for name in names if name.endswith(_OTHER_WEIGHTS)]
+    if others and not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"weights must be .safetensors, {part / others[0]} is not: save it with save_pretrained first")
+
+
+def _cleaned(path: Path) -> bytes | Path:
+    """The content of a record or a config without paths of this machine; the path where there are none."""
+    if path.name not in RECORDS and not _CONFIG.fullmatch(path.name):
+        return path
+    content = read_json_object(path)
+    cleaned = _walk(content) if path.name in RECORDS else {k: v for k, v in content.items() if k != "_name_or_path"}
     return path if cleaned == content else (json.dumps(cleaned, indent=2) + "\n").encode()
 
 
@@ -92,4 +143,4 @@ def _walk(value: Any) -> Any:
         return {key: _walk(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_walk(part) for part in value]
-    return without_paths(value) if isinstance(value, str) else value
+    return without_path(value) if isinstance(value, str) else value

@@ -1,23 +1,26 @@
 """The record of a run, training.json: how much, how long, on what, and with which flags. Cards are written from it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from training.data import ImageData
-from training.outgoing import pushed_to
+from training.metrics.report import read_json_object
+from training.outgoing import pushed_to, record_path
 from training.recipes import Recipe
 
 
-def run_record(recipe: Recipe, data: ImageData, **run: Any) -> dict[str, Any]:
-    """What training.json says of a run, with `run` its size and hardware, and of those before it."""
+def origin(recipe: Recipe, data: ImageData) -> dict[str, Any]:
+    """What training.json says of a run that is known when it begins: its data and flags, and the runs before it.
+
+    Raises:
+        ValueError: a training.json of the model to start from that is no JSON object, by name.
+    """
     start = recipe.pretrained_model_name_or_path
     return {
-        **run,
         "dataset_fingerprint": data.fingerprint,
         "dataset_images": len(data.images),
         "dataset_id": None if recipe.train_data_dir else _hub_id(recipe.dataset_name),
@@ -31,14 +34,13 @@ def record_of(pretrained: str | None) -> dict[str, Any] | None:
     """The record of the run that made a pipeline: in its folder, for a checkpoint's beside it, or in its repository."""
     if pretrained is None:
         return None
-    folder = Path(pretrained)
-    found = [path for path in (folder / "training.json", folder.parent / "training.json") if path.is_file()]
-    if not found and _hub_id(pretrained):
+    path = record_path(Path(pretrained))
+    if path is None and _hub_id(pretrained):
         try:
-            found = [Path(hf_hub_download(pretrained, "training.json"))]
-        except (EntryNotFoundError, HfHubHTTPError):  # a model of someone who keeps no such record
+            path = Path(hf_hub_download(pretrained, "training.json"))
+        except RemoteEntryNotFoundError:  # a model of someone who keeps no such record
             return None
-    return json.loads(found[0].read_text()) if found else None
+    return read_json_object(path) if path else None
 
 
 def _hub_id(name: str | None) -> str | None:

@@ -5,6 +5,7 @@ A Space's README names its models in the front matter; app.py opens with those w
 
 import re
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import RepoCard, SpaceCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -12,17 +13,20 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pipelines", "ui")
 SINGLE = ("app.py", "LICENSE", "docs/page.png")
+TECHNICAL = ("sdk", "sdk_version", "python_version", "app_file", "models", "preload_from_hub")
 # on PyPI torch is the build for CUDA, several GB that a Space without a GPU cannot use
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu\ntorch=={version}+cpu"
 
 
-def space_files(space_id: str, repo_id: str, token: str | None) -> dict[str, bytes | Path]:
-    """The files of the Space `space_id` that opens with the model `repo_id`, before any that it names already."""
+def space_files(space_id: str, repo_id: str, token: str | None, preload: bool = True) -> dict[str, bytes | Path]:
+    """The files of the Space `space_id` that opens with the model `repo_id`, before any that it names already.
+
+    `preload`: models are downloaded when the Space is built, which cannot read private ones.
+    """
     files: dict[str, bytes | Path] = {name: ROOT / name for name in SINGLE}
     for folder in FOLDERS:
         files |= {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / folder).glob("*.py"))}
-    models = [repo_id, *(name for name in _models(space_id, token) if name != repo_id)]
-    files["README.md"] = readme(models).encode()
+    files["README.md"] = readme(repo_id, _front_matter(space_id, token), preload).encode()
     files["requirements.txt"] = requirements((ROOT / "requirements.txt").read_text()).encode()
     return files
 
@@ -32,11 +36,16 @@ def is_of_the_space(name: str) -> bool:
     return name.endswith(".py") and name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
 
 
-def readme(models: list[str]) -> str:
-    """The Space's README: the front matter of the repository's, with the models, and where to read on."""
-    card = RepoCard.load(ROOT / "README.md", ignore_metadata_errors=False)
-    card.data.models = models
-    card.data.preload_from_hub = list(models)  # downloaded when the Space is built, not when it starts
+def readme(repo_id: str, before: dict[str, Any], preload: bool = True) -> str:
+    """The Space's README: the front matter of the repository's, with the models; what its owner changed stays."""
+    card = RepoCard.load(ROOT / "README.md")
+    models = [repo_id, *(name for name in before.get("models") or [] if name != repo_id)]
+    for name, value in before.items():
+        if name not in TECHNICAL:
+            card.data[name] = value
+    card.data["models"] = models
+    loaded = [name for name in models if preload or name != repo_id]
+    card.data["preload_from_hub"] = loaded or None
     card.text = (
         "\n# Stepwise: diffusion models you can see, train and share\n\n"
         "![The demo drawing sneakers, a step at a time](docs/page.png)\n\n"
@@ -51,9 +60,9 @@ def requirements(text: str) -> str:
     return re.sub(r"^torch==(\S+)$", lambda found: CPU_TORCH.format(version=found[1]), text, flags=re.MULTILINE)
 
 
-def _models(space_id: str, token: str | None) -> list[str]:
+def _front_matter(space_id: str, token: str | None) -> dict[str, Any]:
     try:
         card = SpaceCard.load(space_id, repo_type="space", token=token, ignore_metadata_errors=True)
     except RemoteEntryNotFoundError:
-        return []
-    return list(card.data.to_dict().get("models") or [])
+        return {}
+    return card.data.to_dict()

@@ -116,12 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
         processes = start_processes()
         if recipe.resume_from_checkpoint:
             find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # an error now, before any work
-        repo_id = recipe.hub_model_id or Path(recipe.output_dir).name
-        if recipe.push_to_hub and processes.is_main_process:
-            hub.prepare(repo_id, recipe.hub_token, recipe.hub_private_repo)
         data = load_data(recipe)
         objective = OBJECTIVES[recipe.objective].build(recipe, data)
         trainer = Trainer(recipe, data, objective)
+        repo_id = recipe.hub_model_id or Path(recipe.output_dir).name
+        if recipe.push_to_hub and processes.is_main_process:
+            hub.prepare(repo_id, recipe.hub_token, recipe.hub_private_repo)
+        processes.wait_for_everyone()
     except (ValueError, OSError, hub.HubError) as error:
         sys.exit(f"error: {error}")
     try:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+
+from training.metrics.hashes import hash_files
 
 SCHEDULERS = {
     "DDIM": "DDIMScheduler",
@@ -88,25 +88,10 @@ def find_folder(model: str) -> Path:
     return folder
 
 
-def weights_hash(folder: Path) -> str:
-    """16 hex digits that change with the weights below `folder`."""
-    return hash_files(folder, folder.rglob("*.safetensors"))
-
-
 def pipeline_hash(folder: Path) -> str:
     """16 hex digits that change with all that decides what the pipeline in `folder` draws: also configs and code."""
     files = (path for pattern in PATTERNS for path in folder.rglob(pattern))
     return hash_files(folder, (path for path in files if path.name not in RESULTS))
-
-
-def hash_files(folder: Path, paths: Iterable[Path]) -> str:
-    """16 hex digits of the names, below `folder`, and the contents of files."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def open_model(

@@ -32,8 +32,9 @@ from transformers import HfArgumentParser
 
 from pipelines import NoiseSchedule, NoisyClassifier
 from training.data import ImageData, load_images
-from training.metrics.drawing import find_folder, weights_hash
+from training.metrics.drawing import find_folder
 from training.metrics.features import to_input
+from training.metrics.hashes import weights_hash
 from training.metrics.plots import COLOURS, STYLE
 from training.metrics.report import aligned, write_json, write_whole
 

@@ -48,6 +48,21 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is no JSON, or no object, by its name.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(content).__name__}")
+    return content
+
+
 def key_of(settings: Row) -> str:
     """A readable name for settings, such as "fashion-cfg scheduler=DDIM num_inference_steps=20 ..."."""
     rest = [f"{name}={value}" for name, value in settings.items() if name != "model" and value is not None]
