@@ -82,7 +82,10 @@ class ClassifierGuidancePipeline(StepwisePipeline):
 
     @staticmethod
     def guide_eps(eps: Tensor, gradient: Tensor, alpha_bar_t: Tensor | float, scale: float) -> Tensor:
-        """eps - scale sqrt(1 - abar_t) gradient, all (N, ...) (algorithm 2)."""
+        """eps - scale sqrt(1 - abar_t) gradient, all (N, ...) (algorithm 2).
+
+        The published code clips x_0 before the shift; here the shifted one is clipped, so that it stays in range.
+        """
         return eps - scale * (1 - alpha_bar_t) ** 0.5 * gradient
 
     @staticmethod
@@ -94,11 +97,18 @@ class ClassifierGuidancePipeline(StepwisePipeline):
 
     @classmethod
     def guide(
-        cls, denoiser: Denoiser, gradient: Gradient, scale: float, schedule: NoiseSchedule, prediction_type: str
+        cls,
+        denoiser: Denoiser,
+        gradient: Gradient,
+        scale: float,
+        schedule: NoiseSchedule,
+        prediction_type: str,
+        clip: Callable[[Tensor], Tensor] | None = None,
     ) -> Denoiser:
         """A denoiser of (x_t, t) whose eps is shifted; what it predicts, eps, x_0 or v, it still predicts.
 
-        `t` is of the process that `schedule` states in full, and may lie between two of its steps.
+        `t` is of the process that `schedule` states in full, and may lie between two of its steps. `clip` maps the
+        shifted x_0, for solvers that clip nothing: where all is noise, a small shift of eps is a huge one of x_0.
         """
 
         def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
@@ -109,7 +119,8 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             shift = cls.guide_eps(torch.zeros_like(output), gradient(x_t, t), abar, scale)
             a, b = math.sqrt(abar), math.sqrt(1 - abar)
             rate = {"epsilon": 1.0, "sample": -b / a, "v_prediction": 1 / a}[prediction_type]  # by d eps, at fixed x_t
-            return output + rate * shift
+            output = output + rate * shift
+            return output if clip is None else _clipped(output, x_t, a, b, prediction_type, clip)
 
         return guided
 
@@ -171,11 +182,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             if clip is not None:
                 x0 = clip(x0)
                 eps = schedule.predict_eps(x0, x_t, t, "sample")
-            abar_t, abar_s = float(schedule.alphas_cumprod[t]), float(schedule.alphas_cumprod[s]) if s >= 0 else 1.0
-            sigma = eta * max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), 0.0) ** 0.5
-            x_s = abar_s**0.5 * x0 + max(1 - abar_s - sigma**2, 0.0) ** 0.5 * eps
-            if sigma > 0:
-                x_s = x_s + sigma * noise()
+            x_s = schedule.ddim_step(x0, eps, t, s, eta, noise)
             step = Step(i, len(timesteps), int(schedule.timesteps[t]), x_t, x0, eps, x_s)
             yield step
             x_t = step.prev_sample
@@ -217,8 +224,9 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         if type(self.scheduler).__name__ == "DDPMScheduler":
             respaced, variance = schedule.respace(timesteps), self.variance_type
             return self.ancestral_steps(denoiser, gradient, scale, x_T, respaced, variance=variance, **options)
-        guided = self.guide(denoiser, gradient, scale, schedule, kind)
-        if drives_itself(self.scheduler):
+        driven = drives_itself(self.scheduler)
+        guided = self.guide(denoiser, gradient, scale, schedule, kind, clip if driven else None)
+        if driven:
             tables = schedule.alphas_cumprod
             return scheduler_steps(guided, x_T, self.scheduler, num_inference_steps, tables, noise.generators)
         return self.ddim_steps(guided, x_T, schedule, timesteps, eta=eta, **options)
@@ -314,6 +322,19 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             latents,
         )
         return self.drain(steps, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
+
+
+def _clipped(
+    output: Tensor, x_t: Tensor, a: float, b: float, prediction_type: str, clip: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`output` (N, ...) of a network at x_t = a x_0 + b eps, made to predict a clipped x_0."""
+    match prediction_type:
+        case "epsilon":
+            return (x_t - a * clip((x_t - b * output) / a)) / b
+        case "sample":
+            return clip(output)
+        case _:
+            return (a * x_t - clip(a * x_t - b * output)) / b
 
 
 def _alpha_bar(schedule: NoiseSchedule, t: float) -> float:

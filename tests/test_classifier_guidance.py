@@ -64,6 +64,22 @@ def test_the_eps_shift_is_classifier_free_guidance_with_bayes_rule(t: int, scale
         torch.testing.assert_close(guided, conditional, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("t", [3, 400, 999])
+def test_a_solver_that_clips_nothing_is_given_a_clipped_x0(t: int, kind: str) -> None:
+    """The same prediction where it is in range, the nearest in range elsewhere; x_t = a x_0 + b eps holds."""
+    schedule, x = NoiseSchedule.cosine(), points()
+    exact, gradient = mixture().denoiser(schedule, kind), exact_gradient(schedule)
+    free = Guidance.guide(exact, gradient, 3.0, schedule, kind)(x, t)
+    held = Guidance.guide(exact, gradient, 3.0, schedule, kind, lambda x0: x0.clamp(-0.4, 0.4))(x, t)
+    a, b = schedule.alphas_cumprod[t].sqrt(), (1 - schedule.alphas_cumprod[t]).sqrt()
+    x0, x0_held = (
+        {"epsilon": (x - b * out) / a, "sample": out, "v_prediction": a * x - b * out}[kind] for out in (free, held)
+    )
+    assert not torch.equal(x0, x0_held) and float(x0_held.abs().max()) <= 0.4 + 1e-9
+    torch.testing.assert_close(x0_held, x0.clamp(-0.4, 0.4), rtol=0, atol=1e-9)
+
+
 def test_guide_eps_and_guide_mean_are_their_formulas() -> None:
     value, gradient = points(), 2 * points() + 1
     shift = Guidance.guide_eps(value, gradient, 0.36, 2.5) - value

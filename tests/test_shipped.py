@@ -24,7 +24,7 @@ assert out.images[0].size == (28, 28) and "pipelines" not in sys.modules
 
 
 def test_the_models_are_there() -> None:
-    assert {"fashion-cfg", "fashion-ddpm"} <= set(FOLDERS)
+    assert {"fashion-cfg", "fashion-ddpm", "fashion-classifier-guidance"} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -67,6 +67,32 @@ def test_every_number_on_the_card_is_in_a_record(name: str) -> None:
     numbers = re.findall(r"(?<![a-z])\d[\d,]*(?:\.\d+)?%?", without_code.replace(", ", " "))
     assert len(numbers) > 20
     assert [number for number in numbers if number not in known] == []
+
+
+CELLS = {
+    "samples": lambda row: f"{row['settings']['num_samples']:,}",
+    "class accuracy": lambda row: f"{row['measured']['class_accuracy']:.1%}",
+    "Fréchet distance": lambda row: f"{row['measured']['frechet_distance']:.3f}",
+    "precision": lambda row: f"{row['measured']['precision']:.3f}",
+    "recall": lambda row: f"{row['measured']['recall']:.3f}",
+    "distance to the training set": lambda row: f"{row['measured']['nearest_train_ratio']:.3f}",
+    "network evaluations": lambda row: f"{row['measured']['nfe']:g}",
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
+    lines = (FOLDERS[name] / "README.md").read_text().split("| setting |")[1].split("\n\n")[0].splitlines()
+    heads, *table = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+    rows = list(json.loads((FOLDERS[name] / "metrics.json").read_text())["results"].values())
+    assert len(table) == len(rows) + 1 and table[-1][0].startswith("real training pictures")
+    for setting, *cells in table[:-1]:
+        fitting = [row for row in rows if cells == [CELLS[head](row) for head in heads]]
+        assert len(fitting) == 1, setting
+        chosen = fitting[0]["settings"]
+        assert setting.startswith(chosen["scheduler"]) and f"{chosen['num_inference_steps']} steps" in setting
+        if chosen["guidance_scale"] is not None:
+            assert f"guidance {chosen['guidance_scale']:g}" in setting
 
 
 def leaves(value: object) -> Iterator[object]:

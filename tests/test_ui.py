@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -19,9 +20,11 @@ from pipelines import (
     NoisyClassifier,
     PatchedUNet2DModel,
 )
+from training.metrics.features import FeatureClassifier
 from ui import controls, defaults, fastpath, png
 from ui.draw import draw
 from ui.fastpath import FastPath
+from ui.generate import GenerateTab
 from ui.grid import grid
 from ui.models import Catalogue, describe
 from ui.samplers import SCHEDULERS
@@ -263,10 +266,25 @@ def test_a_model_that_a_classifier_guides_has_classes_and_its_own_scale(tmp_path
     shown = controls.looks(info, Settings("named"))
     assert shown["guidance_scale"]["info"].startswith("0 = off") and shown["guidance_scale"]["visible"]
     assert not shown["guidance_low"]["visible"]
+    assert Settings.checked({"model": "named"}, steered).guidance_scale == defaults.STEERING_SCALE
     for sampler in ("UniPC", "DDPM", "DDIM"):
         options = {"model": "named", "class_name": info.class_names[1], "steps": 3, "count": 2, "sampler": sampler}
         off, on = (final_pixels(Settings(**options, guidance_scale=s), steered) for s in (0.0, 30.0))
         assert not np.array_equal(off, on)
+
+
+def test_a_scale_that_nobody_chose_changes_with_the_kind_of_guidance(tmp_path: Path) -> None:
+    models = Catalogue({"steered": save_steered(tmp_path / "a"), **save_models(tmp_path)})
+    with gr.Blocks():
+        tab, place = GenerateTab(models), FIELDS.index("guidance_scale")
+    for model, scale, expected in (
+        ("steered", defaults.GUIDANCE_SCALE, defaults.STEERING_SCALE),
+        ("tiny-cfg", defaults.STEERING_SCALE, defaults.GUIDANCE_SCALE),
+        ("steered", 3.5, 3.5),
+    ):
+        values = Settings(model, guidance_scale=scale).as_dict()
+        updates = tab.follow_model(*(values[name] for name in FIELDS))
+        assert updates[place]["value"] == expected
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
@@ -278,6 +296,20 @@ def test_every_sampler_draws_with_every_model(model: str, sampler: str, catalogu
     halves = 2 if model == "tiny-cfg" else 1
     assert last.evaluations == halves * last.num_steps
     assert len(last.frames) == last.num_steps + 1 and last.num_steps == (7 if sampler == "Heun" else 4)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["fashion-cfg", "fashion-classifier-guidance"])
+def test_a_shipped_model_draws_a_bag_with_every_sampler(name: str, sampler: str) -> None:
+    """A classifier that trains no generator says so; a solver that blows up leaves nothing between black and white."""
+    shipped = Catalogue({name: ROOT / "model_cards" / name})
+    given = {"model": name, "class_name": "Bag", "steps": 8, "count": 4, "sampler": sampler}
+    pixels = torch.from_numpy(final_pixels(Settings.checked(given, shipped), shipped)).permute(0, 3, 1, 2) / 127.5 - 1
+    judge = FeatureClassifier.from_pretrained(ROOT / "model_cards" / "fashion-features").eval()
+    with torch.no_grad():
+        said = [shipped[name].class_names[i] for i in judge(pixels).argmax(1)]
+    assert said.count("Bag") >= 3, said
+    assert float((pixels.abs() < 0.8).float().mean()) > 0.15
 
 
 @pytest.mark.parametrize("class_name", ["any", "Coat"])

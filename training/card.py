@@ -53,6 +53,7 @@ CODE = (
     "the\nproject, `pipelines.{kind}.from_pretrained(...)` runs the code of the clone instead."
 )
 STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
+GUIDANCE = {"ClassifierFreeGuidancePipeline": 2.0, "ClassifierGuidancePipeline": 4.0, "LatentDiffusionPipeline": 4.0}
 STEPS = {"DDPMPipeline": 100, "ClassifierGuidancePipeline": 25, "LatentDiffusionPipeline": 50}
 
 
@@ -201,10 +202,10 @@ def _call(model: _Model) -> str:
     steps = f"num_inference_steps={STEPS.get(model.kind, 20)}"
     if not model.conditional:
         return f"pipe(batch_size=4, {steps}).images[0]"
-    guided = model.kind not in ("DDPMPipeline", "DDIMPipeline")
+    guided = f", guidance_scale={GUIDANCE[model.kind]}" if model.kind in GUIDANCE else ""
     names = model.class_names or [0, 1]
     labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
-    return f"pipe(class_labels={labels}, {steps}{', guidance_scale=2.0' if guided else ''}).images[0]"
+    return f"pipe(class_labels={labels}, {steps}{guided}).images[0]"
 
 
 def _plots(folder: Path) -> str:

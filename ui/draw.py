@@ -64,7 +64,7 @@ def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
     import torch
 
     info = catalogue[settings.model]
-    pipe = with_sampler(catalogue.pipeline(settings.model), settings.sampler if info.samplers else None)
+    pipe = with_sampler(catalogue.pipeline(settings.model), settings.sampler if info.samplers else None, settings.steps)
     generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
     frames, started, step = Frames(), time.perf_counter(), None
     steps = pipe.stream(**settings.stream_arguments(info), generator=generators)

@@ -41,7 +41,7 @@ def add_endpoint(catalogue: Catalogue) -> None:
             class_name: what to draw, a class name of the model, or "any" for a random class an image
             steps: sampling steps, 1 to 1000
             guidance_scale: 0 to 30; 1 is the class alone, 0 is no class at all, higher follows the class more closely;
-                for a model that a classifier guides, 0 is off
+                for a model that a classifier guides, 0 is off; 2 or, with a classifier, 4 unless given
             seed: of the first picture, 0 to 4294967295; picture i is drawn from seed + i alone
             count: how many pictures, 1 to 16
             sampler: DPM-Solver++, UniPC, Heun, DDIM or DDPM

@@ -111,8 +111,8 @@ class GenerateTab:
                 trigger_mode="always_last",
                 **QUIET,
             )
-        for name in ("model", "sampler"):
-            self.controls.fields[name].input(self.follow, fields, fields, queue=False, **QUIET)
+        for name, follow in {"model": self.follow_model, "sampler": self.follow}.items():
+            self.controls.fields[name].input(follow, fields, fields, queue=False, **QUIET)
         self.controls.picture.upload(
             self.recall, self.controls.picture, [*fields, self.controls.seed_mode], queue=False, **QUIET
         )
@@ -227,10 +227,21 @@ class GenerateTab:
         return grid(frames.picture(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
 
     def follow(self, *values: Any) -> list[Any]:
-        """Make the controls fit another model or sampler, keeping what still holds."""
-        settings = Settings.recalled(dict(zip(FIELDS, values, strict=True)), self.catalogue)
+        """Make the controls fit another sampler, keeping what still holds."""
+        return controls.updates(self.catalogue, Settings.recalled(self._named(values), self.catalogue))
+
+    def follow_model(self, *values: Any) -> list[Any]:
+        """Make the controls fit another model, keeping what still holds; a scale that nobody chose becomes its own."""
+        named = self._named(values)
+        if named["guidance_scale"] in (defaults.GUIDANCE_SCALE, defaults.STEERING_SCALE):
+            named["guidance_scale"] = None
+        settings = Settings.recalled(named, self.catalogue)
         self.catalogue.warm(settings.model)
         return controls.updates(self.catalogue, settings)
+
+    @staticmethod
+    def _named(values: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(FIELDS, values, strict=True))
 
     def recall(self, path: str) -> list[Any]:
         """The settings of a picture that was dropped on the page."""

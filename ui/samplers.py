@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .defaults import MAX_STEPS
+
 SCHEDULERS = {
     "DPM-Solver++": "DPMSolverMultistepScheduler",
     "UniPC": "UniPCMultistepScheduler",
@@ -9,7 +11,6 @@ SCHEDULERS = {
     "DDIM": "DDIMScheduler",
     "DDPM": "DDPMScheduler",
 }
-OPTIONS = {"timestep_spacing": "trailing"}  # start from pure noise, t = T - 1, at any number of steps
 # Without guidance each of these two runs its own step in a class of its own.
 OWN_CLASSES = {"DDIM": "DDIMPipeline", "DDPM": "DDPMPipeline"}
 
@@ -19,8 +20,20 @@ def class_for(pipeline: str, sampler: str) -> str:
     return OWN_CLASSES.get(sampler, pipeline) if pipeline in OWN_CLASSES.values() else pipeline
 
 
-def with_sampler(pipe: Any, sampler: str | None) -> Any:
-    """A pipeline of one's own over the networks of `pipe`, which are shared; None keeps the scheduler."""
+def options(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
+    """How the scheduler of a run of `steps` spaces them.
+
+    From pure noise, t = T - 1; but Heun, which averages the slopes at both ends of a step, blows up where the first of
+    them is almost infinite: it begins and ends half a step in.
+    """
+    if sampler != "Heun":
+        return {"timestep_spacing": "trailing"}
+    return {"timestep_spacing": "leading", "steps_offset": min(num_train_timesteps, MAX_STEPS) // steps // 2}
+
+
+def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:
+    """A pipeline of one's own over the networks of `pipe`, which are shared, for runs of `steps`; None keeps the
+    scheduler."""
     import diffusers
 
     import pipelines
@@ -28,9 +41,10 @@ def with_sampler(pipe: Any, sampler: str | None) -> Any:
     components = dict(pipe.components)
     if sampler is not None:
         scheduler = getattr(diffusers, SCHEDULERS[sampler])
-        components["scheduler"] = scheduler.from_config(pipe.scheduler.config, **OPTIONS)
+        config = pipe.scheduler.config
+        components["scheduler"] = scheduler.from_config(config, **options(sampler, steps, config.num_train_timesteps))
     name = type(pipe).__name__
     wanted = name if sampler is None else class_for(name, sampler)
     cls = type(pipe) if wanted == name else getattr(pipelines, wanted)
-    options = {key: value for key, value in pipe.config.items() if not key.startswith("_") and key not in components}
-    return cls(**components, **options)
+    kept = {key: value for key, value in pipe.config.items() if not key.startswith("_") and key not in components}
+    return cls(**components, **kept)

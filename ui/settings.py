@@ -11,6 +11,11 @@ from . import defaults
 from .models import Catalogue, ModelInfo
 
 
+def own_scale(info: ModelInfo) -> float:
+    """The guidance scale that a model draws with unless told otherwise: scales of the two kinds do not compare."""
+    return defaults.STEERING_SCALE if info.steered else defaults.GUIDANCE_SCALE
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the pictures of a run. Image i is drawn from `seed + i` alone.
@@ -44,7 +49,8 @@ class Settings:
         given = {key: value for key, value in values.items() if key in FIELDS and value is not None}
         whole = {key: int(value) for key, value in given.items() if key in _WHOLE}
         real = {key: float(value) for key, value in given.items() if key in _REAL}
-        return cls(**({"model": catalogue.names[0]} | given | whole | real))
+        known = {"model": catalogue.names[0]} | given | whole | real
+        return cls(**({"guidance_scale": own_scale(catalogue[known["model"]])} | known))
 
     @classmethod
     def recalled(cls, values: Mapping[str, Any], catalogue: Catalogue) -> Self:

@@ -4,7 +4,7 @@ import json
 
 from .fastpath import FastPath
 from .models import ModelInfo
-from .samplers import OPTIONS, SCHEDULERS, class_for
+from .samplers import SCHEDULERS, class_for, options
 from .settings import Settings
 
 
@@ -38,8 +38,9 @@ def _pipeline(settings: Settings, info: ModelInfo, path: FastPath) -> list[str]:
     if path.channels_last:
         lines.append("pipe.unet.to(memory_format=torch.channels_last)")
     if info.samplers:
-        options = "".join(f", {key}={_literal(value)}" for key, value in OPTIONS.items())
-        lines.append(f"pipe.scheduler = {SCHEDULERS[settings.sampler]}.from_config(pipe.scheduler.config{options})")
+        spacing = options(settings.sampler, settings.steps, info.max_steps)
+        given = "".join(f", {key}={_literal(value)}" for key, value in spacing.items())
+        lines.append(f"pipe.scheduler = {SCHEDULERS[settings.sampler]}.from_config(pipe.scheduler.config{given})")
     return lines
 
 
