@@ -179,7 +179,7 @@ def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[
         tags=["diffusion", "class-conditional" if model.conditional else "unconditional"],
         datasets=[each.hub_id for each in data if each.hub_id] or None,
         base_model=base_model(runs),
-        model_name=name,
+        model_name=name if results else None,
         eval_results=results or None,
     )
 

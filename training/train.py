@@ -109,7 +109,7 @@ def load_data(recipe: Recipe) -> ImageData:
 def main(arguments: list[str] | None = None) -> None:
     """Parse, load, train; bad input ends in one line that names it."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    for chatty in ("httpx", "accelerate"):
+    for chatty in ("httpx2", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         recipe = parse(sys.argv[1:] if arguments is None else arguments)

@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_39d8cfaf import (
+from .base_fc4ad8dd import (
     Denoiser,
     Generators,
     ImagePipelineOutput,
@@ -27,7 +27,7 @@ from .base_39d8cfaf import (
     drives_itself,
     scheduler_steps,
 )
-from .schedule_92e59078 import NoiseSchedule
+from .schedule_c8815c31 import NoiseSchedule
 
 
 class DDPMPipeline(StepwisePipeline):
