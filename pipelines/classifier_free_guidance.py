@@ -131,11 +131,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             if clip is not None:
                 x0 = clip(x0)
                 eps = schedule.predict_eps(x0, x_t, t, "sample")
-            abar_t, abar_s = float(schedule.alphas_cumprod[t]), float(schedule.alphas_cumprod[s]) if s >= 0 else 1.0
-            sigma = eta * max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), 0.0) ** 0.5
-            x_s = abar_s**0.5 * x0 + max(1 - abar_s - sigma**2, 0.0) ** 0.5 * eps
-            if sigma > 0:
-                x_s = x_s + sigma * noise()
+            x_s = schedule.ddim_step(x0, eps, t, s, eta, noise)
             step = Step(i, len(timesteps), int(schedule.timesteps[t]), x_t, x0, eps, x_s)
             yield step
             x_t = step.prev_sample

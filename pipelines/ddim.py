@@ -60,7 +60,7 @@ class DDIMPipeline(StepwisePipeline):
         eta: float = 0.0,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """x at `t_prev` (-1: x_0 itself) from x_t and eps, both (N, ...); x_0 is not clipped (eq. 12).
+        """x at `t_prev` (-1: after the last step) from x_t and eps, both (N, ...); x_0 is not clipped (eq. 12).
 
         `t_prev` may lie above `t`: with eta = 0 that is a step of inversion.
 
@@ -69,19 +69,7 @@ class DDIMPipeline(StepwisePipeline):
         """
         if eta > 0 and noise is None:
             raise ValueError(f"noise must be given when eta > 0, got eta {eta}")
-        return DDIMPipeline.recombine(schedule, schedule.predict_x0(eps, x_t, t), eps, t, t_prev, eta, noise)
-
-    @staticmethod
-    def recombine(
-        schedule: NoiseSchedule, x0: Tensor, eps: Tensor, t: int, t_prev: int, eta: float, noise: Tensor | None
-    ) -> Tensor:
-        """Eq. 12 from x_0 and eps, all (N, ...): x_0 as predicted, for abar_t may be too small to divide by."""
-        abar_t = schedule.alphas_cumprod[t]
-        abar_s = schedule.alphas_cumprod[t_prev] if t_prev >= 0 else torch.ones((), dtype=torch.float64)
-        sigma = eta * ((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)).clamp(min=0).sqrt()
-        direction = (1 - abar_s - sigma**2).clamp(min=0).sqrt()
-        x_s = float(abar_s.sqrt()) * x0 + float(direction) * eps.to(x0.dtype)
-        return x_s if eta == 0 else x_s + float(sigma) * noise.to(x0.dtype)
+        return schedule.ddim_step(schedule.predict_x0(eps, x_t, t), eps, t, t_prev, eta, lambda: noise)
 
     @classmethod
     @torch.no_grad()
@@ -109,8 +97,7 @@ class DDIMPipeline(StepwisePipeline):
             if clip is not None:
                 x0 = clip(x0)
                 eps = schedule.predict_eps(x0, x_t, t, "sample")
-            z = noise() if eta > 0 and t_prev >= 0 else torch.zeros_like(x_t)
-            x_prev = cls.recombine(schedule, x0, eps, t, t_prev, eta, z)
+            x_prev = schedule.ddim_step(x0, eps, t, t_prev, eta, noise)
             step = Step(i, len(timesteps), int(schedule.timesteps[t]), x_t, x0, eps, x_prev)
             yield step
             x_t = step.prev_sample
@@ -127,15 +114,16 @@ class DDIMPipeline(StepwisePipeline):
     ) -> Iterator[Step]:
         """Run eq. 12 upwards, eta = 0: eps at the current point carries it to the next noise level (section 4.3).
 
-        The first step leaves x_0, where the network is asked at the lowest of `timesteps` (descending, as above).
+        The first step leaves `x_0`, the end of the sampler's last step, where the network is asked at the lowest of
+        `timesteps` (descending, as above).
         """
-        x_t = x_0
+        x_t, end = x_0, schedule.final_alpha_cumprod
         upwards = timesteps[::-1]
         for i, (t, t_next) in enumerate(zip([-1, *upwards[:-1]], upwards, strict=True)):
             asked = max(t, upwards[0])
             output = denoiser(x_t, int(schedule.timesteps[asked]))[:, : x_t.shape[1]]
             eps = schedule.predict_eps(output, x_t, asked, prediction_type)
-            x0 = x_t if t < 0 else schedule.predict_x0(eps, x_t, t)
+            x0 = (x_t - (1 - end) ** 0.5 * eps) / end**0.5 if t < 0 else schedule.predict_x0(eps, x_t, t)
             x_next = schedule.signal(t_next, x_t) * x0 + schedule.sigma(t_next, x_t) * eps
             step = Step(i, len(timesteps), int(schedule.timesteps[asked]), x_t, x0, eps, x_next)
             yield step

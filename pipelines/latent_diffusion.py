@@ -8,9 +8,10 @@ https://arxiv.org/abs/2212.09748). Labels are followed by classifier-free guidan
 
     eps = eps(z_t) + w (eps(z_t, y) - eps(z_t)),
 
-of the mean alone: a learned variance is that of the conditional half, as in DiT's code. The steps are ancestral (Ho et
-al. 2020, algorithm 2; learned variance: Nichol & Dhariwal 2021, eq. 15), DDIM's (Song et al. 2021, eq. 12), or those of
-any diffusers scheduler.
+of the mean alone: a learned variance is that of the conditional half, as in DiT's code. (That guides the first 3 of the
+4 channels, "for exact reproducibility"; diffusers' pipeline and this one guide all of them.) The steps are ancestral
+(Ho et al. 2020, algorithm 2; learned variance: Nichol & Dhariwal 2021, eq. 15), DDIM's (Song et al. 2021, eq. 12), or
+those of any diffusers scheduler. DiT's own are those of a DDPMScheduler with `timestep_spacing="linspace"`.
 """
 
 from collections.abc import Callable, Iterator
@@ -99,6 +100,15 @@ class LatentDiffusionPipeline(StepwisePipeline):
         """The stock pipeline knows transformers only, and takes 1000 for "no class"."""
         return "DiTPipeline" if self.transformer is not None and self.null_label == 1000 else None
 
+    def _refuse_custom_code(self) -> None:
+        super()._refuse_custom_code()
+        name, kind = type(self.scheduler).__name__, self.scheduler.config.get("variance_type")
+        if name != "DDIMScheduler" and kind in ("learned", "learned_range"):
+            raise ValueError(
+                f"carry_code=False: the stock DiTPipeline drops the variance channels that a {name} with"
+                f" variance_type {kind!r} asks for"
+            )
+
     # ------------------------------------------------------------------------------------------------ the algorithm
 
     @torch.no_grad()
@@ -139,16 +149,6 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return mean
         return mean + (0.5 * schedule.reverse_log_variance(variance, t, z_t, v)).exp() * noise().to(mean.dtype)
 
-    @staticmethod
-    def ddim_step(
-        schedule: NoiseSchedule, z0: Tensor, eps: Tensor, t: int, eta: float, noise: Callable[[], Tensor]
-    ) -> Tensor:
-        """sqrt(abar_s) z_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z at s = t - 1, all (N, ...)."""
-        abar_t, abar_s = float(schedule.alphas_cumprod[t]), float(schedule.alphas_cumprod_prev[t])
-        sigma = eta * max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), 0.0) ** 0.5
-        z_s = abar_s**0.5 * z0 + max(1 - abar_s - sigma**2, 0.0) ** 0.5 * eps
-        return z_s + sigma * noise() if sigma > 0 else z_s
-
     @classmethod
     @torch.no_grad()
     def steps(
@@ -178,7 +178,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
                 z0 = clip(z0)
                 eps = schedule.predict_eps(z0, z_t, t, "sample")
             if variance is None:
-                z_s = cls.ddim_step(schedule, z0, eps, t, eta, noise)
+                z_s = schedule.ddim_step(z0, eps, t, t - 1, eta, noise)
             else:
                 z_s = cls.ancestral_step(schedule, z0, z_t, t, v, variance, noise)
             step = Step(i, len(schedule), int(schedule.timesteps[t]), z_t, z0, eps, z_s)

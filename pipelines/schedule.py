@@ -31,6 +31,8 @@ class NoiseSchedule:
         betas: variance of each step, in (0, 1]
         alphas_cumprod: abar_t, the share of the signal's variance that is left after step t
         timesteps: int64, the index of each entry in the process the network was trained on
+        final_alpha_cumprod: abar after the last of DDIM's steps, a float: 1, or abar_0 of the whole process where a
+            scheduler says `set_alpha_to_one=False`, as that of CompVis' latent diffusion
     """
 
     def __init__(self, betas: Tensor | Sequence[float], timesteps: Tensor | Sequence[int] | None = None) -> None:
@@ -44,6 +46,7 @@ class NoiseSchedule:
         if len(self.timesteps) != count:
             raise ValueError(f"timesteps must have one entry a beta ({count}), got {len(self.timesteps)}")
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        self.final_alpha_cumprod = 1.0
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -71,7 +74,11 @@ class NoiseSchedule:
         betas = _betas_from_config(config)
         if config.get("rescale_betas_zero_snr", False):
             betas = _rescale_zero_terminal_snr(betas)
-        return cls(betas)
+        schedule = cls(betas)
+        ancestral = type(scheduler).__name__ == "DDPMScheduler"  # keeps in its config what it was made from
+        if not ancestral and not config.get("set_alpha_to_one", True):
+            schedule.final_alpha_cumprod = float(schedule.alphas_cumprod[0])
+        return schedule
 
     def respace(self, timesteps: Tensor | Sequence[int]) -> "NoiseSchedule":
         """The same process seen only at `timesteps` (indices into this schedule, in any order, each once).
@@ -85,6 +92,7 @@ class NoiseSchedule:
         previous = torch.cat([kept.new_ones(1), kept[:-1]])
         spaced = NoiseSchedule(1.0 - kept / previous, timesteps=self.timesteps[index])
         spaced.alphas_cumprod = kept  # to the last digit: a product of (1 - beta) loses some where beta is near 1
+        spaced.final_alpha_cumprod = self.final_alpha_cumprod
         return spaced
 
     def spaced_timesteps(self, num_inference_steps: int, spacing: str = "trailing", steps_offset: int = 0) -> list[int]:
@@ -163,6 +171,22 @@ class NoiseSchedule:
         """abar_t / (1 - abar_t), float64, shape of `t`."""
         kept = self.alphas_cumprod[torch.as_tensor(t, dtype=torch.int64).to(self.alphas_cumprod.device)]
         return kept / (1.0 - kept)
+
+    # ------------------------------------------------------------------------------------------------ DDIM's steps
+
+    def ddim_step(
+        self, x0: Tensor, eps: Tensor, t: int, s: int, eta: float = 0.0, noise: Callable[[], Tensor] | None = None
+    ) -> Tensor:
+        """x_s from what x_t says of x_0 and eps, all (N, ...); s = -1 is the end (Song et al. 2021, eq. 12).
+
+        sigma is eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s) (eq. 16); `noise` is asked for z only
+        where it is above 0. s may lie above t: with eta = 0 that is a step of inversion.
+        """
+        abar_t = float(self.alphas_cumprod[t])
+        abar_s = float(self.alphas_cumprod[s]) if s >= 0 else self.final_alpha_cumprod
+        sigma = eta * max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), 0.0) ** 0.5 if eta else 0.0
+        x_s = abar_s**0.5 * x0 + max(1 - abar_s - sigma**2, 0.0) ** 0.5 * eps.to(x0.dtype)
+        return x_s + sigma * noise().to(x0.dtype) if sigma > 0 else x_s
 
     # ----------------------------------------------------------------------------------------- q(x_{t-1} | x_t, x_0)
 

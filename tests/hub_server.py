@@ -69,7 +69,7 @@ class HubServer:
         self.broken: tuple[int, str, bool] | None = None
         self.before_commit: Callable[[], object] | None = None  # called once, as someone else would push
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> Self:
@@ -117,6 +117,11 @@ class HubServer:
             number, how, forever = self.broken
             here = len(self.requests)
             return how if here == number or (forever and here > number) else None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # a client that fetches many files at once
 
 
 class _Refused(Exception):

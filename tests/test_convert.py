@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
@@ -24,6 +23,7 @@ from training import convert
 from training.conversion import weights
 from training.conversion.architecture import classifier_architecture, parameter_count, unet_architecture
 from training.conversion.flags import PUBLISHED, parse_flags
+from training.conversion.respacing import equivalent
 
 GUIDED, IMPROVED = "guided-diffusion", "improved-diffusion"
 SMALL = "--image_size 16 --channel_mult 1,2 --num_channels 32 --num_res_blocks 1 --attention_resolutions 8"
@@ -188,7 +188,8 @@ def test_a_super_resolution_network_is_written_without_a_pipeline(
     unet = (ADMUNet2DModel if fixed_heads else UNet2DModel).from_pretrained(out, subfolder="unet")
     assert DDPMScheduler.from_pretrained(out, subfolder="scheduler").config.variance_type == "learned_range"
     assert not (out / "model_index.json").exists()
-    assert "super-resolution network has no pipeline" in capsys.readouterr().out
+    home = "pipelines.ADMUNet2DModel" if fixed_heads else "diffusers.UNet2DModel"
+    assert f"super-resolution network has no pipeline yet: {home} loads " in capsys.readouterr().out
     inputs, low_res = seen(net, 3, 64), torch.randn(2, 3, 16, 16, generator=seeded(1))
     larger = torch.nn.functional.interpolate(low_res, (64, 64), mode="bilinear")
     found = unet(torch.cat([inputs["x"], larger], dim=1), inputs["t"], inputs["y"]).sample
@@ -300,8 +301,72 @@ def test_the_process_is_the_published_one(schedule: str, steps: int) -> None:
     tables = NoiseSchedule.from_scheduler(scheduler)
     np.testing.assert_allclose(tables.betas.numpy(), published_betas(schedule, steps), rtol=1e-9)
     assert scheduler.config.clip_sample and scheduler.config.clip_sample_range == 1
-    stride, spaced = (steps - 1) / 249, tables.spaced_timesteps(250, scheduler.config.timestep_spacing)
-    assert spaced[::-1] == [round(i * stride) for i in range(250)]  # respace.py, for "--timestep_respacing 250"
+    assert scheduler.config.timestep_spacing == "linspace"
+
+
+# --- timestep_respacing ---
+
+
+def published_timesteps(total: int, text: str) -> list[int] | None:
+    """space_timesteps of respace.py for one count, or "ddim" and a count; None where it knows no stride."""
+    if text.startswith("ddim"):
+        count = int(text.removeprefix("ddim"))
+        found = [list(range(0, total, i)) for i in range(1, total) if len(range(0, total, i)) == count]
+        return found[0] if found else None
+    stride, place, found = (total - 1) / max(int(text) - 1, 1), 0.0, []
+    for _ in range(int(text)):
+        found.append(round(place))
+        place += stride
+    return found
+
+
+COMMON = (1, 2, 5, 10, 20, 25, 50, 100, 125, 200, 250, 500, 1000)
+
+
+@pytest.mark.parametrize("steps", [1000, 4000])
+def test_a_number_of_steps_is_our_linspace(steps: int) -> None:
+    """At all common counts; at some of the odd ones from 21 on, halves that were added up are rounded otherwise."""
+    tables = NoiseSchedule.linear(steps)
+    for count in COMMON:
+        spaced = tables.spaced_timesteps(count, "linspace")
+        assert spaced[::-1] == published_timesteps(steps, str(count)), count
+    counts = range(1, 300)
+    ours = {n: np.array(tables.spaced_timesteps(n, "linspace")[::-1]) for n in counts}
+    off = {n: np.abs(ours[n] - published_timesteps(steps, str(n))).max() for n in counts}
+    assert {n for n in counts if off[n]} <= set(range(21, 300, 2)) and max(off.values()) == 1
+
+
+@pytest.mark.parametrize("steps", [1000, 4000])
+def test_ddim_and_a_number_is_our_leading_where_it_is_said_to_be(steps: int) -> None:
+    tables, told = NoiseSchedule.linear(steps), []
+    for count in range(1, 300):
+        text = equivalent(parse_flags(GUIDED, f"--diffusion_steps {steps} --timestep_respacing ddim{count}"))
+        if "leading" in text:
+            told.append(count)
+            assert tables.spaced_timesteps(count, "leading")[::-1] == published_timesteps(steps, f"ddim{count}")
+        else:
+            assert text == f"no timestep_spacing has these {count} steps of {steps}"
+    assert set(COMMON[1:11]) <= set(told)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("ddim25 --use_ddim True", "ddim25: a DDIMScheduler with timestep_spacing='leading', 25 steps"),
+        ("250", "250: a DDPMScheduler with timestep_spacing='linspace', 250 steps"),
+        ("10,10,20", "10,10,20: no timestep_spacing has sections of their own"),
+        ("ddim30", "ddim30: no timestep_spacing has these 30 steps of 1000"),
+    ],
+)
+def test_the_steps_of_the_sampling_are_told_in_our_terms(
+    flags: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    converted(tmp_path, f"{SMALL} --timestep_respacing {flags}", make(num_heads=4))
+    assert f"--timestep_respacing {told}" in capsys.readouterr().out.splitlines()
+
+
+def test_pictures_that_were_not_clipped_are_not_clipped() -> None:
+    assert convert.build_scheduler(parse_flags(IMPROVED, "--clip_denoised False")).config.clip_sample is False
 
 
 @pytest.mark.parametrize(
@@ -377,16 +442,36 @@ def test_every_published_set_can_be_parsed_and_changed() -> None:
         (GUIDED, "--num_channels", "argument --num_channels: expected one argument"),
         (GUIDED, "--learn_sigma maybe", "argument --learn_sigma: True or False expected, got 'maybe'"),
         (GUIDED, "--noise_schedule sigmoid", r"argument --noise_schedule: invalid choice: 'sigmoid'"),
-        (GUIDED, "--num_res_blocks 0", "num_res_blocks must be at least 1, got 0"),
+        (GUIDED, "--num_res_blocks 0", "num_res_blocks must be at least 1 and at most 256, got 0"),
         (GUIDED, "--image_size 48", "image_size must be one of 64, 128, 256, 512; give channel_mult .*got 48"),
         (GUIDED, "--image_size 18 --channel_mult 1,1,1", "image_size must halve 2 times, got 18"),
         (GUIDED, "--num_channels 40", "num_channels must give every level a multiple of 32 channels"),
-        (GUIDED, "--channel_mult 1,x", "channel_mult must be numbers above 0, separated by commas, got '1,x'"),
+        (GUIDED, "--channel_mult 1,x", "channel_mult must be numbers above 0, separated by commas, .*, got '1,x'"),
         (GUIDED, "--num_head_channels 48", r"num_head_channels must divide the channels that attend \(.*\), got 48"),
         (GUIDED, "--num_heads 5", "num_heads must divide"),
         (GUIDED, "--diffusion_steps 10", "diffusion_steps must be at least 20 with the linear schedule, got 10"),
         (GUIDED, "--large_size 256 --image_size 64", "image_size must be large_size, 256, got 64"),
         (GUIDED, "--dropout '", "No closing quotation"),
+        (GUIDED, "--dropout nan", "dropout must be at least 0 and below 1, got nan"),
+        (IMPROVED, "--dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
+        (GUIDED, "--channel_mult 1,inf", "channel_mult must be numbers above 0, .*, at most 16384, got '1,inf'"),
+        (GUIDED, "--channel_mult nan,1", "channel_mult must be numbers above 0, .*, at most 16384, got 'nan,1'"),
+        (
+            GUIDED,
+            "--channel_mult 1,16384",
+            "num_channels must give every level a multiple of 32 .*, at most 65536, got",
+        ),
+        (
+            GUIDED,
+            "--num_channels 1000000000000",
+            "num_channels must be at least 1 and at most 16384, got 1000000000000",
+        ),
+        (GUIDED, "--num_res_blocks 1000000000", "num_res_blocks must be at least 1 and at most 256, got 1000000000"),
+        (GUIDED, "--classifier_depth -1", "classifier_depth must be at least 1 and at most 256, got -1"),
+        (GUIDED, "--large_size 100", "large_size must be one of 64, 256, 512; give channel_mult .*got 100"),
+        (IMPROVED, "--large_size 100", "large_size must be one of 64, 256, got 100"),
+        (GUIDED, "--timestep_respacing 1001", "timestep_respacing must be a number of steps, 1 to 1000, .*got '1001'"),
+        (GUIDED, "--timestep_respacing ddim", "timestep_respacing must be a number of steps, .*got 'ddim'"),
     ],
 )
 def test_flags_that_cannot_be_are_refused_by_name(
@@ -418,6 +503,18 @@ def test_flags_that_contradict_the_weights_are_named(wrong: str, tmp_path: Path,
     found = refused(capsys, GUIDED, "--unet", path, "--flags", f"{SMALL} {wrong}", "--out", str(tmp_path / "out"))
     assert re.search(CONTRADICTIONS[wrong], found), found
     assert found.startswith(f"{path}: ") and sorted(p.name for p in tmp_path.iterdir()) == ["unet.pt"]
+
+
+def test_the_size_that_speaks_against_a_file_is_named_as_it_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    net = make(mult=(1, 2, 3, 3), attention=(4, 8), in_channels=6, num_heads=4)
+    path, flags = (
+        save(net, tmp_path / "unet.pt"),
+        "--large_size 64 --small_size 16 --num_channels 32 --num_res_blocks 1",
+    )
+    found = refused(capsys, GUIDED, "--unet", path, "--flags", flags, "--out", str(tmp_path / "out"))
+    assert found.startswith(f"{path}: --large_size 64 gives ")
 
 
 @pytest.mark.parametrize(
@@ -499,10 +596,13 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a checkpoint", "is not a file of weights: "),
+        (b"not a checkpoint", "is not a file of weights: nothing in it can be read"),
         (b"", "is not a file of weights: "),
-        (pickle.dumps(Harmful(), protocol=2), "is not a file of weights: "),
-        (Harmful(), "is not a file of weights: "),
+        (
+            pickle.dumps(Harmful(), protocol=2),
+            "weights: Unsupported global: GLOBAL exec was not an allowed global by default.",
+        ),
+        (Harmful(), "weights: Unsupported global: GLOBAL exec was not an allowed global by default."),
         ([torch.zeros(2)], "must hold named tensors (a state dict), it holds a list"),
         ({"step": 5}, "must hold named tensors (a state dict), its 'step' is a int"),
         ({"state_dict": {"a": torch.zeros(2)}}, "must hold named tensors (a state dict), its 'state_dict' is a dict"),
@@ -515,6 +615,7 @@ def test_a_file_of_something_else_is_refused(
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     found = refused(capsys, GUIDED, "--unet", str(path), "--flags", SMALL, "--out", str(tmp_path / "out"))
     assert str(path) in found and message in found
+    assert not re.search(r"\x1b|Please|can still be loaded|safe_globals", found)  # torch's advice is to run its code
     assert sorted(p.name for p in tmp_path.iterdir()) == ["unet.pt"]
 
 
@@ -587,46 +688,10 @@ def test_weights_are_not_held_twice() -> None:
 
 
 def test_flags_that_have_no_part_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    flags = f"{SMALL} --classifier_depth 4 --timestep_respacing 250 --classifier_scale 1.0"
-    converted(tmp_path, flags, make(num_heads=4))
-    first, second = capsys.readouterr().out.splitlines()[:2]
-    assert first == "of the sampling, and not written: classifier_scale, timestep_respacing"
-    assert second == "without --classifier these flags are not used: classifier_depth"
-
-
-# --- our U-Net ---
-
-
-def tiny_adm(**changes: object) -> ADMUNet2DModel:
-    return ADMUNet2DModel(**dict(sample_size=8, block_out_channels=(32, 64), attention_head_dim=(8, 16)) | changes)
-
-
-def test_heads_may_differ_from_level_to_level() -> None:
-    net = tiny_adm(down_block_types=("AttnDownBlock2D",) * 2, up_block_types=("AttnUpBlock2D",) * 2)
-    assert [a.heads for a in net.down_blocks[0].attentions] == [4, 4]
-    assert net.down_blocks[1].attentions[0].heads == net.mid_block.attentions[0].heads == 4
-    assert (net.up_blocks[0].attentions[0].scale, net.up_blocks[1].attentions[0].scale) == (0.25, 8**-0.5)
-    again = ADMUNet2DModel.from_config(net.config)
-    assert [a.heads for a in again.down_blocks[0].attentions] == [4, 4]
-    assert json.loads(net.to_json_string())["attention_head_dim"] == [8, 16]
-
-
-def test_a_stock_unet_fails_on_the_config_of_ours(tmp_path: Path) -> None:
-    """It would otherwise run the same weights as another network."""
-    tiny_adm(timestep_scale=0.25).save_pretrained(tmp_path)
-    with pytest.raises(TypeError):
-        UNet2DModel.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(attention_head_dim=8), r"attention_head_dim must be one a level and divide .* \(32, 64\), got 8"),
-        (dict(attention_head_dim=(8,)), "attention_head_dim must be one a level"),
-        (dict(attention_head_dim=(8, 48)), "attention_head_dim must be one a level"),
-        (dict(up_attention_head_dim=(8, 0)), "up_attention_head_dim must be one a level"),
-    ],
-)
-def test_heads_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        tiny_adm(**changes)
+    flags = f"{SMALL} --classifier_depth 4 --classifier_scale 1.0 --model_path a.pt --classifier_path b.pt"
+    converted(tmp_path, f"{flags} --base_samples c.npz", make(num_heads=4))
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "not used: base_samples, classifier_path, model_path",
+        "of the sampling, and not written: classifier_scale",
+        "without --classifier these flags are not used: classifier_depth",
+    ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DModel, VQModel
 from published_adm import UNet
 from published_ldm import Autoencoder
+from torch import Tensor
 from toys import quiet, seeded
 
 from pipelines import ADMUNet2DModel, LatentDiffusionPipeline, NoiseSchedule
@@ -62,7 +65,12 @@ def config_of(kind: str, **params: object) -> dict:
         "image_size": 8,
         "cond_stage_config": "__is_unconditional__",
     }
-    shown |= {"unet_config": {"params": copy.deepcopy(UNET) | unet}, "first_stage_config": {"params": first_stage}}
+    targets = {"vq": "ldm.models.autoencoder.VQModelInterface", "kl": "ldm.models.autoencoder.AutoencoderKL"}
+    shown["unet_config"] = {
+        "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+        "params": copy.deepcopy(UNET) | unet,
+    }
+    shown["first_stage_config"] = {"target": targets[kind], "params": first_stage}
     return {"model": {"params": shown | params}}
 
 
@@ -121,6 +129,48 @@ def test_the_process_and_its_steps_are_the_published_ones(tmp_path: Path) -> Non
     assert pipe.vae.config.scaling_factor == 0.25
 
 
+def published_ddim(unet: UNet, z: Tensor, steps: int, eta: float, noise: Callable[[], Tensor]) -> Tensor:
+    """ldm/models/diffusion/ddim.py: the last step ends at abar_0 of all 1000, where the process begins."""
+    abar = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
+    times = np.arange(0, 1000, 1000 // steps) + 1
+    before = np.array([abar[0], *abar[times[:-1]]])
+    for t, now, after in zip(times[::-1], abar[times][::-1], before[::-1], strict=True):
+        sigma = eta * np.sqrt((1 - after) / (1 - now) * (1 - now / after))
+        eps = unet(z, torch.full((len(z),), int(t)))
+        z0 = (z - np.sqrt(1 - now) * eps) / np.sqrt(now)
+        z = np.sqrt(after) * z0 + np.sqrt(1 - after - sigma**2) * eps
+        z = z + sigma * noise() if eta else z
+    return z
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+@torch.no_grad()
+def test_a_run_ends_where_the_published_sampler_and_the_stock_one_end(eta: float, tmp_path: Path) -> None:
+    unet, autoencoder = networks("kl")
+    unet.out[2].weight.data *= 0.1  # latents stay of a size at which the last step shows
+    convert.main(write(tmp_path, checkpoint_of(unet, autoencoder), config_of("kl")))
+    pipe = quiet(LatentDiffusionPipeline.from_pretrained(tmp_path / "out"))
+    z = torch.randn(1, 3, 8, 8, generator=seeded(1))
+    ours = pipe(num_inference_steps=5, eta=eta, latents=z, generator=seeded(), output_type="latent").images
+    generator = seeded()
+    expected = published_ddim(unet, z, 5, eta, lambda: torch.randn(z.shape, generator=generator))
+    torch.testing.assert_close(ours, expected.to(ours), rtol=1e-4, atol=1e-4)
+    stock, generator, now = DDIMScheduler.from_pretrained(tmp_path / "out" / "scheduler"), seeded(), z
+    stock.set_timesteps(5)
+    for t in stock.timesteps:
+        now = stock.step(unet(now, t[None]), t, now, eta=eta, generator=generator).prev_sample
+    torch.testing.assert_close(ours, now, rtol=1e-4, atol=1e-4)
+
+
+def test_yaml_reads_some_numbers_as_words(tmp_path: Path) -> None:
+    config = config_of("kl", linear_start="WORD", timesteps=500)
+    arguments = write(tmp_path, checkpoint_of(*networks("kl")), yaml.safe_dump(config).replace("WORD", "1e-4"))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["params"]["linear_start"] == "1e-4"
+    convert.main(arguments)
+    scheduler = LatentDiffusionPipeline.from_pretrained(tmp_path / "out").scheduler
+    assert scheduler.config.beta_start == 1e-4 and len(scheduler.betas) == 500
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_is_drawn(kind: str, tmp_path: Path) -> None:
     convert.main(write(tmp_path, checkpoint_of(*networks(kind)), config_of(kind)))
@@ -139,6 +189,10 @@ class Callback:
         raise SystemExit("run by unpickling")
 
 
+class AttributeDict(dict):
+    """As that of Lightning's hyperparameters."""
+
+
 class Harmful:
     def __reduce__(self) -> tuple:
         return exec, ("raise SystemExit('run by unpickling')",)
@@ -148,6 +202,8 @@ class Harmful:
 def test_what_else_a_checkpoint_holds_is_not_run(tmp_path: Path) -> None:
     unet, autoencoder = networks("kl")
     extra = {"callbacks": {Callback: {"made": Callback()}}, "hyper_parameters": Harmful()}
+    lists = defaultdict(list, {"a": [1], "b": [2]})
+    extra["optimizer_states"] = [AttributeDict(rate=1.0, one=AttributeDict(a=1)), lists, {"best": np.float64(0.5)}]
     convert.main(write(tmp_path, checkpoint_of(unet, autoencoder) | extra, config_of("kl")))
     pipe = LatentDiffusionPipeline.from_pretrained(tmp_path / "out")
     z, t = torch.randn(2, 3, 8, 8, generator=seeded()), torch.tensor([0, 712])
@@ -166,12 +222,12 @@ def broken(change: object, kind: str = "kl") -> tuple[dict, dict]:
     [
         (lambda s, p, u, a: p.update(cond_stage_config={"target": "Bert"}), "cond_stage_config must be __is_uncond"),
         (lambda s, p, u, a: p.update(parameterization="x0"), "--config: parameterization must be eps, got x0"),
-        (lambda s, p, u, a: u.update(use_spatial_transformer=True), "use_spatial_transformer must be None, got True"),
+        (lambda s, p, u, a: u.update(use_spatial_transformer=True), "use_spatial_transformer must be False, got True"),
         (lambda s, p, u, a: u.update(num_head_channels=24), "--config: num_head_channels must divide the channels"),
         (lambda s, p, u, a: u.update(model_channels=64), "--config describes another U-Net: "),
         (lambda s, p, u, a: a["ddconfig"].update(attn_resolutions=[16]), "attn_resolutions must be [], got [16]"),
         (lambda s, p, u, a: a["ddconfig"].update(ch=64), "--config describes another autoencoder: "),
-        (lambda s, p, u, a: a.update(embed_dim=4), "--config: embed_dim must be 3, got 4"),
+        (lambda s, p, u, a: a.update(embed_dim=4), "--config: embed_dim must be 3 (z_channels), got 4"),
         (lambda s, p, u, a: s.update(stray=torch.zeros(2)), "1 not used (stray)"),
         (lambda s, p, u, a: s.pop("model_ema.diffusion_modelout2bias"), "1 missing (out.2.bias)"),
         (
@@ -179,6 +235,35 @@ def broken(change: object, kind: str = "kl") -> tuple[dict, dict]:
             "1 of the autoencoder's 125 weights are not used",
         ),
         (lambda s, p, u, a: u.pop("num_res_blocks"), "config.yaml: KeyError 'num_res_blocks'"),
+        (lambda s, p, u, a: s.update({5: torch.zeros(2)}), "must hold named tensors under 'state_dict'"),
+        (lambda s, p, u, a: s.update(scale_factor=torch.ones(2)), "scale_factor must be one number, got shape (2,)"),
+        (lambda s, p, u, a: p.update(timesteps=0), "--config: timesteps must be a whole number above 0 and at most"),
+        (lambda s, p, u, a: p.update(timesteps=2.5), "--config: timesteps must be a whole number above 0 and at most"),
+        (lambda s, p, u, a: p.update(linear_end="high"), "--config: linear_end must be a number above 0 and at most"),
+        (lambda s, p, u, a: p.update(linear_end=2), "config.yaml: ValueError betas must lie in (0, 1]"),
+        (lambda s, p, u, a: u.update(channel_mult=[]), "--config: channel_mult must be a list of whole numbers, one a"),
+        (lambda s, p, u, a: a["ddconfig"].update(ch_mult=[]), "--config: ch_mult must be a list of whole numbers, one"),
+        (lambda s, p, u, a: a["ddconfig"].update(ch=48), "--config: ch must give every level a multiple of 32 channe"),
+        (lambda s, p, u, a: u.update(model_channels=40), "--config: model_channels must give every level a multiple o"),
+        (lambda s, p, u, a: u.update(num_res_blocks=10**9), "num_res_blocks must be a whole number above 0 and at mo"),
+        (lambda s, p, u, a: u.update(attention_resolutions=1), "config.yaml: TypeError argument of type 'int' is not"),
+        (lambda s, p, u, a: u.update(dims=3), "--config: dims must be 2, got 3: pictures have two"),
+        (lambda s, p, u, a: p.update(given_betas=[0.1]), "--config: given_betas must be None, got [0.1]: the schedul"),
+        (lambda s, p, u, a: p.update(beta_schedule="cosine"), "--config: beta_schedule must be linear, got cosine: "),
+        (lambda s, p, u, a: a["ddconfig"].update(tanh_out=True), "--config: tanh_out must be False, got True: diffus"),
+        (lambda s, p, u, a: a["ddconfig"].update(attn_type="linear"), "attn_type must be vanilla, got linear: diffus"),
+        (lambda s, p, u, a: a["ddconfig"].update(use_linear_attn=True), "--config: use_linear_attn must be False, go"),
+        (lambda s, p, u, a: a["ddconfig"].update(resamp_with_conv=False), "resamp_with_conv must be True, got False"),
+        (
+            lambda s, p, u, a: p["unet_config"].update(
+                target="ldm.modules.diffusionmodules.openaimodel.EncoderUNetModel"
+            ),
+            "--config: unet_config.target must be openaimodel.UNetModel, got ldm.modules.",
+        ),
+        (
+            lambda s, p, u, a: p["first_stage_config"].update(target="ldm.models.autoencoder.IdentityFirstStage"),
+            "--config: first_stage_config.target must be autoencoder.AutoencoderKL or autoencoder.VQModelInterface, ",
+        ),
         (lambda s, p, u, a: p.pop("unet_config"), "is no config of a latent diffusion model: KeyError 'unet_config'"),
     ],
 )

@@ -8,9 +8,9 @@
 
 OpenAI's guided-diffusion (ADM) and improved-diffusion, with the flags that their READMEs and scripts have, or the name
 of a published set of them. A U-Net becomes a DDPMPipeline, with a classifier a ClassifierGuidancePipeline; both take
-the published steps (`timestep_spacing` "linspace"). A super-resolution U-Net has no pipeline here yet: its unet/ and
-scheduler/ are written, which load one by one. CompVis' unconditional latent-diffusion models, whose file holds the
-autoencoder, too, become a LatentDiffusionPipeline.
+the published ancestral steps (`timestep_spacing` "linspace"), and `--timestep_respacing` is told in these terms. A
+super-resolution U-Net has no pipeline here yet: its unet/ and scheduler/ are written, which load one by one. CompVis'
+unconditional latent-diffusion models, whose file holds the autoencoder, too, become a LatentDiffusionPipeline.
 
 What the flags say of the attention cannot be checked against the weights: --num_heads, --num_head_channels and
 --use_new_attention_order must be those of the training. What each flag does otherwise, see conversion/flags.py.
@@ -36,8 +36,9 @@ from training.conversion.architecture import (
     unet_architecture,
 )
 from training.conversion.evidence import check
-from training.conversion.flags import CLASSIFIER, PUBLISHED, SAMPLING, Flags, parse_flags
+from training.conversion.flags import CLASSIFIER, PATHS, PUBLISHED, SAMPLING, Flags, parse_flags
 from training.conversion.latent import read_latent
+from training.conversion.respacing import equivalent
 from training.conversion.weights import expected_shapes, fill, read_state_dict, shapes_of
 
 
@@ -57,7 +58,9 @@ def convert(family: str, unet: str, flags: str, out: str | Path, classifier: str
     network = convert_unet(unet, given)
     if given.super_resolution:
         _write(out, lambda folder: _save_parts(folder, network, scheduler))
-        print(f"a super-resolution network has no pipeline yet: {type(network).__name__} loads {out / 'unet'}")
+        kind = type(network)
+        home = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+        print(f"a super-resolution network has no pipeline yet: {home} loads {out / 'unet'}")
         return
     if steering is None:
         _write_pipeline(out, DDPMPipeline(network, scheduler))
@@ -83,9 +86,13 @@ def _free(out: str | Path) -> Path:
 
 
 def _check_combination(flags: Flags, classifier: str | None) -> None:
-    sampling = sorted(flags.given & {"timestep_respacing", *SAMPLING})
+    paths, sampling = sorted(flags.given & set(PATHS)), sorted(flags.given & set(SAMPLING))
+    if paths:
+        print(f"not used: {', '.join(paths)}")
     if sampling:
         print(f"of the sampling, and not written: {', '.join(sampling)}")
+    if flags.timestep_respacing:
+        print(f"--timestep_respacing {flags.timestep_respacing}: {equivalent(flags)}")
     if classifier is None:
         unused = sorted(flags.given & set(CLASSIFIER))
         if unused:
@@ -100,7 +107,7 @@ def _check_combination(flags: Flags, classifier: str | None) -> None:
 
 
 def build_scheduler(flags: Flags) -> DDPMScheduler:
-    """The published process: its betas, what the network predicts, its variance, x_0 clipped, its spacing of steps.
+    """The published process: its betas, what the network predicts, its variance, its clipping and spacing of steps.
 
     Raises:
         ValueError: so few steps that a linear beta would be above 1.
@@ -116,7 +123,7 @@ def build_scheduler(flags: Flags) -> DDPMScheduler:
         beta_schedule="linear" if flags.noise_schedule == "linear" else "squaredcos_cap_v2",
         prediction_type="sample" if flags.predict_xstart else "epsilon",
         variance_type="learned_range" if flags.learn_sigma else fixed,
-        clip_sample=True,
+        clip_sample=flags.clip_denoised,
         timestep_spacing="linspace",
     )
 

@@ -1,6 +1,5 @@
 """The network of a run: built from a config to fit the data, or taken from a pipeline and fitted to the data."""
 
-import contextlib
 import inspect
 import json
 import logging
@@ -10,14 +9,16 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import pipelines
 from training.data import ImageData
 from training.recipes import NETWORK, Recipe
 
 logger = logging.getLogger(__name__)
+
+RUN_BY = {"DiTPipeline": "LatentDiffusionPipeline"}  # stock pipelines that one of ours with another name runs
 
 
 def load_pipeline(name_or_path: str) -> DiffusionPipeline:
@@ -27,7 +28,7 @@ def load_pipeline(name_or_path: str) -> DiffusionPipeline:
         ValueError: the folder is no pipeline, or its class is not one of this project's.
     """
     class_name = _pretrained_json(name_or_path, "model_index.json")["_class_name"]
-    class_name = class_name if isinstance(class_name, str) else class_name[1]
+    class_name = RUN_BY.get(class_name, class_name) if isinstance(class_name, str) else class_name[1]
     known = [name for name in pipelines.__all__ if name.endswith("Pipeline")]
     if class_name not in known:
         raise ValueError(f"pretrained_model_name_or_path must be one of {', '.join(known)}, got a {class_name}")
@@ -66,8 +67,13 @@ def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:
 
 def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> Path:
     for file in files[:-1]:
-        with contextlib.suppress(EntryNotFoundError):
+        try:
             return Path(hf_hub_download(repo_id, file))
+        except LocalEntryNotFoundError:  # the Hub cannot be asked: it is missing only where the Hub once said so
+            if try_to_load_from_cache(repo_id, file) is not _CACHED_NO_EXIST:
+                raise
+        except EntryNotFoundError:
+            continue
     return Path(hf_hub_download(repo_id, files[-1]))
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from .fastpath import FastPath
 from .samplers import OWN_CLASSES, SCHEDULERS
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
+RUN_BY = {"DiTPipeline": "LatentDiffusionPipeline"}  # stock pipelines that one of ours with another name runs
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ModelInfo:
         accepts: arguments of the pipeline's `stream`
         class_names: by index; empty for an unconditional model
         labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
-        shape: (height, width, channels) of what the network denoises, as far as its config tells
+        shape: (height, width, channels) of its pictures, as far as the configs of network and autoencoder tell
         samplers: what may be chosen; empty where the pipeline has no scheduler to swap
         max_steps: length of the noise schedule
         steered: whether a classifier guides it, so that a guidance scale of 0 is off
@@ -106,14 +108,13 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     index = _read_json(folder / "model_index.json")
     declared = index.get("_class_name")
     carries_code = isinstance(declared, list)
-    pipeline = declared[1] if carries_code else str(declared)
+    pipeline = declared[1] if carries_code else RUN_BY.get(str(declared), str(declared))
     arguments = _stream_arguments(folder / f"{declared[0]}.py" if carries_code else None, pipeline)
     if arguments is None:
         raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
-    path = _part(folder, "unet", "config.json")
-    config = _read_json(path) if path.is_file() else None
+    config = _network_config(folder)
     steered = "classifier" in index
-    names, labels = _classes(_class_count(folder, config, arguments), index)
+    names, labels = _classes(_class_count(folder, config, "vae" in index, arguments), index)
     return ModelInfo(
         name,
         str(source),
@@ -123,7 +124,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         arguments,
         names,
         labels,
-        _shape(config or {}),
+        _shape(config, folder / "vae" / "config.json"),
         _samplers(index, pipeline, arguments),
         _max_steps(_part(folder, "scheduler", "scheduler_config.json")),
         steered,
@@ -170,15 +171,23 @@ def _part(folder: Path, name: str, file: str) -> Path:
     return folder / name / file if (folder / name).is_dir() else folder / file
 
 
-def _class_count(folder: Path, config: dict[str, Any] | None, arguments: frozenset[str]) -> int:
+def _network_config(folder: Path) -> dict[str, Any]:
+    """The config of the transformer or of the U-Net; {} where there is none."""
+    path = _part(folder, "transformer" if (folder / "transformer").is_dir() else "unet", "config.json")
+    return _read_json(path) if path.is_file() else {}
+
+
+def _class_count(folder: Path, config: dict[str, Any], latent: bool, arguments: frozenset[str]) -> int:
     """How many classes can be asked for, as far as the configs of classifier and network tell."""
     if "class_labels" not in arguments:
         return 0
     classifier = folder / "classifier" / "config.json"
     if classifier.is_file():
         return int(_read_json(classifier).get("num_classes") or 0)
-    embeds = int((config or {}).get("num_class_embeds") or 0)
-    free = "guidance_interval" in arguments  # classifier-free guidance keeps the last label for "no class"
+    if config.get("num_embeds_ada_norm"):
+        return int(config["num_embeds_ada_norm"])  # of a DiT, which has one more for "no class"
+    embeds = int(config.get("num_class_embeds") or 0)
+    free = latent or "guidance_interval" in arguments  # classifier-free guidance keeps the last label for "no class"
     return embeds - (free and embeds > 0)
 
 
@@ -187,14 +196,18 @@ def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[
     named = index.get("id2label") or {}
     names = tuple(str(named[key]) for key in sorted(named, key=int))
     if count and names:
-        return names, names
+        known = Counter(name.lower() for name in names)  # ImageNet has two cranes: there the index tells them apart
+        return names, tuple(name if known[name.lower()] == 1 else i for i, name in enumerate(names))
     return tuple(map(str, range(count))), tuple(range(count))
 
 
-def _shape(config: dict[str, Any]) -> tuple[int, int, int]:
-    size = config.get("sample_size") or 28
+def _shape(config: dict[str, Any], vae: Path) -> tuple[int, int, int]:
+    size, channels, factor = config.get("sample_size") or 28, config.get("in_channels", 1), 1
+    if vae.is_file():
+        autoencoder = _read_json(vae)
+        channels, factor = autoencoder.get("out_channels", 3), 2 ** (len(autoencoder["block_out_channels"]) - 1)
     height, width = (size, size) if isinstance(size, int) else size
-    return height, width, 3 if config.get("in_channels", 1) >= 3 else 1
+    return height * factor, width * factor, 3 if channels >= 3 else 1
 
 
 def _max_steps(config: Path) -> int:

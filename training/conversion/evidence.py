@@ -79,6 +79,8 @@ def _has(shapes: Shapes, prefix: str) -> bool:
 def _claim(name: str, flags: Flags) -> str:
     if name == "large_size":
         return "--large_size" if flags.super_resolution else "no --large_size (an image model)"
+    if name == "image_size" and flags.super_resolution:
+        return f"--large_size {flags.large_size}"
     return f"--{name} {getattr(flags, name)}"
 
 

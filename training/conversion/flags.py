@@ -7,7 +7,10 @@ As `script_util.py` of the two repositories has them. Those about the network ar
     rescale_timesteps                                the network sees t 1000 / T: `timestep_scale` of ADMUNet2DModel
     use_fp16, use_checkpoint, classifier_use_fp16    say how it was computed; weights are written in float32
     use_kl, rescale_learned_sigmas                   say which loss it was trained with, and change nothing here
-    timestep_respacing, classifier_scale, ...        say how it was sampled (`num_inference_steps`, `guidance_scale`)
+    clip_denoised                                    becomes the scheduler's `clip_sample`
+    timestep_respacing                               says at which steps it was sampled, see respacing.py
+    classifier_scale, ...                            say how it was sampled (`guidance_scale`)
+    model_path, classifier_path, base_samples        are read past: --unet and --classifier name the files
 
 https://github.com/openai/guided-diffusion, https://github.com/openai/improved-diffusion
 """
@@ -54,13 +57,16 @@ CLASSIFIER = {
 # of the scripts that sample: they are read, for README lines come with them, and have no part in a conversion
 # (timestep_respacing, too, which the scripts count among those of the process)
 SAMPLING = {"classifier_scale": 1.0, "use_ddim": False, "batch_size": 16, "num_samples": 10000}
+PATHS = {"model_path": "", "classifier_path": "", "base_samples": ""}
 DEFAULTS = {
     "guided-diffusion": DIFFUSION
     | NETWORK
     | SUPER_RESOLUTION
     | CLASSIFIER
     | SAMPLING
+    | PATHS
     | {
+        "clip_denoised": True,
         "num_head_channels": -1,
         "channel_mult": "",
         "resblock_updown": False,
@@ -72,13 +78,30 @@ DEFAULTS = {
     | NETWORK
     | SUPER_RESOLUTION
     | SAMPLING
-    | {"sigma_small": False, "rescale_timesteps": True, "rescale_learned_sigmas": True, "conv_resample": True},
+    | PATHS
+    | {
+        "clip_denoised": True,
+        "sigma_small": False,
+        "rescale_timesteps": True,
+        "rescale_learned_sigmas": True,
+        "conv_resample": True,
+    },
 }
 CHOICES = {
     "noise_schedule": ("linear", "cosine"),
     "classifier_pool": ("attention", "adaptive", "spatial", "spatial_v2"),
 }
-COUNTS = ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps", "large_size", "small_size")
+COUNTS = {  # the most that each may be: far above what was ever trained
+    "image_size": 2**14,
+    "large_size": 2**14,
+    "small_size": 2**14,
+    "num_channels": 2**14,
+    "classifier_width": 2**14,
+    "num_res_blocks": 256,
+    "classifier_depth": 256,
+    "num_heads": 2**14,
+    "diffusion_steps": 2**20,
+}
 
 _ADM = "--attention_resolutions 32,16,8 --learn_sigma True --resblock_updown True --use_scale_shift_norm True"
 _256 = f"{_ADM} --image_size 256 --num_channels 256 --num_head_channels 64 --use_fp16 True"
@@ -157,9 +180,11 @@ def parse_flags(family: str, text: str) -> Flags:
     if rest:
         _refuse(rest[0], family)
     flags = Flags(**defaults | vars(given), family=family, given=frozenset(vars(given)))
-    for name in COUNTS:
-        if getattr(flags, name) < 1:
-            raise ValueError(f"--flags: {name} must be at least 1, got {getattr(flags, name)}")
+    for name, most in COUNTS.items():
+        if not 1 <= getattr(flags, name) <= most:
+            raise ValueError(f"--flags: {name} must be at least 1 and at most {most}, got {getattr(flags, name)}")
+    if not 0 <= flags.dropout < 1:
+        raise ValueError(f"--flags: dropout must be at least 0 and below 1, got {flags.dropout}")
     if flags.super_resolution and flags.image_size != flags.large_size and "image_size" in flags.given:
         raise ValueError(f"--flags: image_size must be large_size, {flags.large_size}, got {flags.image_size}")
     return flags

@@ -6,6 +6,8 @@ channels of a head), the new one (3, head, channels of a head). Nor does it say 
 
 from __future__ import annotations
 
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,9 @@ from training.conversion.architecture import Architecture
 
 Shapes = dict[str, tuple[int, ...]]
 Sources = dict[str, tuple[str, str, int]]  # our module -> the published one, "q", "k", "v" or "", channels of a head
+
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+ADVICE = re.compile(r"\n|(?<=\.) (?:Please|This file can still)")  # where torch begins to say what to do
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -64,8 +69,15 @@ def read(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a file of anything can fail in any way
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} is not a file of weights: {reason[0][:200]}") from error
+        raise ValueError(f"{path} is not a file of weights: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in a line; not torch's advice, which is to load the file in a way that runs its code."""
+    text = ESCAPES.sub("", str(error)).strip()
+    text = text.partition("WeightsUnpickler error: ")[2] or text
+    text = ADVICE.split(text)[0].strip()[:200] or "nothing in it can be read"
+    return text if isinstance(error, (pickle.UnpicklingError, RuntimeError)) else f"{type(error).__name__} {text}"
 
 
 def shapes_of(state: dict[str, Tensor]) -> Shapes:

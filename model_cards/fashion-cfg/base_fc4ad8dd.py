@@ -42,6 +42,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = ("latents", "pred_original_sample", "eps")
 # These two only state the process; our pipelines take their steps themselves. Any other scheduler is driven.
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+_HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
@@ -449,17 +450,18 @@ class StepwisePipeline(DiffusionPipeline):
             self._refuse_custom_code()
         target = Path(save_directory).absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._carry_code = carry_code
+        self._carry_code = carry_code and self._carry_code  # push_to_hub saves again, for a push without code too
         push = kwargs.pop("push_to_hub", False)
+        to_hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
         try:
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
                 staged = Path(temporary) / target.name
-                super().save_pretrained(staged, *args, **({} if push else kwargs))
+                super().save_pretrained(staged, *args, **kwargs)
                 _move_into(staged, target)
+            if push:
+                self.push_to_hub(to_hub.pop("repo_id", target.name), variant=kwargs.get("variant"), **to_hub)
         finally:
             self._carry_code = True
-        if push:
-            self.push_to_hub(kwargs.pop("repo_id", target.name), **kwargs)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """diffusers calls this last, for `save_pretrained` and `push_to_hub` alike: the place to add the sources."""
