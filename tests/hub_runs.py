@@ -61,7 +61,7 @@ def push(
     home = folder.parent / "home"
     command = [sys.executable, "-c", PUSH, "push", str(folder), *arguments]
     environment = hub.environment(home, token, HF_HUB_DISABLE_PROGRESS_BARS="1", **environment)
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,6 +73,6 @@ def elsewhere(hub: HubServer, home: Path, program: str, task: dict, **environmen
     home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", program, json.dumps(task)]
     environment = hub.environment(home, **environment)
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
