@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from training.card_tables import best_rows, bits_table, metrics_table
+from training.metrics.hashes import weights_hash
 from training.metrics.plots import guidance_figure, likelihood_figure, steps_figure, write_plots
 
 FLOOR = {"num_samples": 1000, "frechet_distance": 0.3, "class_accuracy": 0.95, "precision": 0.92, "recall": 0.9}
@@ -117,6 +118,10 @@ def test_a_measure_that_only_some_rows_have_leaves_the_others_empty() -> None:
 def test_a_card_shows_bits_per_dim_where_they_were_measured(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(json.dumps({"results": {}}))
     assert bits_table(tmp_path) == ""
-    sections = {"results": {}, "likelihood": {"x": bits_row("fixed_small", 3.2104)}}
-    (tmp_path / "metrics.json").write_text(json.dumps(sections))
-    assert bits_table(tmp_path).splitlines()[-1] == "| fixed small | 1,000 | 500 | 3.210 ± 0.020 |"
+    for weights, last in (
+        (weights_hash(tmp_path), "| fixed small | 1,000 | 500 | 3.210 ± 0.020 |"),
+        ("of other weights", None),
+    ):
+        row = bits_row("fixed_small", 3.2104) | {"weights": weights}
+        (tmp_path / "metrics.json").write_text(json.dumps({"results": {}, "likelihood": {"x": row}}))
+        assert next(reversed(bits_table(tmp_path).splitlines()), None) == last

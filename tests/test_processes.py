@@ -7,17 +7,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_runs import forget_accelerate, picture_folder, small_recipe, small_trainer
+from training_runs import forget_accelerate, small_trainer
 
 from training.loop import Trainer
-from training.train import load_data
+from training.train import start_processes
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = {"random_flip": True, "learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0}
@@ -159,17 +158,15 @@ def test_two_processes_resume_bit_for_bit(two_processes: Path) -> None:
 
 
 def test_one_process_where_several_were_asked_for_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`accelerate launch --cpu --num_processes 2` sets MASTER_PORT, and starts one process."""
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    recipe = replace(small_recipe(tmp_path / "run"), train_data_dir=str(picture_folder(tmp_path / "pictures")))
     monkeypatch.delenv("MASTER_PORT", raising=False)
     forget_accelerate()
-    load_data(recipe)
+    start_processes()
     assert "one process runs" not in caplog.text
     monkeypatch.setenv("MASTER_PORT", "29500")
-    load_data(recipe)
+    start_processes()
     assert "one process runs, though several were asked for" in caplog.text
 
 
