@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,12 +19,6 @@ from training.networks import load_pipeline
 
 TINY = {"ddim": ddim, "latent": latent}  # of the other classes a model is shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
 
 
 def drawn(pipe: DiffusionPipeline) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from training.metrics.hashes import weights_hash
 from training.outgoing import without_path
 
 MODEL = ("model", "me/cats")
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +73,7 @@ def test_a_card_of_ones_own_goes_as_it_is_unless_it_tells_too_much(hub: HubServe
     assert push(hub, folder, "cats").returncode == 0
     assert hub.repositories[MODEL].files["README.md"].decode() == card == (folder / "README.md").read_text()
     (folder / "README.md").write_text(card + words.format(home=folder.parent / "home"))
+    assert push(hub, folder, "new").returncode == 1 and ("model", "me/new") not in hub.repositories
     refused = push(hub, folder, "cats")
     assert refused.returncode == 1 and refused.stderr.startswith("error: README.md ")
     assert hub.repositories[MODEL].files["README.md"].decode() == card

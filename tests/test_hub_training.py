@@ -2,32 +2,22 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 from hub_runs import ROUND_TRIP, elsewhere, push
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+from served import free_port
 from toys import guided
 from training_runs import command, picture_folder
 
 
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
 def launch(hub: HubServer, place: Path, arguments: str, **options: str | None) -> subprocess.CompletedProcess:
     """`accelerate launch -m training.train ARGUMENTS` with two processes of a CPU, from the folder `place`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     line = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     line += f" --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port {port} -m training.train"
     environment = hub.environment(place / "home", **options) | {

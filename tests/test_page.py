@@ -3,11 +3,8 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 from gradio_client import Client
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from served import free_port, wait_for
 from test_ui import ROOT, save_models
 
 CHROMIUM = "/usr/bin/chromium"
@@ -32,9 +30,7 @@ PATIENCE = 60_000  # milliseconds; the cores may be busy with something else
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`python app.py --model ...` with two tiny models, until the page answers."""
     folder = tmp_path_factory.mktemp("served")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = [part for path in save_models(folder).values() for part in ("--model", str(path))]
     environment = os.environ | {
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -45,23 +41,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "app.py", *flags, "--port", str(port)]
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/", server, folder / "log")
+        wait_for(f"http://127.0.0.1:{port}/", server, folder / "log")
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.terminate()
         server.wait(20)
         log.close()
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"no page after a minute: {log.read_text()}")
 
 
 @pytest.fixture(scope="module")

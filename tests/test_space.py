@@ -1,12 +1,8 @@
 """The demo as a Space: it opens with the models that were pushed, installs no CUDA, and needs no special CPU."""
 
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +11,10 @@ from gradio_client import Client
 from hub_runs import push
 from hub_server import HubServer
 from huggingface_hub import SpaceCard
+from served import free_port, wait_for
 from toys import ddpm, guided, tiny_unet
 
 from training.space import requirements
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -84,9 +75,7 @@ def test_a_pushed_space_starts_elsewhere_and_draws_on_an_old_cpu(hub: HubServer,
     for name, content in hub.repositories["space", "me/demo"].files.items():
         (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "space" / name).write_bytes(content)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     old = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}
     environment = hub.environment(tmp_path / "home", token=None) | old | {"GRADIO_SERVER_PORT": str(port)}
     log = tmp_path / "log"
@@ -96,20 +85,9 @@ def test_a_pushed_space_starts_elsewhere_and_draws_on_an_old_cpu(hub: HubServer,
             command, cwd=tmp_path / "space", env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            _wait_for(f"http://127.0.0.1:{port}/", server, log)
+            wait_for(f"http://127.0.0.1:{port}/", server, log)
             answer = Client(f"http://127.0.0.1:{port}/", verbose=False).predict(api_name="/generate")
         finally:
             server.terminate()
             server.wait(20)
     assert "me/cats" in str(answer), answer
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())

@@ -1,6 +1,6 @@
 """`python -m training.card [FOLDER ...]`: write the models' cards from their metrics.json and training.json.
 
-Every number on a card is read from these two files; the words come from model_cards/TEMPLATE.md.
+Every number on a card is read from these and noise_accuracy.json; the words come from model_cards/TEMPLATE.md.
 """
 
 import json

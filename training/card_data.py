@@ -14,8 +14,7 @@ _NEEDED_OF_RECIPE = set(
 )
 # how a run was watched and kept, not what it learned
 _SILENT = set(
-    "recipe output_dir checkpointing_steps checkpoints_total_limit resume_from_checkpoint validation_steps report_to "
-    "push_to_hub hub_model_id hub_private_repo hub_token".split()
+    "recipe checkpointing_steps checkpoints_total_limit resume_from_checkpoint validation_steps report_to".split()
 )
 
 

@@ -68,13 +68,13 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
         ValueError: the folder holds no model, or a file that names a folder of this machine or holds the token.
         HubError: as for `prepare`, or the Hub broke off every attempt.
     """
-    model_files(folder, repo_id)  # an error now, before anything is created
+    _check_private_words(model_files(folder, repo_id), token or get_token())  # before anything is created
     repo_id = prepare(repo_id, token, private)
     files, parts = model_files(folder, repo_id), {part.name for part in components(folder)}
-    _check_private_words(files, token or get_token())
     message = f"Upload {folder.resolve().name}"
     pushed = push_files(files, repo_id, token, message, lambda name: belongs_to_a_model(name, parts))
-    if pushed_to(folder) == (repo_id, None) or pushed_to(folder)[0] != repo_id:  # else the revision it has is as good
+    known_id, revision = pushed_to(folder)
+    if known_id != repo_id or revision is None:  # else the revision that it has is as good
         remembered = {"repo_id": repo_id, "revision": pushed.revision, "weights": weights_hash(folder)}
         write_json(folder / PUSHED, remembered)
     if (folder / "model_index.json").is_file() and not is_own_card(folder):

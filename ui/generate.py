@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class GenerateTab:
 
     def sample(self, *values: Any) -> tuple[Any, str, str]:
         """A first picture, so that nobody meets an empty page: the model's own, or drawn now, once; and its code."""
-        settings = Settings.recalled(dict(zip(FIELDS, values, strict=True)), self.catalogue)
+        settings = Settings.recalled(self._named(values), self.catalogue)
         model, info = settings.model, self.catalogue[settings.model]
         if model not in self._samples and info.samples:
             self._samples[model] = Image.open(info.samples)
@@ -182,7 +182,7 @@ class GenerateTab:
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw, showing each step. The pictures on the page stay until the first step replaces them."""
         *values, seed_mode, kind = values
-        settings = self._settings(dict(zip(FIELDS, values, strict=True)), seed_mode)
+        settings = self._settings(self._named(values), seed_mode)
         code = snippet(settings, self.catalogue[settings.model], fastpath.detect())
         progress, keep = None, gr.skip()
         with closing(draw(settings, self.catalogue)) as steps:
@@ -240,7 +240,7 @@ class GenerateTab:
         return controls.updates(self.catalogue, settings)
 
     @staticmethod
-    def _named(values: tuple[Any, ...]) -> dict[str, Any]:
+    def _named(values: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(FIELDS, values, strict=True))
 
     def recall(self, path: str) -> list[Any]:
