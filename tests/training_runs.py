@@ -1,6 +1,7 @@
 """Training runs small enough for a test: a U-Net of 60 thousand weights, a dozen pictures of noise, one thread."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,9 @@ def picture_folder(root: Path, count: int = 10, size: int = 8, names: tuple[str,
 def network_file(path: Path, **changes: object) -> str:
     """A config for --model_config_name_or_path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(NETWORK | changes))
+    part = path.with_name(f"{path.name}.{os.getpid()}")  # two processes may write it: neither reads half a file
+    part.write_text(json.dumps(NETWORK | changes))
+    os.replace(part, path)
     return str(path)
 
 
