@@ -285,6 +285,18 @@ def test_a_scale_that_nobody_chose_changes_with_the_kind_of_guidance(tmp_path: P
         values = Settings(model, guidance_scale=scale).as_dict()
         updates = tab.follow_model(*(values[name] for name in FIELDS))
         assert updates[place]["value"] == expected
+    for model in ("steered", "tiny-cfg"):
+        models.pipeline(model)  # is loading in the background
+
+
+def test_models_that_load_at_the_same_time_leave_torch_as_it_was(tmp_path: Path) -> None:
+    folders = save_models(tmp_path)
+    for _ in range(5):
+        models = Catalogue(folders)
+        for thread in [models.warm(name) for name in models.names]:
+            thread.join()
+        assert all(models.is_loaded(name) for name in models.names)
+        assert torch.nn.Linear(1, 1).weight.device.type == "cpu"
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)

@@ -58,8 +58,11 @@ class ModelInfo:
         return path if path.is_file() else None
 
 
+_LOADING = threading.Lock()  # diffusers patches torch.nn.Module while it loads: two loads at once leave it patched
+
+
 class Catalogue:
-    """Models by name. Loading happens once a model, whichever thread asks first.
+    """Models by name. Loading happens once a model, whichever thread asks first, and one model at a time.
 
     Raises:
         ValueError: no model at all, or a folder that holds none, by name.
@@ -70,7 +73,6 @@ class Catalogue:
             raise ValueError("models must name at least one folder that holds a model_index.json, got none")
         self.infos = {name: describe(name, source) for name, source in models.items()}
         self._loaded: dict[str, Any] = {}
-        self._locks = {name: threading.Lock() for name in models}
 
     def __getitem__(self, name: str) -> ModelInfo:
         return self.infos[name]
@@ -86,10 +88,11 @@ class Catalogue:
 
     def pipeline(self, name: str) -> Any:
         """The pipeline, on the fast path. Shared: draw with a copy, `samplers.with_sampler`."""
-        with self._locks[name]:
-            if name not in self._loaded:
-                self._loaded[name] = load(self.infos[name], fastpath.detect())
-            return self._loaded[name]
+        if name not in self._loaded:
+            with _LOADING:
+                if name not in self._loaded:
+                    self._loaded[name] = load(self.infos[name], fastpath.detect())
+        return self._loaded[name]
 
     def warm(self, name: str | None = None) -> threading.Thread:
         """Load a model, the first unless named, in the background."""
