@@ -12,7 +12,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from training.feature_classifier import augment
 from training.metrics import features as feature_file
 from training.metrics.batches import draw
-from training.metrics.drawing import open_model
+from training.metrics.drawing import draw_batch, open_model
 from training.metrics.features import FeatureClassifier, classifier_hash, extract, extract_cached, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
 from training.metrics.judge import entropy_bits
@@ -20,6 +20,8 @@ from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.nearest import Memorisation, nearest_distances
 from training.metrics.precision_recall import precision_recall
 from training.metrics.report import find_done, grid, key_of, merge, on_one_line, read_rows
+
+CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
 
 def covariance(rng: np.random.Generator, width: int, rank: int | None = None) -> np.ndarray:
@@ -373,11 +375,20 @@ def test_a_stock_pipeline_is_drawn_from_and_its_network_calls_are_counted(tmp_pa
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
     unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "stock")
-    model = open_model(str(tmp_path / "stock"), torch.float32, "DDIM")
+    model = open_model(str(tmp_path / "stock"), torch.float32)
+    model.use_scheduler("DDIM")
     assert (model.name, model.scheduler, model.shape, model.num_classes) == ("stock", "DDIM", (1, 8, 8), None)
     drawn = draw(model, 5, batch_size=3, seed=0, name="pictures", num_inference_steps=2)
     assert drawn.pixels.shape == (5, 1, 8, 8) and drawn.nfe == 2.0
     assert not np.array_equal(drawn.pixels[0], drawn.pixels[1])
+
+
+def test_heun_draws_without_blowing_up() -> None:
+    """From t = T - 1 of a cosine schedule its pictures are black and white."""
+    model = open_model(str(CARDS / "fashion-cfg"), torch.float32)
+    model.use_scheduler("Heun", 8)
+    pixels = draw_batch(model, range(4), seed=0, num_inference_steps=8).pixels
+    assert ((pixels > 25) & (pixels < 230)).mean() > 0.15
 
 
 def test_a_model_that_draws_nan_is_an_error(tmp_path: Path) -> None:

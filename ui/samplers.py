@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from .defaults import MAX_STEPS
-
 SCHEDULERS = {
     "DPM-Solver++": "DPMSolverMultistepScheduler",
     "UniPC": "UniPCMultistepScheduler",
@@ -21,14 +19,12 @@ def class_for(pipeline: str, sampler: str) -> str:
 
 
 def options(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
-    """How the scheduler of a run of `steps` spaces them.
-
-    From pure noise, t = T - 1; but Heun, which averages the slopes at both ends of a step, blows up where the first of
-    them is almost infinite: it begins and ends half a step in.
-    """
+    """How the scheduler of a run of `steps` spaces them: from pure noise, t = T - 1, where it can."""
     if sampler != "Heun":
         return {"timestep_spacing": "trailing"}
-    return {"timestep_spacing": "leading", "steps_offset": min(num_train_timesteps, MAX_STEPS) // steps // 2}
+    from pipelines.spacing import heun_spacing
+
+    return heun_spacing(steps, num_train_timesteps)
 
 
 def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:

@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from pipelines.spacing import heun_spacing
 from training.metrics.hashes import hash_files
 
 SCHEDULERS = {
@@ -46,13 +47,18 @@ class Model:
         """The name of its scheduler, short where SCHEDULERS has one."""
         return short_name(self.pipe.scheduler)
 
-    def use_scheduler(self, name: str | None) -> None:
-        """Draw with a scheduler of SCHEDULERS, of the same noise process; None, or its name: with the model's own."""
+    def use_scheduler(self, name: str | None, num_inference_steps: int = 50) -> None:
+        """Draw with a scheduler of SCHEDULERS, of the same noise process; None, or its name: with the model's own.
+
+        Another spaces its steps as the model's own does; but Heun, whose runs are of `num_inference_steps`, begins half
+        a step in.
+        """
         own = self.own_scheduler
         if name is None or name == short_name(own):
             self.pipe.scheduler = own
-        else:
-            self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config)
+            return
+        spacing = heun_spacing(num_inference_steps, own.config.num_train_timesteps) if name == "Heun" else {}
+        self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config, **spacing)
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,8 @@ def pipeline_hash(folder: Path) -> str:
     return hash_files(folder, (path for path in files if path.name not in RESULTS))
 
 
-def open_model(
-    model: str, dtype: torch.dtype, scheduler: str | None = None, device: torch.device | None = None
-) -> Model:
-    """Load a pipeline with its own code, on `device`, by default the GPU if there is one; `scheduler` as for
-    `Model.use_scheduler`.
+def open_model(model: str, dtype: torch.dtype, device: torch.device | None = None) -> Model:
+    """Load a pipeline with its own code, on `device`, by default the GPU if there is one.
 
     Raises:
         ValueError: no pipeline, or one that does not draw pictures with a single `unet`.
@@ -118,7 +121,7 @@ def open_model(
     names = getattr(pipe, "class_names", None)
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    opened = Model(
+    return Model(
         pipe=pipe,
         name=folder.resolve().name if Path(model).is_dir() else model,
         folder=folder,
@@ -128,8 +131,6 @@ def open_model(
         own_scheduler=pipe.scheduler,
         arguments={name: parameter.default for name, parameter in parameters.items()},
     )
-    opened.use_scheduler(scheduler)
-    return opened
 
 
 def count_classes(pipe: DiffusionPipeline) -> int | None:
