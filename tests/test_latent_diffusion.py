@@ -18,10 +18,13 @@ from test_saving import content, fresh
 from test_stock_folders import training, two, write_json  # noqa: F401
 from torch import Tensor
 from toys import quiet, seeded, tiny_unet
-from training_runs import command, picture_folder, run_here
+from training_runs import command, picture_folder, pictures, run_here
 
 from pipelines import LatentDiffusionPipeline
 from pipelines.base import StepwisePipeline
+from training.metrics.checks import check_bits
+from training.metrics.drawing import draw_batch, open_model
+from training.metrics.options import Options
 from training.networks import load_pipeline
 from ui.fastpath import FastPath
 from ui.models import describe, load
@@ -346,8 +349,8 @@ def test_a_picture_does_not_depend_on_the_batch(threads: int, kind: type, dit: P
     finally:
         torch.set_num_threads(before)
     assert torch.equal(single, images[8][:1])
-    for n, pictures in images.items():
-        assert torch.equal(pictures, images[8][:n]), n
+    for n, batch in images.items():
+        assert torch.equal(batch, images[8][:n]), n
     assert len({picture.numpy().tobytes() for picture in images[8]}) == 8
 
 
@@ -402,3 +405,31 @@ def test_a_model_of_latents_is_not_fine_tuned_as_if_it_were_of_pixels(dit: Path,
         flags = {"train_data_dir": folder, "pretrained_model_name_or_path": path, "output_dir": tmp_path / "run"}
         with pytest.raises(SystemExit, match=f"pretrained_model_name_or_path must {expected}"):
             run_here(command("--recipe finetune", **flags))
+
+
+# ------------------------------------------------------------------------------------------------------------ measured
+
+
+@pytest.mark.parametrize("guidance_scale, nfe", [(1.0, 2), (W, 4)])
+@pytest.mark.parametrize("kind, classes", [("unet", 3), ("dit", 1000), ("stock", 1000), ("unconditional", None)])
+def test_evaluate_draws_whole_pictures(
+    kind: str, classes: int | None, guidance_scale: float, nfe: int, dit: Path, tmp_path: Path
+) -> None:
+    if kind == "stock":
+        folder = dit
+    else:
+        folder = tmp_path / kind
+        (load_dit(dit) if kind == "dit" else over_unet(classes)).save_pretrained(folder)
+    model = open_model(str(folder), torch.float32, torch.device("cpu"))
+    assert (model.shape, model.num_classes) == ((3, 16, 16), classes)
+    settings = {"num_inference_steps": 2, "guidance_scale": guidance_scale}
+    batch = draw_batch(model, range(3), seed=0, **settings)
+    assert batch.pixels.shape == (3, 3, 16, 16) and batch.pixels.std() > 0
+    assert batch.evaluations == 3 * (2 if classes is None else nfe)
+
+
+def test_bits_of_pixels_are_refused_for_latents(tmp_path: Path) -> None:
+    over_unet(3).save_pretrained(tmp_path / "latent")
+    model = open_model(str(tmp_path / "latent"), torch.float32)
+    with pytest.raises(ValueError, match="bits_per_dim must be 0: latent diffuses latents"):
+        check_bits(model, Options("noise", bits_per_dim=1, bits_per_dim_steps=10), pictures(size=16, channels=3))

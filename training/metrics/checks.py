@@ -102,6 +102,8 @@ def check_bits(model: Model, options: Options, test: ImageData) -> None:
         raise ValueError(
             f"bits_per_dim must be 0 for {type(model.pipe).__name__}, which is no pipeline of this project"
         )
+    if getattr(model.pipe, "vae", None) is not None:
+        raise ValueError(f"bits_per_dim must be 0: {model.name} diffuses latents, and its bound is not one of pixels")
     if model.pipe.unet.config.get("num_class_embeds") is not None and model.pipe.null_label is None:
         raise ValueError(f"bits_per_dim must be 0: {model.name} cannot be asked without a class")
     if "learned_range" in (options.variance_type or []) and not learns_variance(model):

@@ -104,7 +104,7 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
     """Load a pipeline with its own code, on `device`, by default the GPU if there is one.
 
     Raises:
-        ValueError: no pipeline, or one that does not draw pictures with a single `unet`.
+        ValueError: no pipeline, or one that does not draw pictures with a single `unet` or `transformer`.
     """
     folder = find_folder(model)
     try:
@@ -112,20 +112,19 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
     except (OSError, ValueError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model must be a pipeline that loads, but {model!r} does not: {reason}") from error
-    if getattr(pipe, "unet", None) is None or getattr(pipe, "scheduler", None) is None:
-        raise ValueError(f"model must have a unet and a scheduler; {model!r} has {', '.join(pipe.components)}")
+    if network_of(pipe) is None or getattr(pipe, "scheduler", None) is None:
+        has = ", ".join(pipe.components)
+        raise ValueError(f"model must have a unet or a transformer, and a scheduler; {model!r} has {has}")
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    pipe.unet.to(memory_format=torch.channels_last)
+    network_of(pipe).to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     parameters = inspect.signature(type(pipe).__call__).parameters
     names = getattr(pipe, "class_names", None)
-    size = pipe.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
     return Model(
         pipe=pipe,
         name=folder.resolve().name if Path(model).is_dir() else model,
         folder=folder,
-        shape=(pipe.unet.config.in_channels, height, width),
+        shape=picture_shape(pipe),
         num_classes=count_classes(pipe) if "class_labels" in parameters else None,
         class_names=None if names is None else tuple(names),
         own_scheduler=pipe.scheduler,
@@ -133,12 +132,33 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
     )
 
 
+def network_of(pipe: DiffusionPipeline) -> torch.nn.Module | None:
+    """The network that is called once a step: its U-Net or its transformer."""
+    unet = getattr(pipe, "unet", None)
+    return getattr(pipe, "transformer", None) if unet is None else unet
+
+
+def picture_shape(pipe: DiffusionPipeline) -> tuple[int, int, int]:
+    """(C, H, W) of a picture; an autoencoder enlarges the size that the network denoises."""
+    config, vae = network_of(pipe).config, getattr(pipe, "vae", None)
+    size = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if vae is None:
+        return config.in_channels, height, width
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    return vae.config.out_channels, height * factor, width * factor
+
+
 def count_classes(pipe: DiffusionPipeline) -> int | None:
     """How many classes a pipeline that takes `class_labels` tells apart.
 
-    Where the U-Net is unconditional they are those of a second network that steers it.
+    Where the network is unconditional they are those of a second one that steers it. A DiT counts them without the
+    label that stands for none.
     """
-    embeds = pipe.unet.config.get("num_class_embeds")
+    config = network_of(pipe).config
+    if config.get("num_embeds_ada_norm") is not None:
+        return config.num_embeds_ada_norm
+    embeds = config.get("num_class_embeds")
     if embeds is not None:
         null = getattr(pipe, "null_label", None)
         return embeds if null is None else null
@@ -177,7 +197,7 @@ def call(pipe: DiffusionPipeline, **arguments: Any) -> tuple[np.ndarray, float]:
         nonlocal rows
         rows += len(args[0] if args else kwargs["sample"])
 
-    handle = pipe.unet.register_forward_hook(count, with_kwargs=True)
+    handle = network_of(pipe).register_forward_hook(count, with_kwargs=True)
     try:
         output = pipe(**arguments)
     finally:
