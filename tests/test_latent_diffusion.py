@@ -432,4 +432,4 @@ def test_bits_of_pixels_are_refused_for_latents(tmp_path: Path) -> None:
     over_unet(3).save_pretrained(tmp_path / "latent")
     model = open_model(str(tmp_path / "latent"), torch.float32)
     with pytest.raises(ValueError, match="bits_per_dim must be 0: latent diffuses latents"):
-        check_bits(model, Options("noise", bits_per_dim=1, bits_per_dim_steps=10), pictures(size=16, channels=3))
+        check_bits(model, Options("noise", bits_per_dim=2, bits_per_dim_steps=10), pictures(size=16, channels=3))
