@@ -220,7 +220,7 @@ def test_a_learned_variance_trains_the_hybrid_loss(tmp_path: Path) -> None:
     torch.testing.assert_close(task.losses(batch, rng), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path) -> None:
+def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = small_recipe(tmp_path / "run", variance_type="learned_range", class_conditional=False)
     task = Denoising.build(recipe, pictures(classes=None))
     assert task.network.config.out_channels == 2 and task.scheduler.config.variance_type == "learned_range"
@@ -228,7 +228,9 @@ def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path) ->
     pipe = load_pipeline(str(tmp_path / "folder"))
     assert pipe.variance_type == "learned_range" and len(pipe(batch_size=2, num_inference_steps=3).images) == 2
     again = replace(recipe, variance_type="fixed_small", pretrained_model_name_or_path=str(tmp_path / "folder"))
-    assert Denoising.build(again, pictures(classes=None)).learned  # what a network has learned, it goes on learning
+    with caplog.at_level("INFO"):
+        assert Denoising.build(again, pictures(classes=None)).learned  # what a network has learned, it goes on learning
+    assert "variance_type is learned_range" in caplog.text
 
 
 def test_a_plain_network_can_be_given_variance_channels(tmp_path: Path) -> None:

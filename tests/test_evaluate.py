@@ -152,6 +152,17 @@ def test_a_sweep_writes_a_row_a_setting_and_keeps_the_others(place: Path) -> Non
     assert [row["measured"]["nfe"] for row in rows] == [1, 2, 2, 4, 3, 6]
 
 
+def test_the_picture_of_a_sweep_is_the_best_setting_s(place: Path) -> None:
+    output = ["--output", "best/metrics.json"]
+    evaluate.main(command("--guidance_scale", "0", "8", *output))
+    evaluate.main(command("--guidance_scale", "0", "8", "1", "4", *output))  # two of them are there already
+    rows = json.loads((place / "best/metrics.json").read_text())["results"].values()
+    distances = {row["settings"]["guidance_scale"]: row["measured"]["frechet_distance"] for row in rows}
+    with Image.open(place / "best/samples.png") as picture:
+        assert f"guidance_scale={min(distances, key=distances.get)} " in picture.text["settings"]
+    assert len(distances) == 4
+
+
 def test_the_default_place_is_the_models_own_folder_and_an_unconditional_model_has_no_accuracy(place: Path) -> None:
     evaluate.main(command(model="plain"))
     (row,) = json.loads((place / "plain/metrics.json").read_text())["results"].values()

@@ -89,10 +89,15 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
     for index in missing:
         pixels = draw_and_measure(evaluation, wanted[index], measuring)
         rows[index] = wanted[index]
-        if options.grid and index == 0 and pixels is not None:
+        if options.grid and pixels is not None and is_best(rows[index], rows):
             picture = evaluation.output.with_name("samples.png")
-            write_grid(picture, pixels, model.num_classes or 10, key_of(rows[0]["settings"]))
+            write_grid(picture, pixels, model.num_classes or 10, key_of(rows[index]["settings"]))
     return rows
+
+
+def is_best(row: Row, rows: list[Row | None]) -> bool:
+    """Whether no row that is measured has a smaller Fréchet distance: samples.png shows a sweep at its best."""
+    return all(row["measured"]["frechet_distance"] <= other["measured"]["frechet_distance"] for other in rows if other)
 
 
 def run(location: str, options: Options, command: str) -> list[Row]:

@@ -68,7 +68,7 @@ class Options:
         None, f"one or more of {', '.join(VARIANCES)} for bits/dim; if left out, the model's own"
     )
     output: str | None = flag(None, "if left out, metrics.json in the model's folder")
-    grid: bool = flag(True, "write samples.png of the first setting beside metrics.json")
+    grid: bool = flag(True, "write samples.png beside metrics.json, of the setting with the least Frechet distance")
     overwrite: bool = flag(False, "measure also what metrics.json already holds")
 
     def __post_init__(self) -> None:

@@ -68,6 +68,8 @@ class Denoising:
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type
         logger.info("the noise schedule and prediction_type (%s) are those of the pipeline that is fine-tuned", kind)
+        if objective.learned and recipe.variance_type != "learned_range":
+            logger.info("variance_type is learned_range, as that pipeline's network gives a variance")
         return objective
 
     def _follow(self, scheduler: SchedulerMixin) -> None:
