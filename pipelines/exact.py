@@ -207,8 +207,9 @@ class ExactClassifier:
         return self.mixture.class_log_probs(sample, *signal_and_noise(self.schedule, timestep))
 
     def log_prob(self, sample: Tensor, timestep: Tensor | int, labels: Tensor) -> Tensor:
-        """log p(y | x_t) of the classes `labels` (N,), (N,)."""
-        return self(sample, timestep).gather(1, torch.as_tensor(labels).reshape(-1, 1)).squeeze(1)
+        """log p(y | x_t) of the classes `labels`, (N,) or one for all, (N,)."""
+        chosen = torch.as_tensor(labels, device=sample.device).expand(len(sample)).clone()  # one that autograd may save
+        return self(sample, timestep).gather(1, chosen[:, None]).squeeze(1)
 
 
 def signal_and_noise(schedule: Any, t: Tensor | int) -> tuple[Tensor, Tensor]:

@@ -293,6 +293,12 @@ def test_what_cannot_be_steered_is_named() -> None:
     without = quiet(ClassifierGuidancePipeline(tiny_unet(4), DDIMScheduler(**SHIPPED), None, CLASSES))
     with pytest.raises(ValueError, match="^guide must be given to draw a class: this pipeline has no classifier"):
         without("Dog")
+    with pytest.raises(ValueError, match="^guide must be given to follow a condition, got None with condition 'a dog'"):
+        pipe(batch_size=1, condition="a dog")
+    with pytest.raises(ValueError, match="^unet must know a label for"):
+        quiet(ClassifierGuidancePipeline(tiny_unet(3), DDIMScheduler(**SHIPPED), None, CLASSES)).predict_x0(
+            torch.zeros(1, 1, 8, 8), 3
+        )
     other = quiet(ClassifierGuidancePipeline(tiny_unet(4), DDIMScheduler(**SHIPPED), tiny_classifier(8, 5)))
     with pytest.raises(ValueError, match="^unet and classifier must know the same classes, got 4 and 5"):
         other(1)
@@ -305,6 +311,26 @@ def test_a_pipeline_without_a_classifier_is_saved_and_loaded(tmp_path: object) -
     assert loaded.classifier is None
     options = dict(batch_size=2, num_inference_steps=2, output_type="latent")
     assert torch.equal(loaded(generator=seeded(), **options).images, pipe(generator=seeded(), **options).images)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler"])
+def test_a_schedule_that_ends_in_pure_noise_is_guided_after_its_first_step(name: str, kind: str) -> None:
+    """At abar = 0 no shift of eps moves x_0; later ones do, and the class is followed."""
+    process = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": kind}
+    pipe = steered(scheduler=getattr(diffusers, name)(**process))
+    options = {"num_inference_steps": 4, "output_type": "latent"}
+    plain, guided = (pipe("Dog", guidance_scale=s, generator=seeded(), **options).images for s in (0.0, 5.0))
+    assert plain.isfinite().all() and guided.isfinite().all() and not torch.equal(plain, guided)
+
+
+def test_predicted_x0_of_a_conditional_network_is_that_without_a_class() -> None:
+    pipe = quiet(ClassifierGuidancePipeline(tiny_unet(4), DDIMScheduler(**SHIPPED), None, CLASSES))
+    assert pipe.null_label == 3
+    x, schedule = torch.randn((2, 1, 8, 8), generator=seeded()), NoiseSchedule.from_scheduler(pipe.scheduler)
+    output = pipe.network(x, 30, torch.full((2,), 3))
+    expected = schedule.predict_x0(output, x, 30, pipe.scheduler.config.prediction_type)
+    assert torch.equal(pipe.predict_x0(x, 30), expected)
 
 
 def test_any_object_with_log_prob_can_steer() -> None:

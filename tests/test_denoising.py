@@ -220,6 +220,34 @@ def test_a_learned_variance_trains_the_hybrid_loss(tmp_path: Path) -> None:
     torch.testing.assert_close(task.losses(batch, rng), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_importance_weighs_the_loss_of_each_example(tmp_path: Path) -> None:
+    """Each is divided by T p_t, which makes the mean over examples that of t drawn evenly."""
+    answer = torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    flags = {"variance_type": "learned_range", "timestep_sampling": "importance"}
+    task, batch = objective(tmp_path, Fake(answer), **flags), batch_of(8)
+    steps = torch.arange(len(task.schedule))
+    for _ in range(10):
+        task.history.note(steps, 1.0 + steps.double())
+        task.history.update(task.history.take())
+    rng = BatchRandom(0, 1, 0, 8, 8)
+    t, weights = task._timesteps(rng)
+    torch.testing.assert_close(weights.double(), (1.0 + steps.double()).mean() / (1.0 + t.double()), rtol=0.01, atol=0)
+    noise = torch.from_numpy(drawn(rng, 8)[0])
+    expected = weights * hybrid_loss(answer, batch["images"], noise, t, task.schedule, "v_prediction")
+    torch.testing.assert_close(task.losses(batch, rng), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_importance_goes_by_the_root_mean_square_of_a_steps_terms() -> None:
+    """Of terms 0, 0, ..., 4 it is sqrt(16 / 10), of ten ones 1 (Nichol & Dhariwal 2021, eq. 18)."""
+    history = LossHistory(2)
+    for last in range(10):
+        history.note(torch.arange(2), torch.tensor([4.0 if last == 9 else 0.0, 1.0], dtype=torch.float64))
+        history.update(history.take())
+    t, _ = history.timesteps((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
+    root = (16 / 10) ** 0.5
+    assert torch.bincount(t, minlength=2)[0] == pytest.approx(1000 * root / (root + 1), abs=3)
+
+
 def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = small_recipe(tmp_path / "run", variance_type="learned_range", class_conditional=False)
     task = Denoising.build(recipe, pictures(classes=None))

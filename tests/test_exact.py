@@ -140,6 +140,13 @@ def test_the_classifier_answers_as_a_trained_one_does() -> None:
     torch.testing.assert_close(logits, mixture.class_log_probs(x, a, b), rtol=0, atol=1e-12)
     labels = torch.tensor([0, 1, 1, 0, 1])
     assert torch.equal(classifier.log_prob(x, t, labels), logits[torch.arange(5), labels])
+    assert torch.equal(classifier.log_prob(x, t, 1), logits[:, 1])
+    with torch.inference_mode():
+        given = torch.ones(5, dtype=torch.long)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            gradient = torch.autograd.grad(classifier.log_prob(leaf, t, given).sum(), leaf)[0]
+    assert gradient.abs().sum() > 0
 
 
 def test_what_does_not_fit_is_named() -> None:

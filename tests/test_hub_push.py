@@ -249,6 +249,11 @@ def test_a_folder_without_a_model_or_with_other_weights_is_refused(hub: HubServe
     assert "must hold a model_index.json" in push(hub, folder / "unet" / "nothing", "cats").stderr
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
     assert "weights must be .safetensors" in push(hub, folder, "cats").stderr
+    (folder / "unet" / "diffusion_pytorch_model.bin").rename(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "pipeline.py").write_text("")
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": ["pipeline", "Mine"]}))
+    assert "model_index.json names pipeline.py, which a push leaves out" in push(hub, folder, "cats").stderr
     shutil.rmtree(folder / "unet")
     assert "folder must hold unet/, which its model_index.json names" in push(hub, folder, "cats").stderr
     for text in ("{", "[]", "{}"):

@@ -15,6 +15,7 @@ from training.metrics.batches import draw
 from training.metrics.drawing import draw_batch, open_model
 from training.metrics.features import FeatureClassifier, classifier_hash, extract, extract_cached, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
+from training.metrics.hashes import weights_hash
 from training.metrics.judge import entropy_bits
 from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.nearest import Memorisation, nearest_distances
@@ -165,6 +166,13 @@ def test_copies_have_a_distance_of_zero_and_new_pictures_a_ratio_of_one() -> Non
     assert 0.95 < ratio < 1.05 and memorisation.floor()["nearest_train_ratio"] == 1.0
     near = np.clip(train[:50].astype(int) + rng.integers(-9, 10, (50, 1, 6, 6)), 0, 255).astype(np.uint8)
     assert 0 < memorisation.measure(near)["nearest_train_ratio"] < 0.2
+
+
+def test_without_held_back_pictures_there_is_no_ratio() -> None:
+    train, new = (bytes_of(np.random.default_rng(seed), 20, 1, 6, 6) for seed in (1, 2))
+    memorisation = Memorisation(train, train, 10, seed=0)
+    assert memorisation.floor() == {"nearest_train_distance": 0.0}
+    assert [*memorisation.measure(new)] == ["nearest_train_distance"]
 
 
 def test_only_as_many_samples_as_asked_are_compared() -> None:
@@ -349,6 +357,16 @@ def test_a_row_is_done_only_if_all_that_decides_it_is_the_same(tmp_path: Path, c
     assert find_done(path, wanted, {"frechet_distance"}) == written
     assert find_done(path, wanted, {"frechet_distance", "recall"}) is None
     assert find_done(path, wanted | changed, {"frechet_distance"}) is None
+
+
+def test_a_config_is_part_of_what_a_row_is_true_of(tmp_path: Path) -> None:
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    first, path = weights_hash(tmp_path), tmp_path / "scheduler" / "scheduler_config.json"
+    for change, same in (({"_diffusers_version": "0"}, True), ({"timestep_spacing": "trailing"}, False)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        assert (weights_hash(tmp_path) == first) is same
 
 
 def test_another_kind_of_file_is_not_overwritten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -369,6 +370,16 @@ def test_the_command_names_what_is_wrong(extra: list[str], message: str, finishe
     data = parquet(tmp_path / "set", count=2)
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         noise_accuracy.main([str(finished), "--dataset_name", str(data), *extra])
+
+
+def test_other_classes_are_not_measured(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index["id2label"] = {"0": "car", "1": "ship"}
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    data = parquet(tmp_path / "set", count=2)
+    with pytest.raises(SystemExit, match="^error: dataset_name must have the classifier's classes, car, ship; .* bird"):
+        noise_accuracy.main([str(tmp_path / "model"), "--dataset_name", str(data)])
 
 
 def test_a_pipeline_without_a_classifier_is_refused_by_name(place: Path, tmp_path: Path) -> None:

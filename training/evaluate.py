@@ -89,15 +89,15 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
     for index in missing:
         pixels = draw_and_measure(evaluation, wanted[index], measuring)
         rows[index] = wanted[index]
-        if options.grid and pixels is not None and is_best(rows[index], rows):
+        if options.grid and pixels is not None and is_best(rows[index], rows, evaluation.network.frechet_name):
             picture = evaluation.output.with_name("samples.png")
             write_grid(picture, pixels, model.num_classes or 10, key_of(rows[index]["settings"]))
     return rows
 
 
-def is_best(row: Row, rows: list[Row | None]) -> bool:
-    """Whether no row that is measured has a smaller Fréchet distance: samples.png shows a sweep at its best."""
-    return all(row["measured"]["frechet_distance"] <= other["measured"]["frechet_distance"] for other in rows if other)
+def is_best(row: Row, rows: list[Row | None], distance: str) -> bool:
+    """Whether no row that is measured has a smaller `distance`: samples.png shows a sweep at its best."""
+    return all(row["measured"][distance] <= other["measured"][distance] for other in rows if other)
 
 
 def run(location: str, options: Options, command: str) -> list[Row]:
@@ -105,7 +105,12 @@ def run(location: str, options: Options, command: str) -> list[Row]:
     processes = Processes.launched()
     with processes.first_ahead():  # the others find what it has decoded and downloaded
         evaluation = prepare(location, options, command, processes)
-    rows = measure_rows(evaluation)
+    try:
+        rows = measure_rows(evaluation)
+    except (ValueError, OSError) as error:
+        if not processes.first:  # the first speaks for all until here, and for itself
+            print(f"error in process {processes.index}: {error}", file=sys.stderr)
+        raise
     if processes.first:
         tell(evaluation, rows)
     processes.end()

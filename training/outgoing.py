@@ -36,12 +36,27 @@ def outgoing(folder: Path) -> dict[str, bytes | Path]:
     parts = components(folder)
     for part in parts or [folder]:
         _check_weights(part)
+    _check_sources(folder)
     files = [path for path in folder.iterdir() if _belongs(path.name) or path.name in THEIRS]
     files += [path for part in parts if part != folder for path in part.iterdir() if _is_part(path.name)]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
     if record_path(folder) is not None:
         found["training.json"] = record_path(folder)
     return {name: _cleaned(path) for name, path in found.items()}
+
+
+def _check_sources(folder: Path) -> None:
+    """Raise ValueError where the index names a source that would stay: the model could not be loaded."""
+    path = folder / "model_index.json"
+    index = read_json_object(path) if path.is_file() else {}
+    named = {key: value[0] for key, value in index.items() if isinstance(value, list) and value and value[0]}
+    for key, stem in named.items():
+        source = (folder if key == "_class_name" else folder / key) / f"{stem}.py"
+        if source.is_file() and not _CARRIED.fullmatch(source.name):
+            raise ValueError(
+                f"folder must carry its code as save_pretrained of this project writes it, NAME_<8 hex digits>.py; "
+                f"model_index.json names {source.relative_to(folder)}, which a push leaves out"
+            )
 
 
 def belongs_to_a_model(name: str, parts: Collection[str]) -> bool:

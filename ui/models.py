@@ -116,7 +116,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     if arguments is None:
         raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
     config = _network_config(folder)
-    steered = "classifier" in index
+    steered = any(index.get("classifier") or [])  # [null, null] where there is none
     names, labels = _classes(_class_count(folder, config, "vae" in index, arguments), index)
     return ModelInfo(
         name,

@@ -82,7 +82,7 @@ def measure_names(network: nn.Module, nearest: bool) -> set[str]:
     """The numbers that every set of pictures gets in the features of `network`, with or without `Memorisation`."""
     names = {network.frechet_name, network.kernel_name, "precision", "recall"}
     names |= {"class_entropy_bits"} if hasattr(network, "head") else set()
-    return names | ({"nearest_train_distance", "nearest_train_ratio"} if nearest else set())
+    return names | ({"nearest_train_distance"} if nearest else set())
 
 
 def class_measures(recognised: np.ndarray | None, labels: np.ndarray | None) -> dict[str, float]:

@@ -66,10 +66,13 @@ class Memorisation:
 
     def floor(self) -> dict[str, float]:
         """Of the test pictures; their ratio to themselves is 1."""
-        return {"nearest_train_distance": self.held_back, "nearest_train_ratio": 1.0}
+        return self._compared(self.held_back)
 
     def measure(self, pixels: np.ndarray) -> dict[str, float]:
         """Of the first `count` of the samples, and its ratio to that of the test pictures."""
-        found = float(np.median(nearest_distances(pixels[: self.count], self.train, "samples")))
-        ratio = found / self.held_back if self.held_back else 1.0  # a test split that is in the training split
-        return {"nearest_train_distance": found, "nearest_train_ratio": ratio}
+        return self._compared(float(np.median(nearest_distances(pixels[: self.count], self.train, "samples"))))
+
+    def _compared(self, distance: float) -> dict[str, float]:
+        """No ratio where the test pictures are among the training pictures: nothing was held back to compare with."""
+        ratio = {"nearest_train_ratio": distance / self.held_back} if self.held_back else {}
+        return {"nearest_train_distance": distance} | ratio

@@ -161,8 +161,17 @@ def open_classifier(folder: Path) -> tuple[NoisyClassifier, NoiseSchedule]:
     return classifier.to(device), NoiseSchedule.from_scheduler(scheduler)
 
 
-def load_split(options: Options, classifier: NoisyClassifier) -> ImageData:
-    """The labelled pictures, in the size and the channels of the classifier, or a ValueError."""
+def class_names_in(folder: Path) -> list[str] | None:
+    """The names of a pipeline's classes in their order, where it has names."""
+    names = json.loads((folder / "model_index.json").read_text()).get("id2label")
+    return [names[key] for key in sorted(names, key=int)] if names else None
+
+
+def load_split(options: Options, classifier: NoisyClassifier, names: list[str] | None) -> ImageData:
+    """The labelled pictures, in the size and the channels of the classifier and of its classes, or a ValueError.
+
+    `names` are those of the classes, where the model has them.
+    """
     config = classifier.config
     size = config.sample_size
     data = load_images(
@@ -179,6 +188,11 @@ def load_split(options: Options, classifier: NoisyClassifier) -> ImageData:
             f"dataset_name must have labels in [0, {config.num_classes - 1}], as the classifier has, "
             f"got {int(data.labels.max())} in {options.dataset_name!r}"
         )
+    if names and data.class_names and [n.lower() for n in names] != [n.lower() for n in data.class_names]:
+        raise ValueError(
+            f"dataset_name must have the classifier's classes, {', '.join(names)}; {options.dataset_name!r} has "
+            f"{', '.join(data.class_names)}"
+        )
     return data
 
 
@@ -186,7 +200,7 @@ def run(location: str, options: Options, command: str) -> dict[str, Any]:
     """Measure, print and write; what noise_accuracy.json holds."""
     folder = find_folder(location)
     classifier, schedule = open_classifier(folder)
-    data = load_split(options, classifier)
+    data = load_split(options, classifier, class_names_in(folder))
     levels = options.timesteps or noise_levels(schedule)
     accuracy = accuracy_by_noise_level(
         classifier, data.images, data.labels, schedule, levels, options.seed, options.batch_size

@@ -68,9 +68,20 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         return super().num_classes if self.classifier is None else self.classifier.config.num_classes
 
     def predict_x0(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        """The network's x_0 at x_t (N, C, H, W), differentiable: what a guide that knows no noise should look at."""
+        """The network's x_0 at x_t (N, C, H, W), differentiable: what a guide that knows no noise should look at.
+
+        A class-conditional network is asked without a class.
+
+        Raises:
+            ValueError: a class-conditional network that cannot be asked so.
+        """
         schedule, kind = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config.prediction_type
-        output = self.network(x_t, t)[:, : x_t.shape[1]]
+        labels = None
+        if self.num_class_embeds is not None:
+            if self.null_label is None:
+                raise ValueError('unet must know a label for "no class" to predict x_0 without one, it has none')
+            labels = torch.full((len(x_t),), self.null_label, device=x_t.device)
+        output = self.network(x_t, t, labels)[:, : x_t.shape[1]]
         return schedule.predict_x0(output, x_t, round(float(t)), kind)
 
     # ------------------------------------------------------------------------------------------------ the algorithm
@@ -113,9 +124,9 @@ class ClassifierGuidancePipeline(StepwisePipeline):
 
         def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
             output = denoiser(x_t, t)[:, : x_t.shape[1]]
-            if scale == 0:
-                return output
             abar = _alpha_bar(schedule, float(t))
+            if scale == 0 or abar == 0:  # where x_t is all noise (zero terminal SNR), no shift of eps can move x_0
+                return output
             shift = cls.guide_eps(torch.zeros_like(output), gradient(x_t, t), abar, scale)
             a, b = math.sqrt(abar), math.sqrt(1 - abar)
             rate = {"epsilon": 1.0, "sample": -b / a, "v_prediction": 1 / a}[prediction_type]  # by d eps, at fixed x_t
@@ -241,7 +252,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         """The gradient that steers: of `guide` where it is given, else of the classifier where there are labels.
 
         Raises:
-            ValueError: a `guide` without `log_prob`, or labels that neither a classifier nor a guide can follow.
+            ValueError: a `guide` without `log_prob`, or labels or a condition that nothing here can follow.
         """
         if guide is not None:
             if not callable(getattr(guide, "log_prob", None)):
@@ -250,6 +261,8 @@ class ClassifierGuidancePipeline(StepwisePipeline):
                 )
             wanted = labels if condition is None else condition
             return lambda x_t, t: self.gradient(guide.log_prob, x_t, t, wanted)
+        if condition is not None:
+            raise ValueError(f"guide must be given to follow a condition, got None with condition {condition!r}")
         if labels is None:
             return None
         if self.unet.config.get("num_class_embeds") is not None and super().num_classes != self.num_classes:
