@@ -316,7 +316,7 @@ def test_a_pipeline_without_a_classifier_is_saved_and_loaded(tmp_path: object) -
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler"])
 def test_a_schedule_that_ends_in_pure_noise_is_guided_after_its_first_step(name: str, kind: str) -> None:
-    """At abar = 0 no shift of eps moves x_0; later ones do, and the class is followed."""
+    """At abar = 0 no shift of eps moves x_0; at the later steps it does."""
     process = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": kind}
     pipe = steered(scheduler=getattr(diffusers, name)(**process))
     options = {"num_inference_steps": 4, "output_type": "latent"}

@@ -33,7 +33,7 @@ def _measured(folder: Path, section: str) -> list[dict[str, Any]]:
 
 
 def is_stale(folder: Path) -> bool:
-    """Whether metrics.json holds rows of other weights than those that lie beside it; its plots show them."""
+    """Whether metrics.json holds rows of other weights or configs than lie beside it; its plots show them."""
     path = folder / "metrics.json"
     rows = [row for rows in read_json_object(path).values() for row in rows.values()] if path.is_file() else []
     weights = weights_hash(folder)

@@ -71,7 +71,7 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     row["floor"] = measuring.floor
     row["features"]["test_accuracy"] = measuring.judge.test_accuracy
     for key in merge(evaluation.output, row):
-        print(f"dropped from {evaluation.output}, because the weights have changed since: {key}")
+        print(f"dropped from {evaluation.output}, because the weights or configs have changed since: {key}")
     kept.remove()
     return drawn.pixels
 

@@ -1,4 +1,4 @@
-"""What a model is, as 16 hex digits: rows of metrics.json hold them, and are never shown for other weights."""
+"""Models as 16 hex digits: rows of metrics.json hold them, and are never shown for other weights or configs."""
 
 import hashlib
 import json

@@ -102,7 +102,7 @@ def find_done(path: Path, row: Row, names: set[str], section: str = "results") -
 def merge(path: Path, row: Row, section: str = "results") -> list[str]:
     """Put a row into metrics.json, over one of the same settings; returns the keys of the rows that were dropped.
 
-    Rows of the same model with other weights are dropped: they are no longer true of what lies beside them.
+    Rows of the same model with other weights or configs are dropped: they are no longer true of what lies beside them.
     """
     sections = read_sections(path)
     name, weights = row["settings"]["model"], row["weights"]
