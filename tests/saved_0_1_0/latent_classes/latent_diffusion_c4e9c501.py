@@ -1,0 +1,276 @@
+"""Latent diffusion: the same loop inside an autoencoder (Rombach et al. 2022, https://arxiv.org/abs/2112.10752).
+
+    z_0 = s E(x),   z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps,   x = D(z_0 / s)          section 3
+
+E and D are an autoencoder's two halves and s its `scaling_factor`, which brings z_0 to unit spread; D runs once, at the
+end. The network is a U-Net, or a transformer over patches of z_t (DiT, Peebles & Xie 2023,
+https://arxiv.org/abs/2212.09748). Labels are followed by classifier-free guidance (Ho & Salimans 2022),
+
+    eps = eps(z_t) + w (eps(z_t, y) - eps(z_t)),
+
+of the mean alone: a learned variance is that of the conditional half, as in DiT's code. (That guides the first 3 of the
+4 channels, "for exact reproducibility"; diffusers' pipeline and this one guide all of them.) The steps are ancestral
+(Ho et al. 2020, algorithm 2; learned variance: Nichol & Dhariwal 2021, eq. 15), DDIM's (Song et al. 2021, eq. 12), or
+those of any diffusers scheduler. DiT's own are those of a DDPMScheduler with `timestep_spacing="linspace"`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
+from PIL import Image
+from torch import Tensor
+
+from .base_fc4ad8dd import (
+    Denoiser,
+    Generators,
+    ImagePipelineOutput,
+    Labels,
+    Step,
+    StepwisePipeline,
+    check_count,
+    check_number,
+    clip_x0,
+    drives_itself,
+    scheduler_steps,
+)
+from .schedule_c8815c31 import NoiseSchedule
+
+
+class LatentDiffusionPipeline(StepwisePipeline):
+    """Pictures decoded from latents that a U-Net or a DiT denoises; every Step holds latents, z_t as `x_t`.
+
+    Args:
+        vae: the autoencoder
+        scheduler: states the noise schedule, the prediction type, clipping and spacing. A DDPMScheduler means ancestral
+            steps, with the network's own variance where it has 2C output channels and else the config's
+            `variance_type`; a DDIMScheduler means DDIM's steps, which have no use for a learned variance; any other is
+            driven.
+        unet: a network over latents, unconditional or with classes, whose last label means "no class"
+        transformer: a DiT instead of `unet`; its last label means "no class" too
+        id2label: class names by index; synonyms may follow after commas
+    """
+
+    model_cpu_offload_seq = "unet->transformer->vae"
+    _optional_components = ["unet", "transformer"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        scheduler: SchedulerMixin,
+        unet: UNet2DModel | None = None,
+        transformer: DiTTransformer2DModel | None = None,
+        id2label: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if (unet is None) == (transformer is None):
+            got = "neither" if unet is None else "both"
+            raise ValueError(f"unet or transformer must be given, one of them, got {got}")
+        self.register_modules(vae=vae, scheduler=scheduler, unet=unet, transformer=transformer)
+        self.register_to_config(id2label=id2label)
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Raise ValueError where the parts do not fit one another."""
+        channels, latent_channels = self.sample_shape[0], self.vae.config.get("latent_channels")
+        if latent_channels not in (None, channels):
+            raise ValueError(f"vae must have the network's {channels} latent channels, got {latent_channels}")
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"id2label must name {self.num_classes} classes, got {len(self.class_names)}")
+
+    @property
+    def denoising_network(self) -> torch.nn.Module:
+        """The U-Net or the transformer."""
+        return self.transformer if self.unet is None else self.unet
+
+    @property
+    def num_class_embeds(self) -> int | None:
+        """How many labels the network knows, the last of them "no class"; None for an unconditional U-Net."""
+        return super().num_class_embeds if self.transformer is None else self.transformer.config.num_embeds_ada_norm + 1
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for "no class": the network's last one."""
+        return None if self.num_class_embeds is None else self.num_class_embeds - 1
+
+    @property
+    def stock_class(self) -> str | None:
+        """The stock pipeline knows transformers only, and takes 1000 for "no class"."""
+        return "DiTPipeline" if self.transformer is not None and self.null_label == 1000 else None
+
+    def _refuse_custom_code(self) -> None:
+        super()._refuse_custom_code()
+        name, kind = type(self.scheduler).__name__, self.scheduler.config.get("variance_type")
+        if name != "DDIMScheduler" and kind in ("learned", "learned_range"):
+            raise ValueError(
+                f"carry_code=False: the stock DiTPipeline drops the variance channels that a {name} with"
+                f" variance_type {kind!r} asks for"
+            )
+
+    # ------------------------------------------------------------------------------------------------ the algorithm
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """x = D(z / s), (N, 3, H, W) in about [-1, 1], of latents (N, C, h, w); one at a time, so that none depends on
+        what lies beside it, and memory is that of one picture."""
+        config, dtype = self.vae.config, next(self.vae.parameters()).dtype
+        z = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        pictures = [self.vae.decode(one.to(dtype)).sample for one in z.split(1)]
+        return torch.cat(pictures).to(latents.dtype)
+
+    @staticmethod
+    def combine(cond: Tensor, uncond: Tensor, scale: float, channels: int) -> Tensor:
+        """uncond + scale (cond - uncond) of the first `channels`, the others as in `cond`, (N, C or 2C, ...)."""
+        mean = uncond[:, :channels] + scale * (cond[:, :channels] - uncond[:, :channels])
+        return torch.cat([mean, cond[:, channels:]], dim=1)
+
+    @classmethod
+    def guide(cls, denoiser: Denoiser, labels: Tensor | None, null_label: int | None, scale: float) -> Denoiser:
+        """A denoiser of (z_t, t) from one of (z_t, t, labels): both halves in one call, and none at scale 1 or 0."""
+        null = None if labels is None else torch.full_like(labels, null_label)
+
+        def guided(z_t: Tensor, t: Tensor | float) -> Tensor:
+            if labels is None or scale in (0.0, 1.0):
+                return denoiser(z_t, t, labels if scale else null)
+            both = denoiser(torch.cat([z_t, z_t]), t, torch.cat([labels, null]))
+            return cls.combine(*both.chunk(2), scale, channels=z_t.shape[1])
+
+        return guided
+
+    @staticmethod
+    def ancestral_step(
+        schedule: NoiseSchedule, z0: Tensor, z_t: Tensor, t: int, v: Tensor, variance: str, noise: Callable[[], Tensor]
+    ) -> Tensor:
+        """A draw of z_{t-1} from q(z_{t-1} | z_t, z_0), the mean at t = 0; v of "learned_range", all (N, ...)."""
+        mean = schedule.posterior_mean(z0, z_t, t)
+        if t == 0:
+            return mean
+        return mean + (0.5 * schedule.reverse_log_variance(variance, t, z_t, v)).exp() * noise().to(mean.dtype)
+
+    @classmethod
+    @torch.no_grad()
+    def steps(
+        cls,
+        denoiser: Denoiser,
+        z_T: Tensor,
+        schedule: NoiseSchedule,
+        *,
+        noise: Callable[[], Tensor],
+        variance: str | None = None,
+        eta: float = 0.0,
+        prediction_type: str = "epsilon",
+        clip: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[Step]:
+        """The loop over every entry of `schedule`, which is respaced for fewer steps: ancestral with a `variance`,
+        else DDIM's with `eta`.
+
+        `denoiser(z_t, t)` gets t of the original process; `clip` maps the predicted z_0, and eps is made to agree.
+        """
+        z_t, channels = z_T, z_T.shape[1]
+        for i, t in enumerate(reversed(range(len(schedule)))):
+            output = denoiser(z_t, int(schedule.timesteps[t]))
+            output, v = output[:, :channels], output[:, channels:]
+            z0 = schedule.predict_x0(output, z_t, t, prediction_type)
+            eps = schedule.predict_eps(output, z_t, t, prediction_type)
+            if clip is not None:
+                z0 = clip(z0)
+                eps = schedule.predict_eps(z0, z_t, t, "sample")
+            if variance is None:
+                z_s = schedule.ddim_step(z0, eps, t, t - 1, eta, noise)
+            else:
+                z_s = cls.ancestral_step(schedule, z0, z_t, t, v, variance, noise)
+            step = Step(i, len(schedule), int(schedule.timesteps[t]), z_t, z0, eps, z_s)
+            yield step
+            z_t = step.prev_sample
+
+    # ------------------------------------------------------------------------------------------------- the pipeline
+
+    def to_images(self, sample: Tensor, output_type: str = "pil") -> list[Image.Image] | np.ndarray | Tensor:
+        """Latents (N, C, h, w) -> decoded PIL images, numpy or a tensor in [0, 1]; "latent": as they are."""
+        return sample if output_type == "latent" else super().to_images(self.decode(sample), output_type)
+
+    def stream(
+        self,
+        class_labels: Labels = None,
+        batch_size: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        eta: float = 0.0,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+    ) -> Iterator[Step]:
+        """Check the arguments of `__call__`, draw z_T, and return the steps."""
+        check_count("num_inference_steps", num_inference_steps)
+        check_number("guidance_scale", guidance_scale, 0.0)
+        self._check_eta(eta)
+        labels, count = self.resolve_labels(class_labels, batch_size)
+        schedule, config = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config
+        timesteps = schedule.spaced_timesteps(
+            num_inference_steps, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
+        )
+        z_T, noise = self.streams(count, generator, latents)
+        scale = 0.0 if class_labels is None else float(guidance_scale)
+        denoiser = self.guide(self.network, labels, self.null_label, scale)
+        if drives_itself(self.scheduler):
+            tables = schedule.alphas_cumprod
+            return scheduler_steps(denoiser, z_T, self.scheduler, num_inference_steps, tables, noise.generators)
+        return self.steps(
+            denoiser,
+            z_T,
+            schedule.respace(timesteps),
+            noise=noise,
+            variance=self.variance_type if type(self.scheduler).__name__ == "DDPMScheduler" else None,
+            eta=eta,
+            prediction_type=config.prediction_type,
+            clip=(lambda z0: clip_x0(z0, config)) if config.get("clip_sample") or config.get("thresholding") else None,
+        )
+
+    def _check_eta(self, eta: float) -> None:
+        check_number("eta", eta, 0.0)
+        name = type(self.scheduler).__name__
+        if eta != 0 and name != "DDIMScheduler":
+            raise ValueError(f"eta must be 0 with {name}, got {eta}: it belongs to a DDIMScheduler")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Labels = None,
+        batch_size: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        eta: float = 0.0,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+    ) -> ImagePipelineOutput | tuple:
+        """Draw pictures.
+
+        Args:
+            class_labels: index, name (or a synonym of it), or a list with one an image; None draws without a class,
+                and without guidance
+            batch_size: how many pictures of a single label, or without one
+            num_inference_steps: 1 to the length of the schedule
+            guidance_scale: w >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
+            eta: share of DDPM's noise with a DDIMScheduler, at least 0
+            generator: one generator, or a list with one an image
+            latents: z_T, (N, C, h, w) unit noise, instead of drawing it
+            output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent": z_0 = s E(x)
+            return_dict: False gives a tuple
+            callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
+            callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given; all of
+                them are latents, which `to_images` decodes
+
+        Returns:
+            `ImagePipelineOutput` with `images` and `nfe`, the evaluations of the U-Net or transformer
+
+        Raises:
+            ValueError: an argument out of its range, by name, before any work
+        """
+        self.check_output(output_type, callback_on_step_end_tensor_inputs)
+        steps = self.stream(class_labels, batch_size, num_inference_steps, guidance_scale, eta, generator, latents)
+        return self.drain(steps, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
