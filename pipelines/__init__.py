@@ -1,4 +1,4 @@
-"""Diffusion pipelines, one algorithm a file; each saves and loads with its own code."""
+"""Diffusion pipelines, one algorithm per file; each saves and loads with its own code."""
 
 from .adm_unet import ADMUNet2DModel
 from .classifier_free_guidance import ClassifierFreeGuidancePipeline

@@ -17,20 +17,54 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base import (
-    Denoiser,
-    Generators,
-    ImagePipelineOutput,
-    Labels,
-    Step,
-    StepwisePipeline,
-    check_count,
-    check_number,
-    clip_x0,
-    drives_itself,
-    scheduler_steps,
-)
+from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .conditions import Conditions, Labels, Nulls, joined, nulls_for
+from .ddim import check_eta, ddim_steps
+from .run import Denoiser, Step
 from .schedule import NoiseSchedule
+from .solvers import PROCESS_SCHEDULERS, Solver
+
+
+def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
+    """eps_uncond + scale (eps_cond - eps_uncond), all (N, ...)."""
+    return eps_uncond + scale * (eps_cond - eps_uncond)
+
+
+def rescale(guided: Tensor, cond: Tensor, share: float) -> Tensor:
+    """`guided` (N, ...) brought back, per image, to the spread of `cond`, by `share` (Lin et al. 2024, eq. 15, 16)."""
+    dims = tuple(range(1, guided.ndim))
+    ratio = cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return guided * (share * ratio + (1 - share))
+
+
+def guide(
+    denoiser: Denoiser,
+    conditions: Conditions,
+    nulls: Nulls,
+    guidance_scale: float,
+    process: NoiseSchedule | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guidance_rescale: float = 0.0,
+) -> Denoiser:
+    """A denoiser of (x_t, t) from one of (x_t, t, **conditions).
+
+    Both halves go in one call; at scale 1 or 0, one half is enough. The mean alone is guided: channels after those of
+    x_t, a learned variance, are those of the conditional half. `process` says how far t has come in the interval.
+    """
+    dropped, (low, high) = nulls_for(conditions, nulls), guidance_interval
+
+    def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
+        inside = process is None or low <= process.share(t) <= high
+        scale = guidance_scale if inside else 1.0
+        if scale in (0.0, 1.0) or not conditions:
+            return denoiser(x_t, t, **(conditions if scale else dropped))
+        both = denoiser(torch.cat([x_t, x_t]), t, **joined(conditions, dropped))
+        (cond, variance), (uncond, _) = (half.tensor_split([x_t.shape[1]], dim=1) for half in both.chunk(2))
+        mean = combine(cond, uncond, scale)
+        mean = rescale(mean, cond, guidance_rescale) if guidance_rescale else mean
+        return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
+
+    return guided
 
 
 class ClassifierFreeGuidancePipeline(StepwisePipeline):
@@ -66,122 +100,32 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             raise ValueError(f"unet must have num_class_embeds of at least 2 (the last is 'no class'), got {embeds}")
         return embeds - 1
 
-    # ------------------------------------------------------------------------------------------------ the algorithm
+    combine, rescale = staticmethod(combine), staticmethod(rescale)
 
-    @staticmethod
-    def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
-        """eps_uncond + scale (eps_cond - eps_uncond), all (N, ...)."""
-        return eps_uncond + scale * (eps_cond - eps_uncond)
-
-    @staticmethod
-    def rescale(guided: Tensor, cond: Tensor, share: float) -> Tensor:
-        """`guided` (N, ...) brought back, an image at a time, to the spread of `cond`, by `share` (eq. 15, 16)."""
-        dims = tuple(range(1, guided.ndim))
-        ratio = cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
-        return guided * (share * ratio + (1 - share))
-
-    @classmethod
-    def guide(
-        cls,
-        denoiser: Denoiser,
-        labels: Tensor,
-        null_label: int,
-        guidance_scale: float,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guidance_rescale: float = 0.0,
-        num_train_timesteps: int = 1000,
-    ) -> Denoiser:
-        """A denoiser of (x_t, t) from one of (x_t, t, labels): both halves in one call, and none at scale 1 or 0."""
-        low, high = guidance_interval
-        null = torch.full_like(labels, null_label)
-
-        def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
-            channels = x_t.shape[1]
-            inside = low <= float(t) / max(num_train_timesteps - 1, 1) <= high
-            scale = guidance_scale if inside else 1.0
-            if scale in (0.0, 1.0):
-                return denoiser(x_t, t, labels if scale else null)[:, :channels]
-            both = denoiser(torch.cat([x_t, x_t]), t, torch.cat([labels, null]))[:, :channels]
-            cond, uncond = both.chunk(2)
-            output = cls.combine(cond, uncond, scale)
-            return cls.rescale(output, cond, guidance_rescale) if guidance_rescale else output
-
-        return guided
-
-    @classmethod
-    @torch.no_grad()
-    def steps(
-        cls,
-        denoiser: Denoiser,
-        x_T: Tensor,
-        schedule: NoiseSchedule,
-        timesteps: list[int],
-        *,
-        eta: float = 0.0,
-        noise: Callable[[], Tensor] | None = None,
-        prediction_type: str = "epsilon",
-        clip: Callable[[Tensor], Tensor] | None = None,
-    ) -> Iterator[Step]:
-        """DDIM's loop over descending `timesteps` with a guided `denoiser(x_t, t)`, as `guide` makes it."""
-        x_t = x_T
-        for i, (t, s) in enumerate(zip(timesteps, [*timesteps[1:], -1], strict=True)):
-            output = denoiser(x_t, int(schedule.timesteps[t]))
-            x0 = schedule.predict_x0(output, x_t, t, prediction_type)
-            eps = schedule.predict_eps(output, x_t, t, prediction_type)
-            if clip is not None:
-                x0 = clip(x0)
-                eps = schedule.predict_eps(x0, x_t, t, "sample")
-            x_s = schedule.ddim_step(x0, eps, t, s, eta, noise)
-            step = Step(i, len(timesteps), int(schedule.timesteps[t]), x_t, x0, eps, x_s)
-            yield step
-            x_t = step.prev_sample
-
-    # ------------------------------------------------------------------------------------------------- the pipeline
-
-    def stream(
+    def start(
         self,
-        class_labels: Labels = None,
-        batch_size: int | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
-        eta: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        guidance_rescale: float = 0.0,
-        generator: Generators = None,
-        latents: Tensor | None = None,
+        class_labels: Labels,
+        batch_size: int | None,
+        num_inference_steps: int,
+        guidance_scale: float,
+        eta: float | None,
+        guidance_interval: tuple[float, float] | None,
+        guidance_rescale: float,
+        generator: Generators,
+        latents: Tensor | None,
     ) -> Iterator[Step]:
-        """Check the arguments of `__call__`, draw x_T, and return the steps."""
-        check_count("num_inference_steps", num_inference_steps)
         check_number("guidance_scale", guidance_scale, 0.0)
         check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
+        eta = float(type(self.scheduler).__name__ == "DDPMScheduler") if eta is None else eta
+        check_eta(eta, self.scheduler, PROCESS_SCHEDULERS)
         own = self.config.guidance_interval
-        low, high = _check_interval(own if guidance_interval is None else guidance_interval)
-        labels, count = self.resolve_labels(class_labels, batch_size)
-        schedule, config = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config
-        driven, eta = drives_itself(self.scheduler), self._eta(eta)
-        timesteps = schedule.spaced_timesteps(
-            num_inference_steps, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
-        )
+        interval = _check_interval(own if guidance_interval is None else guidance_interval)
+        conditions, count = self.conditions(class_labels, batch_size)
+        solver = Solver(self.scheduler, num_inference_steps)
         x_T, noise = self.streams(count, generator, latents)
         scale = 0.0 if class_labels is None else float(guidance_scale)
-        denoiser = self.guide(
-            self.network, labels, self.null_label, scale, (low, high), guidance_rescale, len(schedule)
-        )
-        if driven:
-            tables = schedule.alphas_cumprod
-            return scheduler_steps(denoiser, x_T, self.scheduler, num_inference_steps, tables, noise.generators)
-        clip = (lambda x0: clip_x0(x0, config)) if config.get("clip_sample") or config.get("thresholding") else None
-        kind = config.prediction_type
-        return self.steps(denoiser, x_T, schedule, timesteps, eta=eta, noise=noise, prediction_type=kind, clip=clip)
-
-    def _eta(self, eta: float | None) -> float:
-        name = type(self.scheduler).__name__
-        if eta is None:
-            return 1.0 if name == "DDPMScheduler" else 0.0
-        check_number("eta", eta, 0.0)
-        if eta != 0 and drives_itself(self.scheduler):
-            raise ValueError(f"eta must be 0 with {name}, which takes its own steps, got {eta}")
-        return float(eta)
+        options = (scale, solver.process, interval, guidance_rescale)
+        return solver.steps(ddim_steps, guide(self.network, conditions, self.nulls, *options), x_T, noise, eta=eta)
 
     @torch.no_grad()
     def __call__(
@@ -226,7 +170,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             ValueError: an argument out of its range, by name, before any work
         """
         self.check_output(output_type, callback_on_step_end_tensor_inputs)
-        steps = self.stream(
+        run = self.stream(
             class_labels,
             batch_size,
             num_inference_steps,
@@ -237,7 +181,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             generator,
             latents,
         )
-        return self.drain(steps, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 
 
 def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:

@@ -8,26 +8,93 @@ eta = 0 is deterministic, and can be run backwards (`invert`); eta = 1 over all 
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base import (
-    Denoiser,
-    Generators,
-    ImagePipelineOutput,
-    Labels,
-    Step,
-    StepwisePipeline,
-    check_count,
-    check_number,
-    clip_x0,
-    drives_itself,
-    scheduler_steps,
-)
+from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .conditions import Labels
+from .process import broadcast
+from .run import Denoiser, Step
 from .schedule import NoiseSchedule
+from .solvers import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
+
+
+def ddim_step(
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    eps: Tensor,
+    t: int,
+    s: int,
+    eta: float = 0.0,
+    noise: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """x_s from what x_t says of x_0 and eps, all (N, ...); s = -1 is the end (eq. 12, sigma of eq. 16).
+
+    `noise` is asked for z only where sigma is above 0. s may lie above t: with eta = 0 that is a step of inversion.
+    """
+    abar_t = float(schedule.alphas_cumprod[t])
+    abar_s = float(schedule.alphas_cumprod[s]) if s >= 0 else schedule.final_alpha_cumprod
+    sigma = eta * max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), 0.0) ** 0.5 if eta else 0.0
+    x_s = abar_s**0.5 * x0 + max(1 - abar_s - sigma**2, 0.0) ** 0.5 * eps.to(x0.dtype)
+    return x_s + sigma * noise().to(x0.dtype) if sigma > 0 else x_s
+
+
+@torch.no_grad()
+def ddim_steps(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    eta: float = 0.0,
+    noise: Callable[[], Tensor] | None = None,
+    prediction_type: str = "epsilon",
+    clip: Clip | None = None,
+) -> Iterator[Step]:
+    """The sampling loop over every entry of `schedule`, which is respaced for fewer steps.
+
+    `denoiser(x_t, t)`, a network or an exact one, gets t of the original process; `noise()` gives z for each step,
+    (N, ...); `clip` maps the predicted x_0, and eps is made to agree with it.
+    """
+    x_t = x_T
+    for i, t in enumerate(reversed(range(len(schedule)))):
+        x0, eps, _ = predict(denoiser, x_t, schedule, t, prediction_type, clip)
+        x_s = ddim_step(schedule, x0, eps, t, t - 1, eta, noise)
+        step = Step(i, len(schedule), int(schedule.timesteps[t]), x_t, x0, eps, x_s)
+        yield step
+        x_t = step.prev_sample
+
+
+@torch.no_grad()
+def ddim_inversion_steps(
+    denoiser: Denoiser, x_0: Tensor, schedule: NoiseSchedule, *, prediction_type: str = "epsilon"
+) -> Iterator[Step]:
+    """Eq. 12 upwards over every entry of `schedule`, eta = 0: eps here carries x to the next noise level (section 4.3).
+
+    The first step leaves `x_0`, the end of the sampler's last step, where the network is asked at the least noisy one.
+    """
+    x_t, end = x_0, schedule.final_alpha_cumprod
+    for t_next in range(len(schedule)):
+        t, asked = t_next - 1, max(t_next - 1, 0)
+        output = denoiser(x_t, int(schedule.timesteps[asked]))[:, : x_t.shape[1]]
+        eps = schedule.predict_eps(output, x_t, asked, prediction_type)
+        x0 = (x_t - (1 - end) ** 0.5 * eps) / end**0.5 if t < 0 else schedule.predict_x0(eps, x_t, t)
+        a, b = (broadcast(level, x_t) for level in schedule.marginal(t_next))
+        step = Step(t_next, len(schedule), int(schedule.timesteps[asked]), x_t, x0, eps, a * x0 + b * eps)
+        yield step
+        x_t = step.prev_sample
+
+
+def check_eta(eta: float, scheduler: Any, takes: tuple[str, ...] = ("DDIMScheduler",)) -> None:
+    """Raise ValueError unless `eta` is a number of at least 0 and, with a scheduler of another class, 0."""
+    check_number("eta", eta, 0.0)
+    name = type(scheduler).__name__
+    if eta != 0 and name not in takes:
+        why = "which takes its own steps" if drives_itself(scheduler) else "whose steps are ancestral"
+        raise ValueError(f"eta must be 0 with {name}, {why}, got {eta}")
 
 
 class DDIMPipeline(StepwisePipeline):
@@ -69,105 +136,22 @@ class DDIMPipeline(StepwisePipeline):
         """
         if eta > 0 and noise is None:
             raise ValueError(f"noise must be given when eta > 0, got eta {eta}")
-        return schedule.ddim_step(schedule.predict_x0(eps, x_t, t), eps, t, t_prev, eta, lambda: noise)
+        return ddim_step(schedule, schedule.predict_x0(eps, x_t, t), eps, t, t_prev, eta, lambda: noise)
 
-    @classmethod
-    @torch.no_grad()
-    def steps(
-        cls,
-        denoiser: Denoiser,
-        x_T: Tensor,
-        schedule: NoiseSchedule,
-        timesteps: list[int],
-        *,
-        eta: float = 0.0,
-        noise: Callable[[], Tensor] | None = None,
-        prediction_type: str = "epsilon",
-        clip: Callable[[Tensor], Tensor] | None = None,
-    ) -> Iterator[Step]:
-        """The sampling loop over descending `timesteps`; `denoiser(x_t, t)` may be a network or an exact one.
-
-        `noise()` gives z for each step, (N, ...); `clip` maps the predicted x_0, and eps is made to agree with it.
-        """
-        x_t = x_T
-        for i, (t, t_prev) in enumerate(zip(timesteps, [*timesteps[1:], -1], strict=True)):
-            output = denoiser(x_t, int(schedule.timesteps[t]))[:, : x_t.shape[1]]
-            x0 = schedule.predict_x0(output, x_t, t, prediction_type)
-            eps = schedule.predict_eps(output, x_t, t, prediction_type)
-            if clip is not None:
-                x0 = clip(x0)
-                eps = schedule.predict_eps(x0, x_t, t, "sample")
-            x_prev = schedule.ddim_step(x0, eps, t, t_prev, eta, noise)
-            step = Step(i, len(timesteps), int(schedule.timesteps[t]), x_t, x0, eps, x_prev)
-            yield step
-            x_t = step.prev_sample
-
-    @classmethod
-    @torch.no_grad()
-    def inversion_steps(
-        cls,
-        denoiser: Denoiser,
-        x_0: Tensor,
-        schedule: NoiseSchedule,
-        timesteps: list[int],
-        prediction_type: str = "epsilon",
-    ) -> Iterator[Step]:
-        """Run eq. 12 upwards, eta = 0: eps at the current point carries it to the next noise level (section 4.3).
-
-        The first step leaves `x_0`, the end of the sampler's last step, where the network is asked at the lowest of
-        `timesteps` (descending, as above).
-        """
-        x_t, end = x_0, schedule.final_alpha_cumprod
-        upwards = timesteps[::-1]
-        for i, (t, t_next) in enumerate(zip([-1, *upwards[:-1]], upwards, strict=True)):
-            asked = max(t, upwards[0])
-            output = denoiser(x_t, int(schedule.timesteps[asked]))[:, : x_t.shape[1]]
-            eps = schedule.predict_eps(output, x_t, asked, prediction_type)
-            x0 = (x_t - (1 - end) ** 0.5 * eps) / end**0.5 if t < 0 else schedule.predict_x0(eps, x_t, t)
-            x_next = schedule.signal(t_next, x_t) * x0 + schedule.sigma(t_next, x_t) * eps
-            step = Step(i, len(timesteps), int(schedule.timesteps[asked]), x_t, x0, eps, x_next)
-            yield step
-            x_t = step.prev_sample
-
-    # ------------------------------------------------------------------------------------------------- the pipeline
-
-    def stream(
+    def start(
         self,
-        batch_size: int | None = None,
-        class_labels: Labels = None,
-        num_inference_steps: int = 50,
-        eta: float = 0.0,
-        generator: Generators = None,
-        latents: Tensor | None = None,
+        batch_size: int | None,
+        class_labels: Labels,
+        num_inference_steps: int,
+        eta: float,
+        generator: Generators,
+        latents: Tensor | None,
     ) -> Iterator[Step]:
-        """Check the arguments of `__call__`, draw x_T, and return the steps."""
-        check_count("num_inference_steps", num_inference_steps)
-        check_number("eta", eta, 0.0)
-        labels, count = self.resolve_labels(class_labels, batch_size)
-        schedule, config = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config
-        driven = drives_itself(self.scheduler)
-        if driven and eta != 0:
-            raise ValueError(
-                f"eta must be 0 with {type(self.scheduler).__name__}, which takes its own steps, got {eta}"
-            )
-        timesteps = self.timesteps(num_inference_steps)
+        check_eta(eta, self.scheduler, PROCESS_SCHEDULERS)
+        conditions, count = self.conditions(class_labels, batch_size)
+        solver = Solver(self.scheduler, num_inference_steps)
         x_T, noise = self.streams(count, generator, latents)
-
-        def denoiser(x_t: Tensor, t: Tensor | int) -> Tensor:
-            return self.network(x_t, t, labels)
-
-        if driven:
-            tables = schedule.alphas_cumprod
-            return scheduler_steps(denoiser, x_T, self.scheduler, num_inference_steps, tables, noise.generators)
-        clip = (lambda x0: clip_x0(x0, config)) if config.get("clip_sample") or config.get("thresholding") else None
-        kind = config.prediction_type
-        return self.steps(denoiser, x_T, schedule, timesteps, eta=eta, noise=noise, prediction_type=kind, clip=clip)
-
-    def timesteps(self, num_inference_steps: int) -> list[int]:
-        """The descending timesteps of a run, in the spacing that the scheduler's config names."""
-        config = self.scheduler.config
-        spacing, offset = config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
-        return NoiseSchedule.from_scheduler(self.scheduler).spaced_timesteps(num_inference_steps, spacing, offset)
+        return solver.steps(ddim_steps, partial(self.network, **conditions), x_T, noise, eta=eta)
 
     @torch.no_grad()
     def __call__(
@@ -204,8 +188,8 @@ class DDIMPipeline(StepwisePipeline):
             ValueError: an argument out of its range, by name, before any work
         """
         self.check_output(output_type, callback_on_step_end_tensor_inputs)
-        steps = self.stream(batch_size, class_labels, num_inference_steps, eta, generator, latents)
-        return self.drain(steps, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        run = self.stream(batch_size, class_labels, num_inference_steps, eta, generator, latents)
+        return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 
     @torch.no_grad()
     def invert(self, images: Tensor, num_inference_steps: int = 50, class_labels: Labels = None) -> Tensor:
@@ -221,9 +205,9 @@ class DDIMPipeline(StepwisePipeline):
             raise ValueError(
                 f"images must be a tensor of shape (N, {', '.join(map(str, self.sample_shape))}), got {got}"
             )
-        labels, _ = self.resolve_labels(class_labels, len(images))
-        schedule, kind = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config.prediction_type
-        timesteps = self.timesteps(num_inference_steps)
+        conditions, _ = self.conditions(class_labels, len(images))
+        solver = Solver(self.scheduler, num_inference_steps)
         x_0 = images.to(self._execution_device, torch.promote_types(images.dtype, torch.float32))
-        steps = self.inversion_steps(lambda x, t: self.network(x, t, labels), x_0, schedule, timesteps, kind)
+        denoiser, kind = partial(self.network, **conditions), solver.prediction_type
+        steps = ddim_inversion_steps(denoiser, x_0, solver.schedule, prediction_type=kind)
         return deque(steps, maxlen=1).pop().prev_sample

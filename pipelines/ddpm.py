@@ -9,25 +9,93 @@ With fewer steps the schedule is respaced: the same abar at the steps that are k
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base import (
-    Denoiser,
-    Generators,
-    ImagePipelineOutput,
-    Labels,
-    Step,
-    StepwisePipeline,
-    check_count,
-    clip_x0,
-    drives_itself,
-    scheduler_steps,
-)
+from .base import Generators, ImagePipelineOutput, StepwisePipeline
+from .conditions import Labels
+from .run import Denoiser, Step
 from .schedule import NoiseSchedule
+from .solvers import Clip, Solver, predict
+
+VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
+
+
+def reverse_log_variance(
+    schedule: NoiseSchedule, variance: str, t: Tensor | int, like: Tensor, v: Tensor | None = None
+) -> Tensor:
+    """log sigma_t^2 of the reverse step p(x_{t-1} | x_t), broadcastable over `like` (N, ...).
+
+    "fixed_small" is beta_tilde_t, "fixed_large" beta_t, and "learned_range" lies between the two, in logarithms,
+    at (v + 1) / 2, v (N, ...) in [-1, 1] being the network's (Nichol & Dhariwal, eq. 15). At t = 0, where nothing
+    is drawn and only a likelihood asks, fixed variances are both beta_tilde_1, as in Ho et al.'s code.
+
+    Raises:
+        ValueError: an unknown `variance`, or "learned_range" without `v`.
+    """
+    if variance not in VARIANCES:
+        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
+    clipped = schedule.posterior_log_variance_clipped
+    if variance == "fixed_small":
+        return schedule.gather(clipped, t, like)
+    if variance == "fixed_large":
+        return schedule.gather(torch.cat([clipped[:1], schedule.betas[1:].log()]), t, like)
+    if v is None:
+        raise ValueError("v must be given with variance 'learned_range', got None")
+    small, large = schedule.gather(clipped, t, like), schedule.gather(schedule.betas.log(), t, like)
+    share = (v.to(large.dtype) + 1) / 2
+    return share * large + (1 - share) * small
+
+
+def ancestral_step(
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    x_t: Tensor,
+    t: int,
+    noise: Callable[[], Tensor],
+    variance: str = "fixed_small",
+    v: Tensor | None = None,
+    shift: MeanShift | None = None,
+) -> Tensor:
+    """A draw of x_{t-1} from q(x_{t-1} | x_t, x_0), all (N, ...), the mean at t = 0; x_0 as predicted at x_t.
+
+    `noise` is asked for z where t > 0; `v` is the variance channel of "learned_range"; `shift` moves the mean.
+    """
+    mean, log_variance = schedule.posterior_mean(x0, x_t, t), reverse_log_variance(schedule, variance, t, x_t, v)
+    if shift is not None:
+        mean = shift(mean, log_variance.exp(), x_t, int(schedule.timesteps[t]))
+    return mean if t == 0 else mean + (0.5 * log_variance).exp() * noise().to(mean.dtype)
+
+
+@torch.no_grad()
+def ancestral_steps(
+    denoiser: Denoiser,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    noise: Callable[[], Tensor],
+    variance: str = "fixed_small",
+    shift: MeanShift | None = None,
+    prediction_type: str = "epsilon",
+    clip: Clip | None = None,
+) -> Iterator[Step]:
+    """Algorithm 2 over every entry of `schedule`, which is respaced for fewer steps.
+
+    `denoiser(x_t, t)`, a network or an exact one, gets t of the original process; `noise()` gives z for each step but
+    the last, (N, ...); `shift` moves the mean of each; `clip` maps the predicted x_0, and eps is made to agree with it.
+    """
+    x_t = x_T
+    for i, t in enumerate(reversed(range(len(schedule)))):
+        x0, eps, v = predict(denoiser, x_t, schedule, t, prediction_type, clip)
+        x_prev = ancestral_step(schedule, x0, x_t, t, noise, variance, v, shift)
+        step = Step(i, len(schedule), int(schedule.timesteps[t]), x_t, x0, eps, x_prev)
+        yield step
+        x_t = step.prev_sample
 
 
 class DDPMPipeline(StepwisePipeline):
@@ -70,85 +138,21 @@ class DDPMPipeline(StepwisePipeline):
         """
         if t > 0 and noise is None:
             raise ValueError(f"noise must be given at t > 0, got None at t = {t}")
-        return DDPMPipeline.draw(schedule, schedule.predict_x0(eps, x_t, t), x_t, t, noise, variance, v)
+        return ancestral_step(schedule, schedule.predict_x0(eps, x_t, t), x_t, t, lambda: noise, variance, v)
 
-    @staticmethod
-    def draw(
-        schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: int, noise: Tensor | None, variance: str, v: Tensor | None
-    ) -> Tensor:
-        """A draw of x_{t-1} from q(x_{t-1} | x_t, x_0), all (N, ...): x_0 as predicted, for abar_t may be tiny."""
-        mean = schedule.posterior_mean(x0, x_t, t)
-        log_variance = schedule.reverse_log_variance(variance, t, x_t, v)
-        return mean if t == 0 else mean + (0.5 * log_variance).exp() * noise.to(mean.dtype)
-
-    @classmethod
-    @torch.no_grad()
-    def steps(
-        cls,
-        denoiser: Denoiser,
-        x_T: Tensor,
-        schedule: NoiseSchedule,
-        *,
-        noise: Callable[[], Tensor],
-        variance: str = "fixed_small",
-        prediction_type: str = "epsilon",
-        clip: Callable[[Tensor], Tensor] | None = None,
-    ) -> Iterator[Step]:
-        """Algorithm 2 over every entry of `schedule`, which is respaced for fewer steps.
-
-        `denoiser(x_t, t)` may be a network or an exact one, and gets t of the original process; `noise()` gives z for
-        each step, (N, ...); `clip` maps the predicted x_0, and eps is made to agree with it.
-        """
-        x_t, channels = x_T, x_T.shape[1]
-        for i, t in enumerate(reversed(range(len(schedule)))):
-            output = denoiser(x_t, int(schedule.timesteps[t]))
-            output, v = output[:, :channels], output[:, channels:]
-            x0 = schedule.predict_x0(output, x_t, t, prediction_type)
-            eps = schedule.predict_eps(output, x_t, t, prediction_type)
-            if clip is not None:
-                x0 = clip(x0)
-                eps = schedule.predict_eps(x0, x_t, t, "sample")
-            x_prev = cls.draw(schedule, x0, x_t, t, noise() if t > 0 else None, variance, v)
-            step = Step(i, len(schedule), int(schedule.timesteps[t]), x_t, x0, eps, x_prev)
-            yield step
-            x_t = step.prev_sample
-
-    # ------------------------------------------------------------------------------------------------- the pipeline
-
-    def stream(
+    def start(
         self,
-        batch_size: int | None = None,
-        class_labels: Labels = None,
-        num_inference_steps: int = 1000,
-        generator: Generators = None,
-        latents: Tensor | None = None,
+        batch_size: int | None,
+        class_labels: Labels,
+        num_inference_steps: int,
+        generator: Generators,
+        latents: Tensor | None,
     ) -> Iterator[Step]:
-        """Check the arguments of `__call__`, draw x_T, and return the steps."""
-        check_count("num_inference_steps", num_inference_steps)
-        labels, count = self.resolve_labels(class_labels, batch_size)
-        schedule, config = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config
-        driven = drives_itself(self.scheduler)
-        timesteps = schedule.spaced_timesteps(
-            num_inference_steps, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
-        )
+        conditions, count = self.conditions(class_labels, batch_size)
+        solver = Solver(self.scheduler, num_inference_steps)
+        variance = None if solver.driven else self.variance_type
         x_T, noise = self.streams(count, generator, latents)
-
-        def denoiser(x_t: Tensor, t: Tensor | int) -> Tensor:
-            return self.network(x_t, t, labels)
-
-        if driven:
-            tables = schedule.alphas_cumprod
-            return scheduler_steps(denoiser, x_T, self.scheduler, num_inference_steps, tables, noise.generators)
-        clip = (lambda x0: clip_x0(x0, config)) if config.get("clip_sample") or config.get("thresholding") else None
-        return self.steps(
-            denoiser,
-            x_T,
-            schedule.respace(timesteps),
-            noise=noise,
-            variance=self.variance_type,
-            prediction_type=config.prediction_type,
-            clip=clip,
-        )
+        return solver.steps(ancestral_steps, partial(self.network, **conditions), x_T, noise, variance=variance)
 
     @torch.no_grad()
     def __call__(
@@ -183,5 +187,5 @@ class DDPMPipeline(StepwisePipeline):
             ValueError: an argument out of its range, by name, before any work
         """
         self.check_output(output_type, callback_on_step_end_tensor_inputs)
-        steps = self.stream(batch_size, class_labels, num_inference_steps, generator, latents)
-        return self.drain(steps, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        run = self.stream(batch_size, class_labels, num_inference_steps, generator, latents)
+        return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)

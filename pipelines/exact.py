@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Level = Tensor | float
+from .process import Level, Process
 
 
 class GaussianMixture:
@@ -174,10 +174,11 @@ class GaussianMixture:
 
     # --------------------------------------------------------------------------------- in the place of a network
 
-    def denoiser(self, schedule: Any, prediction_type: str = "epsilon") -> Callable[..., Tensor]:
-        """A function of (x_t, t) or (x_t, t, labels): what a perfect network answers, in the dtype of x_t.
+    def denoiser(self, process: Process, prediction_type: str = "epsilon") -> Callable[..., Tensor]:
+        """A function of (x_t, t) or (x_t, t, class_labels): what a perfect network answers, in the dtype of x_t.
 
-        `t`, an int or (N,), indexes `schedule`, a NoiseSchedule; the answer is eps, x_0 ("sample") or v.
+        `t`, a number or (N,), is a time of `process`, a NoiseSchedule or any other; the answer is eps, x_0 ("sample")
+        or v.
 
         Raises:
             ValueError: an unknown `prediction_type`.
@@ -186,36 +187,30 @@ class GaussianMixture:
         if prediction_type not in answers:
             raise ValueError(f"prediction_type must be one of {', '.join(answers)}, got {prediction_type!r}")
 
-        def denoise(x_t: Tensor, t: Tensor | int, labels: Tensor | None = None) -> Tensor:
-            return answers[prediction_type](x_t, *signal_and_noise(schedule, t), labels).to(x_t.dtype)
+        def denoise(x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+            return answers[prediction_type](x_t, *process.marginal(t), class_labels).to(x_t.dtype)
 
         return denoise
 
-    def classifier(self, schedule: Any) -> "ExactClassifier":
+    def classifier(self, process: Process) -> "ExactClassifier":
         """log p(y | x_t) in the place of a trained classifier."""
-        return ExactClassifier(self, schedule)
+        return ExactClassifier(self, process)
 
 
 class ExactClassifier:
-    """The class posterior of a mixture, with the methods of a NoisyClassifier; `timestep` indexes the schedule."""
+    """The class posterior of a mixture, with the methods of a NoisyClassifier; `timestep` is a time of the process."""
 
-    def __init__(self, mixture: GaussianMixture, schedule: Any) -> None:
-        self.mixture, self.schedule = mixture, schedule
+    def __init__(self, mixture: GaussianMixture, process: Process) -> None:
+        self.mixture, self.process = mixture, process
 
-    def __call__(self, sample: Tensor, timestep: Tensor | int) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
         """log p(y | x_t), (N, num_classes), float64, differentiable in `sample` (N, *shape)."""
-        return self.mixture.class_log_probs(sample, *signal_and_noise(self.schedule, timestep))
+        return self.mixture.class_log_probs(sample, *self.process.marginal(timestep))
 
-    def log_prob(self, sample: Tensor, timestep: Tensor | int, labels: Tensor) -> Tensor:
+    def log_prob(self, sample: Tensor, timestep: Tensor | float, labels: Tensor) -> Tensor:
         """log p(y | x_t) of the classes `labels`, (N,) or one for all, (N,)."""
         chosen = torch.as_tensor(labels, device=sample.device).expand(len(sample)).clone()  # one that autograd may save
         return self(sample, timestep).gather(1, chosen[:, None]).squeeze(1)
-
-
-def signal_and_noise(schedule: Any, t: Tensor | int) -> tuple[Tensor, Tensor]:
-    """sqrt(abar_t) and sqrt(1 - abar_t), float64, of the shape of `t`."""
-    kept = schedule.alphas_cumprod[torch.as_tensor(t).long()]
-    return kept.sqrt(), (1.0 - kept).sqrt()
 
 
 def _column(level: Level, x_t: Tensor) -> Tensor:

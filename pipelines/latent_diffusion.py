@@ -23,20 +23,13 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel, SchedulerMixin, UNet
 from PIL import Image
 from torch import Tensor
 
-from .base import (
-    Denoiser,
-    Generators,
-    ImagePipelineOutput,
-    Labels,
-    Step,
-    StepwisePipeline,
-    check_count,
-    check_number,
-    clip_x0,
-    drives_itself,
-    scheduler_steps,
-)
-from .schedule import NoiseSchedule
+from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .classifier_free_guidance import guide
+from .conditions import Labels
+from .ddim import check_eta, ddim_steps
+from .ddpm import ancestral_steps
+from .run import Step
+from .solvers import Solver
 
 
 class LatentDiffusionPipeline(StepwisePipeline):
@@ -120,118 +113,32 @@ class LatentDiffusionPipeline(StepwisePipeline):
         pictures = [self.vae.decode(one.to(dtype)).sample for one in z.split(1)]
         return torch.cat(pictures).to(latents.dtype)
 
-    @staticmethod
-    def combine(cond: Tensor, uncond: Tensor, scale: float, channels: int) -> Tensor:
-        """uncond + scale (cond - uncond) of the first `channels`, the others as in `cond`, (N, C or 2C, ...)."""
-        mean = uncond[:, :channels] + scale * (cond[:, :channels] - uncond[:, :channels])
-        return torch.cat([mean, cond[:, channels:]], dim=1)
-
-    @classmethod
-    def guide(cls, denoiser: Denoiser, labels: Tensor | None, null_label: int | None, scale: float) -> Denoiser:
-        """A denoiser of (z_t, t) from one of (z_t, t, labels): both halves in one call, and none at scale 1 or 0."""
-        null = None if labels is None else torch.full_like(labels, null_label)
-
-        def guided(z_t: Tensor, t: Tensor | float) -> Tensor:
-            if labels is None or scale in (0.0, 1.0):
-                return denoiser(z_t, t, labels if scale else null)
-            both = denoiser(torch.cat([z_t, z_t]), t, torch.cat([labels, null]))
-            return cls.combine(*both.chunk(2), scale, channels=z_t.shape[1])
-
-        return guided
-
-    @staticmethod
-    def ancestral_step(
-        schedule: NoiseSchedule, z0: Tensor, z_t: Tensor, t: int, v: Tensor, variance: str, noise: Callable[[], Tensor]
-    ) -> Tensor:
-        """A draw of z_{t-1} from q(z_{t-1} | z_t, z_0), the mean at t = 0; v of "learned_range", all (N, ...)."""
-        mean = schedule.posterior_mean(z0, z_t, t)
-        if t == 0:
-            return mean
-        return mean + (0.5 * schedule.reverse_log_variance(variance, t, z_t, v)).exp() * noise().to(mean.dtype)
-
-    @classmethod
-    @torch.no_grad()
-    def steps(
-        cls,
-        denoiser: Denoiser,
-        z_T: Tensor,
-        schedule: NoiseSchedule,
-        *,
-        noise: Callable[[], Tensor],
-        variance: str | None = None,
-        eta: float = 0.0,
-        prediction_type: str = "epsilon",
-        clip: Callable[[Tensor], Tensor] | None = None,
-    ) -> Iterator[Step]:
-        """The loop over every entry of `schedule`, which is respaced for fewer steps: ancestral with a `variance`,
-        else DDIM's with `eta`.
-
-        `denoiser(z_t, t)` gets t of the original process; `clip` maps the predicted z_0, and eps is made to agree.
-        """
-        z_t, channels = z_T, z_T.shape[1]
-        for i, t in enumerate(reversed(range(len(schedule)))):
-            output = denoiser(z_t, int(schedule.timesteps[t]))
-            output, v = output[:, :channels], output[:, channels:]
-            z0 = schedule.predict_x0(output, z_t, t, prediction_type)
-            eps = schedule.predict_eps(output, z_t, t, prediction_type)
-            if clip is not None:
-                z0 = clip(z0)
-                eps = schedule.predict_eps(z0, z_t, t, "sample")
-            if variance is None:
-                z_s = schedule.ddim_step(z0, eps, t, t - 1, eta, noise)
-            else:
-                z_s = cls.ancestral_step(schedule, z0, z_t, t, v, variance, noise)
-            step = Step(i, len(schedule), int(schedule.timesteps[t]), z_t, z0, eps, z_s)
-            yield step
-            z_t = step.prev_sample
-
     # ------------------------------------------------------------------------------------------------- the pipeline
 
     def to_images(self, sample: Tensor, output_type: str = "pil") -> list[Image.Image] | np.ndarray | Tensor:
         """Latents (N, C, h, w) -> decoded PIL images, numpy or a tensor in [0, 1]; "latent": as they are."""
         return sample if output_type == "latent" else super().to_images(self.decode(sample), output_type)
 
-    def stream(
+    def start(
         self,
-        class_labels: Labels = None,
-        batch_size: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 4.0,
-        eta: float = 0.0,
-        generator: Generators = None,
-        latents: Tensor | None = None,
+        class_labels: Labels,
+        batch_size: int | None,
+        num_inference_steps: int,
+        guidance_scale: float,
+        eta: float,
+        generator: Generators,
+        latents: Tensor | None,
     ) -> Iterator[Step]:
-        """Check the arguments of `__call__`, draw z_T, and return the steps."""
-        check_count("num_inference_steps", num_inference_steps)
         check_number("guidance_scale", guidance_scale, 0.0)
-        self._check_eta(eta)
-        labels, count = self.resolve_labels(class_labels, batch_size)
-        schedule, config = NoiseSchedule.from_scheduler(self.scheduler), self.scheduler.config
-        timesteps = schedule.spaced_timesteps(
-            num_inference_steps, config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
-        )
+        check_eta(eta, self.scheduler)
+        conditions, count = self.conditions(class_labels, batch_size)
+        solver = Solver(self.scheduler, num_inference_steps)
         z_T, noise = self.streams(count, generator, latents)
         scale = 0.0 if class_labels is None else float(guidance_scale)
-        denoiser = self.guide(self.network, labels, self.null_label, scale)
-        if drives_itself(self.scheduler):
-            tables = schedule.alphas_cumprod
-            return scheduler_steps(denoiser, z_T, self.scheduler, num_inference_steps, tables, noise.generators)
-        return self.steps(
-            denoiser,
-            z_T,
-            schedule.respace(timesteps),
-            noise=noise,
-            variance=self.variance_type if type(self.scheduler).__name__ == "DDPMScheduler" else None,
-            eta=eta,
-            prediction_type=config.prediction_type,
-            clip=(lambda z0: clip_x0(z0, config)) if config.get("clip_sample") or config.get("thresholding") else None,
-        )
-
-    def _check_eta(self, eta: float) -> None:
-        check_number("eta", eta, 0.0)
-        name = type(self.scheduler).__name__
-        if eta != 0 and name != "DDIMScheduler":
-            raise ValueError(f"eta must be 0 with {name}, got {eta}: it belongs to a DDIMScheduler")
+        denoiser = guide(self.network, conditions, self.nulls, scale)
+        if type(self.scheduler).__name__ == "DDPMScheduler":
+            return solver.steps(ancestral_steps, denoiser, z_T, noise, variance=self.variance_type)
+        return solver.steps(ddim_steps, denoiser, z_T, noise, eta=eta)
 
     @torch.no_grad()
     def __call__(
@@ -272,5 +179,5 @@ class LatentDiffusionPipeline(StepwisePipeline):
             ValueError: an argument out of its range, by name, before any work
         """
         self.check_output(output_type, callback_on_step_end_tensor_inputs)
-        steps = self.stream(class_labels, batch_size, num_inference_steps, guidance_scale, eta, generator, latents)
-        return self.drain(steps, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        run = self.stream(class_labels, batch_size, num_inference_steps, guidance_scale, eta, generator, latents)
+        return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+from .process import broadcast, predict_eps, predict_x0, up, velocity
+
 SPACINGS = ("trailing", "leading", "linspace")
-VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 
 
 class NoiseSchedule:
@@ -117,76 +117,54 @@ class NoiseSchedule:
 
     # ------------------------------------------------------------------------------------------------ q(x_t | x_0)
 
+    def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), float64 on the CPU, of the shape of `t`.
+
+        `t` indexes the schedule and may lie between two of its steps, where solvers of second order ask: log SNR is
+        interpolated, as they do.
+        """
+        kept = self._alphas_cumprod_at(torch.as_tensor(t).cpu())
+        return kept.sqrt(), (1.0 - kept).sqrt()
+
+    def _alphas_cumprod_at(self, t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return self.alphas_cumprod[t]
+        t, last = t.double(), len(self) - 1
+        low = t.floor().long().clamp(0, last)
+        high = (low + 1).clamp(max=last)
+        exact, log_snr = self.alphas_cumprod[low], torch.logit(self.alphas_cumprod)
+        between = torch.lerp(log_snr[low], log_snr[high], t - low).sigmoid()
+        return torch.where((low == t) | (low == high), exact, between)
+
+    def share(self, t: Tensor | float) -> float:
+        """How far the process has come at `t`, from 0, the least noisy step, to 1, the noisiest."""
+        return float(t) / max(len(self) - 1, 1)
+
     def gather(self, table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
-        """Entries `t` of a (T,) table, shaped to broadcast over `like` (N, ...), in its working precision."""
-        index = torch.as_tensor(t, dtype=torch.int64)
-        values = table.to(working_dtype(like)).to(like.device)[index.to(like.device)]  # some devices have no float64
-        return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
-
-    def signal(self, t: Tensor | int, like: Tensor) -> Tensor:
-        """sqrt(abar_t), broadcastable over `like`."""
-        return self.gather(self.alphas_cumprod.sqrt(), t, like)
-
-    def sigma(self, t: Tensor | int, like: Tensor) -> Tensor:
-        """sqrt(1 - abar_t), broadcastable over `like`."""
-        return self.gather((1.0 - self.alphas_cumprod).sqrt(), t, like)
+        """Entries `t`, an int or (N,), of a (T,) table, as a tensor that multiplies `like` (N, ...)."""
+        return broadcast(table[torch.as_tensor(t, dtype=torch.int64).cpu()], like)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, all (N, ...), t an int or (N,)."""
-        return (self.signal(t, x0) * _up(x0) + self.sigma(t, x0) * _up(noise)).to(x0.dtype)
+        a, b = self.marginal(t)
+        return (broadcast(a, x0) * up(x0) + broadcast(b, x0) * up(noise)).to(x0.dtype)
 
     def velocity(self, x0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
-        """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, section 4)."""
-        return (self.signal(t, x0) * _up(noise) - self.sigma(t, x0) * _up(x0)).to(x0.dtype)
+        """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022, section 4), in the dtype of `x0`."""
+        return velocity(x0, noise, *self.marginal(t)).to(x0.dtype)
 
     def predict_x0(self, output: Tensor, x_t: Tensor, t: Tensor | int, prediction_type: str = "epsilon") -> Tensor:
-        """x_0 from a network's output (N, ...) that is eps, x_0 ("sample") or v.
-
-        Raises:
-            ValueError: an unknown `prediction_type`.
-        """
-        check_prediction_type(prediction_type)
-        a, b, x_t, output = self.signal(t, x_t), self.sigma(t, x_t), _up(x_t), _up(output)
-        if prediction_type == "epsilon":
-            return (x_t - b * output) / a
-        if prediction_type == "v_prediction":
-            return a * x_t - b * output
-        return output
+        """x_0 from a network's output (N, ...) that is eps, x_0 ("sample") or v; ValueError for another type."""
+        return predict_x0(output, x_t, *self.marginal(t), prediction_type)
 
     def predict_eps(self, output: Tensor, x_t: Tensor, t: Tensor | int, prediction_type: str = "epsilon") -> Tensor:
-        """eps from a network's output (N, ...) that is eps, x_0 ("sample") or v.
-
-        Raises:
-            ValueError: an unknown `prediction_type`.
-        """
-        check_prediction_type(prediction_type)
-        a, b, x_t, output = self.signal(t, x_t), self.sigma(t, x_t), _up(x_t), _up(output)
-        if prediction_type == "sample":
-            return (x_t - a * output) / b
-        if prediction_type == "v_prediction":
-            return b * x_t + a * output
-        return output
+        """eps from a network's output (N, ...) that is eps, x_0 ("sample") or v; ValueError for another type."""
+        return predict_eps(output, x_t, *self.marginal(t), prediction_type)
 
     def snr(self, t: Tensor | int) -> Tensor:
         """abar_t / (1 - abar_t), float64, shape of `t`."""
         kept = self.alphas_cumprod[torch.as_tensor(t, dtype=torch.int64).to(self.alphas_cumprod.device)]
         return kept / (1.0 - kept)
-
-    # ------------------------------------------------------------------------------------------------ DDIM's steps
-
-    def ddim_step(
-        self, x0: Tensor, eps: Tensor, t: int, s: int, eta: float = 0.0, noise: Callable[[], Tensor] | None = None
-    ) -> Tensor:
-        """x_s from what x_t says of x_0 and eps, all (N, ...); s = -1 is the end (Song et al. 2021, eq. 12).
-
-        sigma is eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s) (eq. 16); `noise` is asked for z only
-        where it is above 0. s may lie above t: with eta = 0 that is a step of inversion.
-        """
-        abar_t = float(self.alphas_cumprod[t])
-        abar_s = float(self.alphas_cumprod[s]) if s >= 0 else self.final_alpha_cumprod
-        sigma = eta * max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), 0.0) ** 0.5 if eta else 0.0
-        x_s = abar_s**0.5 * x0 + max(1 - abar_s - sigma**2, 0.0) ** 0.5 * eps.to(x0.dtype)
-        return x_s + sigma * noise().to(x0.dtype) if sigma > 0 else x_s
 
     # ----------------------------------------------------------------------------------------- q(x_{t-1} | x_t, x_0)
 
@@ -200,7 +178,7 @@ class NoiseSchedule:
         kept, before = self.alphas_cumprod, self.alphas_cumprod_prev
         coefficient_x0 = self.betas * before.sqrt() / (1.0 - kept)
         coefficient_xt = (1.0 - before) * (1.0 - self.betas).sqrt() / (1.0 - kept)
-        return self.gather(coefficient_x0, t, x_t) * _up(x0) + self.gather(coefficient_xt, t, x_t) * _up(x_t)
+        return self.gather(coefficient_x0, t, x_t) * up(x0) + self.gather(coefficient_xt, t, x_t) * up(x_t)
 
     @property
     def posterior_variance(self) -> Tensor:
@@ -214,44 +192,6 @@ class NoiseSchedule:
         if len(variance) == 1:
             return self.betas.log()
         return torch.cat([variance[1:2], variance[1:]]).log()
-
-    def reverse_log_variance(self, variance: str, t: Tensor | int, like: Tensor, v: Tensor | None = None) -> Tensor:
-        """log sigma_t^2 of the reverse step p(x_{t-1} | x_t), broadcastable over `like` (N, ...).
-
-        "fixed_small" is beta_tilde_t, "fixed_large" beta_t, and "learned_range" lies between the two, in logarithms,
-        at (v + 1) / 2, v (N, ...) in [-1, 1] being the network's (Nichol & Dhariwal, eq. 15). At t = 0, where nothing
-        is drawn and only a likelihood asks, fixed variances are both beta_tilde_1, as in Ho et al.'s code.
-
-        Raises:
-            ValueError: an unknown `variance`, or "learned_range" without `v`.
-        """
-        if variance not in VARIANCES:
-            raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
-        clipped = self.posterior_log_variance_clipped
-        if variance == "fixed_small":
-            return self.gather(clipped, t, like)
-        if variance == "fixed_large":
-            return self.gather(torch.cat([clipped[:1], self.betas[1:].log()]), t, like)
-        if v is None:
-            raise ValueError("v must be given with variance 'learned_range', got None")
-        small, large = self.gather(clipped, t, like), self.gather(self.betas.log(), t, like)
-        share = (v.to(large.dtype) + 1) / 2
-        return share * large + (1 - share) * small
-
-
-def working_dtype(x: Tensor) -> torch.dtype:
-    """float64 stays float64, everything else is worked on in float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def check_prediction_type(prediction_type: str) -> None:
-    """Raise ValueError for anything that is not in `PREDICTION_TYPES`."""
-    if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}")
-
-
-def _up(x: Tensor) -> Tensor:
-    return x.to(working_dtype(x))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import diffusers
 import pytest
@@ -18,9 +19,12 @@ from pipelines import (
     NoiseSchedule,
     NoisyClassifier,
 )
-from pipelines.base import scheduler_steps
+from pipelines.classifier_guidance import gradient_of, guide_mean, steer
+from pipelines.ddim import ddim_steps
+from pipelines.ddpm import ancestral_steps
+from pipelines.run import Step
+from pipelines.solvers import scheduler_steps
 
-Guidance = ClassifierGuidancePipeline
 KINDS = ("epsilon", "sample", "v_prediction")
 CLIPPED_NOT = SHIPPED | {"clip_sample": False}
 
@@ -43,7 +47,18 @@ LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 
 def exact_gradient(schedule: NoiseSchedule, labels: Tensor = LABELS) -> object:
     classifier = mixture().classifier(schedule)
-    return lambda x, t: Guidance.gradient(classifier.log_prob, x, t, labels[: len(x)])
+    return lambda x, t: gradient_of(classifier.log_prob, x, t, labels[: len(x)])
+
+
+def guided_ancestral_steps(
+    denoiser: object, gradient: object, scale: float, x_T: Tensor, schedule: NoiseSchedule, **options: object
+) -> Iterator[Step]:
+    """Algorithm 1: ancestral steps whose mean is moved by `guide_mean`."""
+
+    def shift(mean: Tensor, variance: Tensor, x_t: Tensor, t: int) -> Tensor:
+        return guide_mean(mean, variance, gradient(x_t, t), scale)
+
+    return ancestral_steps(denoiser, x_T, schedule, shift=shift, **options)
 
 
 # --- the shifts ---
@@ -56,7 +71,7 @@ def test_the_eps_shift_is_classifier_free_guidance_with_bayes_rule(t: int, scale
     """eps(x) + s (eps(x, y) - eps(x)): the conditional eps itself at scale 1."""
     schedule, x = NoiseSchedule.linear(), points()
     exact = mixture().denoiser(schedule, kind)
-    guided = Guidance.guide(exact, exact_gradient(schedule), scale, schedule, kind)(x, t)
+    guided = steer(exact, exact_gradient(schedule), scale, schedule, kind)(x, t)
     plain, conditional = exact(x, t), exact(x, t, LABELS)
     expected = ClassifierFreeGuidancePipeline.combine(conditional, plain, scale)
     torch.testing.assert_close(guided - plain, expected - plain, rtol=1e-9, atol=1e-9)
@@ -70,8 +85,8 @@ def test_a_solver_that_clips_nothing_is_given_a_clipped_x0(t: int, kind: str) ->
     """The same prediction where it is in range, the nearest in range elsewhere; x_t = a x_0 + b eps holds."""
     schedule, x = NoiseSchedule.cosine(), points()
     exact, gradient = mixture().denoiser(schedule, kind), exact_gradient(schedule)
-    free = Guidance.guide(exact, gradient, 3.0, schedule, kind)(x, t)
-    held = Guidance.guide(exact, gradient, 3.0, schedule, kind, lambda x0: x0.clamp(-0.4, 0.4))(x, t)
+    free = steer(exact, gradient, 3.0, schedule, kind)(x, t)
+    held = steer(exact, gradient, 3.0, schedule, kind, lambda x0: x0.clamp(-0.4, 0.4))(x, t)
     a, b = schedule.alphas_cumprod[t].sqrt(), (1 - schedule.alphas_cumprod[t]).sqrt()
     x0, x0_held = (
         {"epsilon": (x - b * out) / a, "sample": out, "v_prediction": a * x - b * out}[kind] for out in (free, held)
@@ -82,11 +97,11 @@ def test_a_solver_that_clips_nothing_is_given_a_clipped_x0(t: int, kind: str) ->
 
 def test_guide_eps_and_guide_mean_are_their_formulas() -> None:
     value, gradient = points(), 2 * points() + 1
-    shift = Guidance.guide_eps(value, gradient, 0.36, 2.5) - value
+    shift = ClassifierGuidancePipeline.guide_eps(value, gradient, 0.36, 2.5) - value
     torch.testing.assert_close(shift, -2.5 * 0.8 * gradient, rtol=0, atol=1e-12)
-    shift = Guidance.guide_mean(value, torch.tensor(0.3).double(), gradient, 2.5) - value
+    shift = ClassifierGuidancePipeline.guide_mean(value, torch.tensor(0.3).double(), gradient, 2.5) - value
     torch.testing.assert_close(shift, 2.5 * float(torch.tensor(0.3)) * gradient, rtol=0, atol=1e-12)
-    assert torch.equal(Guidance.guide_mean(value, 0.3, gradient, 0.0), value)
+    assert torch.equal(ClassifierGuidancePipeline.guide_mean(value, 0.3, gradient, 0.0), value)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
@@ -106,7 +121,7 @@ def test_the_mean_shift_is_s_sigma_gradient(kept: list[int], variance: str) -> N
         """One step from x at every level, the highest first: a consumer may replace the sample between steps."""
         found = []
         gradient = exact_gradient(full)
-        for step in Guidance.ancestral_steps(
+        for step in guided_ancestral_steps(
             denoiser, gradient, scale, x, schedule, noise=lambda: noise, variance=variance
         ):
             found.append(step.prev_sample)
@@ -158,16 +173,14 @@ def test_a_driven_scheduler_follows_the_class_also_where_it_scales_its_input(nam
         return mixture().class_log_probs(x, *levels(t)).gather(1, labels[:, None]).squeeze(1)
 
     def gradient(x: Tensor, t: Tensor | float) -> Tensor:
-        return Guidance.gradient(log_prob, x, t, LABELS)
+        return gradient_of(log_prob, x, t, LABELS)
 
     def run(function: object) -> Tensor:
-        steps = scheduler_steps(
-            function, points(), scheduler, 8, schedule.alphas_cumprod, [seeded(i) for i in range(6)]
-        )
+        steps = scheduler_steps(function, points(), scheduler, 8, schedule, [seeded(i) for i in range(6)])
         *_, last = steps
         return last.prev_sample
 
-    guided = run(Guidance.guide(denoiser, gradient, 1.0, schedule, kind))
+    guided = run(steer(denoiser, gradient, 1.0, schedule, kind))
     conditional = run(lambda x, t: denoiser(x, t, LABELS))
     torch.testing.assert_close(guided, conditional, rtol=0, atol=1e-6)
     assert float((guided - run(denoiser)).abs().max()) > 0.1
@@ -180,15 +193,15 @@ def test_samples_follow_the_class_more_closely_as_the_scale_grows() -> None:
     gradient = exact_gradient(schedule, labels)
     shares = {"eps": [], "mean": []}
     for scale in (0.0, 1.0, 4.0):
-        guided = Guidance.guide(exact, gradient, scale, schedule, "epsilon")
-        *_, step = Guidance.ddim_steps(guided, x_T, schedule, list(range(99, -1, -4)))
+        guided = steer(exact, gradient, scale, schedule, "epsilon")
+        *_, step = ddim_steps(guided, x_T, schedule.respace(range(3, 100, 4)))
         shares["eps"].append(float(classifier(step.prev_sample, 0).exp()[:, 1].mean()))
         generator = seeded(1)
 
         def noise(generator: torch.Generator = generator) -> Tensor:
             return torch.randn(x_T.shape, generator=generator, dtype=torch.float64)
 
-        *_, step = Guidance.ancestral_steps(exact, gradient, scale, x_T, schedule, noise=noise)
+        *_, step = guided_ancestral_steps(exact, gradient, scale, x_T, schedule, noise=noise)
         shares["mean"].append(float(classifier(step.prev_sample, 0).exp()[:, 1].mean()))
     for share in shares.values():
         assert share[0] == pytest.approx(0.5, abs=0.04)  # the weight of class 1
@@ -260,8 +273,8 @@ def test_gradients_stay_in_float32_when_the_network_runs_in_bfloat16(tmp_path: o
     log_prob = exact.classifier.log_prob
     labels = torch.tensor([0, 1])
     torch.testing.assert_close(
-        Guidance.gradient(pipe.classifier.log_prob, step.x_t, 999, labels),
-        Guidance.gradient(log_prob, step.x_t, 999, labels), rtol=0, atol=1e-6,
+        gradient_of(pipe.classifier.log_prob, step.x_t, 999, labels),
+        gradient_of(log_prob, step.x_t, 999, labels), rtol=0, atol=1e-6,
     )  # fmt: skip
     with torch.inference_mode():
         pipe("Cat", num_inference_steps=2, guidance_scale=2.0)
@@ -328,7 +341,7 @@ def test_predicted_x0_of_a_conditional_network_is_that_without_a_class() -> None
     pipe = quiet(ClassifierGuidancePipeline(tiny_unet(4), DDIMScheduler(**SHIPPED), None, CLASSES))
     assert pipe.null_label == 3
     x, schedule = torch.randn((2, 1, 8, 8), generator=seeded()), NoiseSchedule.from_scheduler(pipe.scheduler)
-    output = pipe.network(x, 30, torch.full((2,), 3))
+    output = pipe.network(x, 30, class_labels=torch.full((2,), 3))
     expected = schedule.predict_x0(output, x, 30, pipe.scheduler.config.prediction_type)
     assert torch.equal(pipe.predict_x0(x, 30), expected)
 

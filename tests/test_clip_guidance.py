@@ -10,6 +10,7 @@ from toys import SHIPPED, quiet, seeded, tiny_unet
 from transformers import CLIPConfig, CLIPModel
 
 from pipelines import ClassifierGuidancePipeline, CLIPGuide, NoiseSchedule
+from pipelines.classifier_guidance import gradient_of
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -70,7 +71,7 @@ def test_on_the_predicted_x0_the_gradient_goes_through_the_network() -> None:
     pipe = quiet(ClassifierGuidancePipeline(tiny_unet().double(), DDIMScheduler(**SHIPPED)))
     model, x, t = clip(), pictures(1), 300
     guide = CLIPGuide(model, Words(), pipe.predict_x0)
-    found = ClassifierGuidancePipeline.gradient(guide.log_prob, x, t, "a shoe")
+    found = gradient_of(guide.log_prob, x, t, "a shoe")
     leaf = x.clone().requires_grad_()
     abar = float(NoiseSchedule.cosine().alphas_cumprod[t])
     x0 = abar**0.5 * leaf - (1 - abar) ** 0.5 * pipe.unet(leaf, t).sample
@@ -78,7 +79,7 @@ def test_on_the_predicted_x0_the_gradient_goes_through_the_network() -> None:
     value = by_hand(model, x0.expand(-1, 3, -1, -1) / 2 + 0.5, ids).sum()
     (expected,) = torch.autograd.grad(value, leaf)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
-    plain = ClassifierGuidancePipeline.gradient(CLIPGuide(model, Words()).log_prob, x, t, "a shoe")
+    plain = gradient_of(CLIPGuide(model, Words()).log_prob, x, t, "a shoe")
     assert float((plain - found).abs().max()) > 1e-3 * float(found.abs().max())
 
 

@@ -8,15 +8,16 @@ import torch
 from toys import ddim, mixture_denoiser, patched_unet, seeded, tiny_unet
 
 from pipelines import DDIMPipeline, DDPMPipeline, NoiseSchedule
+from pipelines.ddim import ddim_inversion_steps, ddim_steps
 
 
 def round_trip(x_0: torch.Tensor, schedule: NoiseSchedule, count: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """x_T of `x_0`, and the picture drawn from it."""
     denoiser = mixture_denoiser([0.4, 0.6], [-0.5, 0.6], [0.2, 0.15], schedule.alphas_cumprod, kind)
-    timesteps = schedule.spaced_timesteps(count)
-    for step in DDIMPipeline.inversion_steps(denoiser, x_0, schedule, timesteps, kind):
+    short = schedule.respace(schedule.spaced_timesteps(count))
+    for step in ddim_inversion_steps(denoiser, x_0, short, prediction_type=kind):
         x_T = step.prev_sample
-    for step in DDIMPipeline.steps(denoiser, x_T, schedule, timesteps, prediction_type=kind):
+    for step in ddim_steps(denoiser, x_T, short, prediction_type=kind):
         back = step.prev_sample
     return x_T, back
 
@@ -40,9 +41,7 @@ def test_inversion_finds_the_noise_that_draws_the_picture() -> None:
     mean, std = 0.3, 0.2
     denoiser = mixture_denoiser([1.0], [mean], [std], schedule.alphas_cumprod)
     quantiles = torch.tensor([-2.0, -1.0, 0.0, 0.5, 2.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
-    for step in DDIMPipeline.inversion_steps(
-        denoiser, mean + std * quantiles, schedule, schedule.spaced_timesteps(1000)
-    ):
+    for step in ddim_inversion_steps(denoiser, mean + std * quantiles, schedule):
         x_T = step.prev_sample
     torch.testing.assert_close(x_T, quantiles, rtol=0, atol=0.02)
 

@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from toys import mixture_denoiser, seeded
 
-from pipelines import ClassifierFreeGuidancePipeline, DDIMPipeline, DDPMPipeline, GaussianMixture, NoiseSchedule
+from pipelines import GaussianMixture, NoiseSchedule
+from pipelines.classifier_free_guidance import guide
+from pipelines.ddim import ddim_steps
+from pipelines.ddpm import ancestral_steps
 
 WEIGHTS = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
 LABELS = torch.tensor([1, 0, 1])
@@ -117,12 +120,12 @@ def test_every_sampler_draws_the_mixture() -> None:
     def noise() -> Tensor:
         return torch.randn(x_T.shape, generator=generator, dtype=torch.float64)
 
-    kept, labels = list(reversed(range(100))), torch.zeros(len(x_T), dtype=torch.int64)
-    guided = ClassifierFreeGuidancePipeline.guide(denoiser, labels, 1, 1.0)
+    labels = torch.zeros(len(x_T), dtype=torch.int64)
+    guided = guide(denoiser, {"class_labels": labels}, {"class_labels": 1}, 1.0)
     runs = {
-        "ddpm": DDPMPipeline.steps(denoiser, x_T, schedule, noise=noise),
-        "ddim": DDIMPipeline.steps(denoiser, x_T, schedule, kept),
-        "cfg": ClassifierFreeGuidancePipeline.steps(guided, x_T, schedule, kept),
+        "ddpm": ancestral_steps(denoiser, x_T, schedule, noise=noise),
+        "ddim": ddim_steps(denoiser, x_T, schedule),
+        "cfg": ddim_steps(guided, x_T, schedule),
     }
     for name, steps in runs.items():
         for step in steps:

@@ -12,6 +12,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from toys import CLASSES, SHIPPED, calls_seen, ddim, guided, mixture_denoiser, quiet, seeded, tiny_unet
 
 from pipelines import ClassifierFreeGuidancePipeline, NoiseSchedule
+from pipelines.classifier_free_guidance import guide
 
 pytestmark = pytest.mark.usefixtures("two_threads")  # the spies compare what the network is given
 
@@ -43,7 +44,7 @@ def test_guidance_adds_the_score_of_the_class(scale: float, t: int) -> None:
     log_p = torch.logsumexp(torch.stack(parts), dim=0)
     (score,) = torch.autograd.grad((log_p + scale * (parts[1] - log_p)).sum(), x)
     labels = torch.ones(41, dtype=torch.int64)
-    guided_eps = ClassifierFreeGuidancePipeline.guide(denoiser, labels, 2, scale)(x.detach(), t)
+    guided_eps = guide(denoiser, {"class_labels": labels}, {"class_labels": 2}, scale)(x.detach(), t)
     torch.testing.assert_close(-guided_eps / b, score, rtol=0, atol=1e-9)
 
 
@@ -81,13 +82,13 @@ def test_both_halves_take_one_call_and_none_is_wasted(scale: float, evaluations:
 def test_a_denoiser_is_called_once_a_step_with_no_row_to_spare() -> None:
     rows = []
 
-    def denoiser(x: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
-        rows.append((len(x), labels.tolist()))
+    def denoiser(x: torch.Tensor, t: int, class_labels: torch.Tensor) -> torch.Tensor:
+        rows.append((len(x), class_labels.tolist()))
         return x
 
-    guide, labels, x = ClassifierFreeGuidancePipeline.guide, torch.tensor([0, 2, 1]), randn(0)
+    conditions, x = {"class_labels": torch.tensor([0, 2, 1])}, randn(0)
     for scale in (0.0, 1.0, 3.0):
-        guide(denoiser, labels, 9, scale)(x, 500)
+        guide(denoiser, conditions, {"class_labels": 9}, scale)(x, 500)
     assert rows == [(3, [9, 9, 9]), (3, [0, 2, 1]), (6, [0, 2, 1, 9, 9, 9])]
 
 

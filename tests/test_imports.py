@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("pipelines", "training", "ui", "benchmarks", "app")
-COMPANIONS = {"base", "schedule"}  # they travel with every algorithm
+# what travels with the algorithms, and what of it each of them builds on
+COMPANIONS = {
+    "process": set(),
+    "packaging": set(),
+    "conditions": set(),
+    "schedule": {"process"},
+    "run": {"conditions"},
+    "solvers": {"process", "run", "schedule"},
+    "base": {"conditions", "packaging", "run"},
+}
 COMPONENTS = {"patched_unet", "adm_unet", "noisy_classifier"}  # they travel with their weights
 EVERYTHING_A_FOLDER_MAY_NEED = {"torch", "diffusers", "transformers", "numpy", "huggingface_hub", "PIL"}
 
@@ -43,13 +53,65 @@ def test_pipelines_need_only_what_a_stranger_has(path: Path) -> None:
     assert tops(path) <= allowed
 
 
-@pytest.mark.parametrize("path", sources("pipelines"), ids=lambda path: path.stem)
-def test_no_algorithm_imports_another(path: Path) -> None:
+def imports_of_ours(path: Path) -> dict[str, set[str]]:
+    """Of a file of pipelines/: the names that it takes from each of its siblings."""
+    found: dict[str, set[str]] = {}
+    for name in imports_of(path):
+        if name.startswith("pipelines."):
+            _, sibling, what = name.split(".")
+            found.setdefault(sibling, set()).add(what)
+    return found
+
+
+def wrong_imports(path: Path) -> list[str]:
+    """What a file of pipelines/ imports and should not.
+
+    Companions build on companions, in one direction; components on nothing of ours; an algorithm on companions and the
+    functions of another algorithm: its pipeline class would be another one where the file is loaded a second time.
+    """
     if path.stem == "__init__":
-        return
-    ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("pipelines.")}
-    allowed = set() if path.stem in COMPANIONS | COMPONENTS else COMPANIONS
-    assert ours <= allowed, f"{path.name} imports {sorted(ours - allowed)}"
+        return []
+    ours = imports_of_ours(path)
+    if path.stem in COMPONENTS:
+        return sorted(ours)
+    if path.stem in COMPANIONS:
+        return sorted(set(ours) - COMPANIONS[path.stem])
+    return sorted(
+        f"{sibling}.{name}"
+        for sibling, names in ours.items()
+        for name in names
+        if name.endswith("Pipeline")
+        if sibling not in COMPANIONS
+    ) + sorted(set(ours) & COMPONENTS)
+
+
+@pytest.mark.parametrize("path", sources("pipelines"), ids=lambda path: path.stem)
+def test_a_file_of_pipelines_imports_what_its_kind_may(path: Path) -> None:
+    assert wrong_imports(path) == []
+
+
+@pytest.mark.parametrize(
+    ("stem", "line"),
+    [
+        ("process", "from .schedule import NoiseSchedule"),
+        ("conditions", "from .base import Step"),
+        ("patched_unet", "from .process import up"),
+        ("cascade", "from .ddim import DDIMPipeline"),
+        ("cascade", "from .patched_unet import PatchedUNet2DModel"),
+    ],
+)
+def test_a_wrong_import_is_found(stem: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines").mkdir()
+    path = tmp_path / "pipelines" / f"{stem}.py"
+    path.write_text(line + "\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert wrong_imports(path)
+
+
+def test_the_imports_of_pipelines_have_no_circle() -> None:
+    """Carrying follows them to their end."""
+    graph = {path.stem: set(imports_of_ours(path)) for path in sources("pipelines") if path.stem != "__init__"}
+    assert tuple(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 @pytest.mark.parametrize("path", sources("pipelines"), ids=lambda path: path.stem)

@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 from toys import ddim, guided, latent, seeded, steered
 
-from pipelines import DDIMPipeline, NoiseSchedule
+from pipelines import NoiseSchedule
 from pipelines.base import StepwisePipeline
+from pipelines.ddim import ddim_inversion_steps, ddim_steps
 
 PLAIN = dict(beta_schedule="linear", prediction_type="epsilon", clip_sample=False, timestep_spacing="leading")
 PIPELINES = {"ddim": ddim, "guided": guided, "steered": steered, "latent": latent}
@@ -64,13 +65,13 @@ def test_inversion_begins_where_sampling_ends(to_one: bool, offset: int) -> None
     """With the same eps everywhere both are exact."""
     schedule = NoiseSchedule.from_scheduler(DDIMScheduler(**PLAIN, set_alpha_to_one=to_one))
     x_T, eps = torch.randn(2, 2, 1, 4, 4, generator=seeded(), dtype=torch.float64)
-    timesteps = schedule.spaced_timesteps(5, "leading", offset)
+    short = schedule.respace(schedule.spaced_timesteps(5, "leading", offset))
 
     def denoiser(x_t: Tensor, t: Tensor | int) -> Tensor:
         return eps
 
-    *_, last = DDIMPipeline.steps(denoiser, x_T, schedule, timesteps)
-    *_, first = DDIMPipeline.inversion_steps(denoiser, last.prev_sample, schedule, timesteps)
+    *_, last = ddim_steps(denoiser, x_T, short)
+    *_, first = ddim_inversion_steps(denoiser, last.prev_sample, short)
     torch.testing.assert_close(first.prev_sample, x_T, rtol=1e-9, atol=1e-9)
 
 

@@ -256,7 +256,7 @@ WRONG = [
     ("class_labels must be 0 to 999 .*got 1000", {"class_labels": 1000}),
     ("class_labels must be 0 to 999 .*got -1", {"class_labels": -1}),
     (r"class_labels must name one class, got 'crane', .*\[134, 517\]", {"class_labels": "crane"}),
-    ("class_labels must have one entry an image", {"class_labels": [1, 2], "batch_size": 3}),
+    ("class_labels must have one entry per image", {"class_labels": [1, 2], "batch_size": 3}),
     ("guidance_scale must", {"guidance_scale": -1.0}),
     ("guidance_scale must", {"guidance_scale": float("nan")}),
     ("num_inference_steps must", {"num_inference_steps": 0}),

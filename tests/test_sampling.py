@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from toys import mixture_denoiser, tables
 
-from pipelines import ClassifierFreeGuidancePipeline, DDIMPipeline, DDPMPipeline, NoiseSchedule
-from pipelines.base import Step
+from pipelines import DDIMPipeline, DDPMPipeline, NoiseSchedule
+from pipelines.classifier_free_guidance import guide
+from pipelines.ddim import ddim_steps
+from pipelines.ddpm import ancestral_steps
+from pipelines.run import Step
 
 M, S = 0.4, 0.3  # the Gaussian that the data are drawn from
 SUBSETS = {
@@ -45,7 +48,7 @@ def last(steps: Iterator[Step]) -> Tensor:
 def run_ddim(schedule: NoiseSchedule, kept: list[int], noise: np.ndarray, eta: float, kind: str = "epsilon") -> Tensor:
     denoiser = mixture_denoiser([1.0], [M], [S], schedule.alphas_cumprod, kind)
     x_T, z = torch.from_numpy(noise[0]), stream_of(noise[1:])
-    return last(DDIMPipeline.steps(denoiser, x_T, schedule, kept[::-1], eta=eta, noise=z, prediction_type=kind))
+    return last(ddim_steps(denoiser, x_T, schedule.respace(kept), eta=eta, noise=z, prediction_type=kind))
 
 
 def run_ddpm(
@@ -54,7 +57,7 @@ def run_ddpm(
     denoiser = mixture_denoiser([1.0], [M], [S], schedule.alphas_cumprod, kind)
     x_T, z = torch.from_numpy(noise[0]), stream_of(noise[1:])
     short = schedule.respace(kept)
-    return last(DDPMPipeline.steps(denoiser, x_T, short, noise=z, prediction_type=kind, variance=variance))
+    return last(ancestral_steps(denoiser, x_T, short, noise=z, prediction_type=kind, variance=variance))
 
 
 # --- a Gaussian: every sampler is an affine recursion ---
@@ -122,12 +125,12 @@ def test_ddim_with_eta_one_is_ddpm(process: str, kept: str) -> None:
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_guidance_takes_the_steps_of_ddim(eta: float) -> None:
+def test_guidance_without_conditions_leaves_the_steps_as_they_are(eta: float) -> None:
     schedule, steps = PROCESSES["cosine"](), SUBSETS["uneven"]
     noise, denoiser = draws(len(steps)), mixture_denoiser([1.0], [M], [S], schedule.alphas_cumprod)
     x_T = torch.from_numpy(noise[0])
-    loop = ClassifierFreeGuidancePipeline.steps
-    ours = last(loop(denoiser, x_T, schedule, steps[::-1], eta=eta, noise=stream_of(noise[1:])))
+    unconditional = guide(denoiser, {}, {}, 2.0)
+    ours = last(ddim_steps(unconditional, x_T, schedule.respace(steps), eta=eta, noise=stream_of(noise[1:])))
     np.testing.assert_allclose(ours, ddim_reference(tables(schedule), steps, noise, eta), rtol=0, atol=1e-9)
 
 
@@ -185,19 +188,14 @@ def test_a_zero_terminal_snr_is_survived() -> None:
     np.testing.assert_allclose(one, ddim_reference(tables(schedule), steps, noise, 1.0), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampler", [DDIMPipeline, ClassifierFreeGuidancePipeline, DDPMPipeline])
-def test_float32_loses_nothing_where_the_signal_is_faint(sampler: type) -> None:
+@pytest.mark.parametrize("sampler", [ddim_steps, ancestral_steps])
+def test_float32_loses_nothing_where_the_signal_is_faint(sampler: Callable[..., Iterator[Step]]) -> None:
     """At abar_T = 2e-9 a detour from v over eps back to x_0 would cost three of seven digits."""
     schedule, results = NoiseSchedule.cosine(), []
     for dtype in (torch.float32, torch.float64):
         denoiser = mixture_denoiser([1.0], [M], [S], schedule.alphas_cumprod, "v_prediction")
         x_T = torch.from_numpy(draws(1)[0]).to(dtype)
-        if sampler is DDPMPipeline:
-            steps = sampler.steps(
-                denoiser, x_T, schedule.respace([999]), noise=lambda: None, prediction_type="v_prediction"
-            )
-        else:
-            steps = sampler.steps(denoiser, x_T, schedule, [999], prediction_type="v_prediction")
+        steps = sampler(denoiser, x_T, schedule.respace([999]), noise=lambda: None, prediction_type="v_prediction")
         results.append(last(steps).double())
     torch.testing.assert_close(*results, rtol=0, atol=1e-6)
 
@@ -224,7 +222,7 @@ def test_ddpm_recovers_the_mean_and_variance_of_a_mixture() -> None:
     def noise() -> Tensor:
         return torch.randn((SAMPLES, 1, 1, 1), generator=generator)
 
-    x = last(DDPMPipeline.steps(denoiser, noise(), schedule, noise=noise))
+    x = last(ancestral_steps(denoiser, noise(), schedule, noise=noise))
     x = x.flatten().double()
     mean, variance, fourth = float(x.mean()), float(x.var()), float(((x - x.mean()) ** 4).mean())
     mean_error = 4 * math.sqrt(variance / SAMPLES)
@@ -239,7 +237,7 @@ def test_ddpm_recovers_the_mean_and_variance_of_a_mixture() -> None:
 def test_ddim_recovers_the_mean_and_variance_of_a_mixture() -> None:
     schedule = NoiseSchedule.cosine()
     denoiser = mixture_denoiser(**MIXTURE, alphas_cumprod=schedule.alphas_cumprod)
-    x = last(DDIMPipeline.steps(denoiser, quantiles_of_noise(4000), schedule, list(reversed(range(1000)))))
+    x = last(ddim_steps(denoiser, quantiles_of_noise(4000), schedule))
     true_mean, true_variance = mixture_moments()
     print(f"mean {x.mean():.4f} ({true_mean:.4f}), variance {x.var():.4f} ({true_variance:.4f})")
     assert float(x.mean()) == pytest.approx(true_mean, rel=0.01)
@@ -251,9 +249,9 @@ def test_guidance_at_one_samples_the_class_and_at_zero_all_of_them(scale: float)
     schedule, half = NoiseSchedule.cosine(4000), 1000
     denoiser = mixture_denoiser(**MIXTURE, alphas_cumprod=schedule.alphas_cumprod)
     labels = torch.tensor([0, 1]).repeat_interleave(half)
-    guided = ClassifierFreeGuidancePipeline.guide(denoiser, labels, 2, scale, num_train_timesteps=4000)
-    x_T, timesteps = quantiles_of_noise(half).repeat(2, 1, 1, 1), schedule.spaced_timesteps(1000)
-    x = last(ClassifierFreeGuidancePipeline.steps(guided, x_T, schedule, timesteps))
+    guided = guide(denoiser, {"class_labels": labels}, {"class_labels": 2}, scale)
+    x_T, short = quantiles_of_noise(half).repeat(2, 1, 1, 1), schedule.respace(schedule.spaced_timesteps(1000))
+    x = last(ddim_steps(guided, x_T, short))
     for part, mean, std in zip(x.split(half), MIXTURE["means"], MIXTURE["stds"], strict=True):
         if scale == 0:
             mean, std = mixture_moments()[0], math.sqrt(mixture_moments()[1])

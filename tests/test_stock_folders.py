@@ -125,7 +125,7 @@ def test_a_root_folder_saved_again_has_our_layout_and_draws_the_same_elsewhere(c
         pipe.save_pretrained(tmp_path / cls.__name__)
         names = set(content(tmp_path / cls.__name__))
         assert {"unet/config.json", "scheduler/scheduler_config.json", "model_index.json"} <= names
-        assert "config.json" not in names and len([name for name in names if name.endswith(".py")]) == 3
+        assert "config.json" not in names and any(name.startswith("base_") for name in names)
         jobs.append({"folder": tmp_path / cls.__name__})
         expected.append(pipe(generator=seeded(), batch_size=2, num_inference_steps=3, output_type="np").images)
     for got, wanted in zip(fresh(tmp_path / "elsewhere", jobs), expected, strict=True):

@@ -33,20 +33,20 @@ def mixture_denoiser(
 ) -> Callable[..., Tensor]:
     """The exact denoiser of a 1-D Gaussian mixture, for every element of x_t; `t` indexes `alphas_cumprod`.
 
-    A third argument `labels` (N,) picks one component an image; the label one past the last means all of them.
+    A third argument `class_labels` (N,) picks one component an image; the label one past the last means all of them.
     """
     w, m, s = (torch.tensor(values, dtype=torch.float64) for values in (weights, means, stds))
 
-    def denoiser(x_t: Tensor, t: int, labels: Tensor | None = None) -> Tensor:
+    def denoiser(x_t: Tensor, t: int, class_labels: Tensor | None = None) -> Tensor:
         abar = float(alphas_cumprod[t])
         a, b = abar**0.5, (1 - abar) ** 0.5
         weight, mean, variance = (values.to(x_t.dtype) for values in (w, m, s**2))
         x, var = x_t[..., None], a * a * variance + b * b
         log_share = weight.log() - 0.5 * var.log() - 0.5 * (x - a * mean) ** 2 / var
-        if labels is not None:
+        if class_labels is not None:
             allowed = torch.eye(len(w) + 1, len(w), dtype=torch.bool)
             allowed[-1] = True
-            log_share = log_share.masked_fill(~allowed[labels][:, None, None, None], -torch.inf)
+            log_share = log_share.masked_fill(~allowed[class_labels][:, None, None, None], -torch.inf)
         x0 = (log_share.softmax(-1) * (mean + a * variance / var * (x - a * mean))).sum(-1)
         eps = (x_t - a * x0) / b
         return {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[kind]

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,16 +68,26 @@ def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
     generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
     frames, started, step = Frames(), time.perf_counter(), None
     steps = pipe.stream(**settings.stream_arguments(info), generator=generators)
-    with pipe.counted_rows() as rows, closing(steps):
+    with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
         for step in steps:
             preview = _preview(pipe, step)
             _store(frames, step, preview)
             seconds = time.perf_counter() - started
-            yield Progress(frames, step.index + 1, step.num_steps, seconds, rows() / settings.count, None, preview)
+            yield Progress(frames, step.index + 1, step.num_steps, seconds, nfe(), None, preview)
         images = pipe.to_images(step.prev_sample, "pil")
         frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
         seconds = time.perf_counter() - started
-        yield Progress(frames, step.num_steps, step.num_steps, seconds, rows() / settings.count, images)
+        yield Progress(frames, step.num_steps, step.num_steps, seconds, nfe(), images)
+
+
+@contextmanager
+def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], float]]:
+    """Network evaluations per image so far; the code that folders of 0.1.0 carry counts rows for all images."""
+    if hasattr(steps, "nfe"):
+        yield lambda: steps.nfe
+        return
+    with pipe.counted_rows() as rows:
+        yield lambda: rows() / count
 
 
 def _preview(pipe: Any, step: Any) -> dict[str, np.ndarray]:

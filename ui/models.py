@@ -17,6 +17,8 @@ from .fastpath import FastPath
 from .samplers import OWN_CLASSES, SCHEDULERS
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
+BASE = "StepwisePipeline"  # its `stream` takes the arguments of `__call__`, but for these:
+OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
 RUN_BY = {"DiTPipeline": "LatentDiffusionPipeline"}  # stock pipelines that one of ours with another name runs
 
 
@@ -29,7 +31,7 @@ class ModelInfo:
         folder: where the files lie
         pipeline: class name
         carries_code: whether the folder brings the source of that class
-        accepts: arguments of the pipeline's `stream`
+        accepts: arguments of a run, those of the pipeline's `__call__` but for the output's
         class_names: by index; empty for an unconditional model
         labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
         shape: (height, width, channels) of its pictures, as far as the configs of network and autoencoder tell
@@ -105,7 +107,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     """Read a folder or Hub id. No code of the model runs, and no library that computes is imported.
 
     Raises:
-        ValueError: nothing there, no model_index.json, or a pipeline class without `stream`.
+        ValueError: nothing there, no model_index.json, or a pipeline whose steps cannot be watched.
     """
     folder = _fetch(str(source))
     index = _read_json(folder / "model_index.json")
@@ -226,7 +228,7 @@ def _samplers(index: dict[str, Any], pipeline: str, arguments: frozenset[str]) -
 
 
 def _stream_arguments(source: Path | None, pipeline: str) -> frozenset[str] | None:
-    """Arguments of `stream` in class `pipeline`, read from its source; None where there is no such method."""
+    """Arguments of `stream` of class `pipeline`, read from its source; None where there is no such method."""
     if source is not None:
         return _signatures(source).get(pipeline)
     known = [_signatures(path).get(pipeline) for path in sorted(PIPELINES.glob("*.py"))]
@@ -235,11 +237,14 @@ def _stream_arguments(source: Path | None, pipeline: str) -> frozenset[str] | No
 
 @cache
 def _signatures(source: Path) -> dict[str, frozenset[str]]:
-    """By class, the arguments of its `stream`."""
+    """By class, the arguments of its `stream`: its own, or those of `__call__` where it inherits the method."""
+    classes = [node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)]
     found = {}
-    for node in ast.parse(source.read_text()).body if source.is_file() else []:
-        for method in node.body if isinstance(node, ast.ClassDef) else []:
-            if isinstance(method, ast.FunctionDef) and method.name == "stream":
-                arguments = method.args.posonlyargs + method.args.args + method.args.kwonlyargs
-                found[node.name] = frozenset(argument.arg for argument in arguments) - {"self"}
+    for node in classes:
+        methods = {method.name: method for method in node.body if isinstance(method, ast.FunctionDef)}
+        inherits = any(isinstance(base, ast.Name) and base.id == BASE for base in node.bases)
+        method = methods.get("stream") or (methods.get("__call__") if inherits else None)
+        if method is not None:
+            arguments = method.args.posonlyargs + method.args.args + method.args.kwonlyargs
+            found[node.name] = frozenset(argument.arg for argument in arguments) - {"self", *OUTPUT_ARGUMENTS}
     return found

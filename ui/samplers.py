@@ -19,12 +19,15 @@ def class_for(pipeline: str, sampler: str) -> str:
 
 
 def options(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
-    """How the scheduler of a run of `steps` spaces them: from pure noise, t = T - 1, where it can."""
+    """How the scheduler of a run of `steps` spaces them: from pure noise, t = T - 1, where it can.
+
+    Our pipelines begin Heun half a step in by themselves, but a folder may carry older code.
+    """
     if sampler != "Heun":
         return {"timestep_spacing": "trailing"}
-    from pipelines.spacing import heun_spacing
+    from pipelines.solvers import half_step_spacing
 
-    return heun_spacing(steps, num_train_timesteps)
+    return half_step_spacing(steps, num_train_timesteps)
 
 
 def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pipelines import NoiseSchedule
-from pipelines.schedule import VARIANCES
+from pipelines.ddpm import VARIANCES
 from training.metrics.likelihood import bound_term, prior_term, reverse_step
 from training.randomness import seeded
 
@@ -74,7 +74,8 @@ def bits_per_dim(
         times = torch.from_numpy(t)
         x_t = schedule.add_noise(x0, noise, times)
         labels, _ = pipe.resolve_labels(None, len(image))
-        output = pipe.network(x_t, schedule.timesteps[times], labels)
+        conditions = {} if labels is None else {"class_labels": labels}
+        output = pipe.network(x_t, schedule.timesteps[times], **conditions)
         for name in variances:
             step = reverse_step(output, x_t, times, schedule, name, pipe.scheduler.config.prediction_type, True)
             found[name][image, column] = bound_term(*step, x0, x_t, times, schedule).cpu().numpy()

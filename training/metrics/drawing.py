@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from pipelines.spacing import heun_spacing
+from pipelines.solvers import half_step_spacing
 from training.metrics.hashes import hash_files
 
 SCHEDULERS = {
@@ -51,13 +51,13 @@ class Model:
         """Draw with a scheduler of SCHEDULERS, of the same noise process; None, or its name: with the model's own.
 
         Another spaces its steps as the model's own does; but Heun, whose runs are of `num_inference_steps`, begins half
-        a step in.
+        a step in: our pipelines see to it themselves, but the folder may carry older code.
         """
         own = self.own_scheduler
         if name is None or name == short_name(own):
             self.pipe.scheduler = own
             return
-        spacing = heun_spacing(num_inference_steps, own.config.num_train_timesteps) if name == "Heun" else {}
+        spacing = half_step_spacing(num_inference_steps, own.config.num_train_timesteps) if name == "Heun" else {}
         self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config, **spacing)
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from pipelines import NoiseSchedule
-from pipelines.schedule import working_dtype
+from pipelines.ddpm import reverse_log_variance
+from pipelines.process import broadcast, up
 
 CDFS = ("tanh", "normal")
 LEAST = 1e-12  # no bin is given less, as in the published code
@@ -102,7 +103,7 @@ def reverse_step(
         raise ValueError(f"variance must not be learned_range for a network of {channels} output channels, got it")
     x0 = schedule.predict_x0(output[:, :channels], x_t, t, prediction_type)
     x0 = x0.clamp(-1, 1) if clip_denoised else x0
-    return x0, schedule.reverse_log_variance(variance, t, x_t, v)
+    return x0, reverse_log_variance(schedule, variance, t, x_t, v)
 
 
 def bound_term(
@@ -127,9 +128,9 @@ def bound_term(
 
 def prior_term(x0: Tensor, schedule: NoiseSchedule) -> Tensor:
     """L_T = KL(q(x_T | x_0) || N(0, I)) in bits/dim, (N,)."""
-    last = len(schedule) - 1
-    mean = schedule.signal(last, x0) * x0.to(working_dtype(x0))
-    log_variance = 2 * schedule.sigma(last, x0).log().expand_as(mean)
+    a, b = (broadcast(level, x0) for level in schedule.marginal(len(schedule) - 1))
+    mean = a * up(x0)
+    log_variance = 2 * b.log().expand_as(mean)
     return bits_per_dimension(gaussian_kl(mean, log_variance, torch.zeros_like(mean), torch.zeros_like(mean)))
 
 
