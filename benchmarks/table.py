@@ -14,7 +14,7 @@ import diffusers
 import torch
 from transformers import HfArgumentParser
 
-from training.metrics.report import write_json
+from training.files import write_json
 from ui.fastpath import BF16_FLAGS, cpu_flags
 
 Options = TypeVar("Options")

@@ -9,7 +9,7 @@ from hub_runs import contents, push, trained_folder
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
-from training.metrics.hashes import weights_hash
+from training.files import weights_hash
 from training.outgoing import without_path
 
 MODEL = ("model", "me/cats")

@@ -10,12 +10,12 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from training.feature_classifier import augment
+from training.files import weights_hash
 from training.metrics import features as feature_file
 from training.metrics.batches import draw
 from training.metrics.drawing import draw_batch, open_model
 from training.metrics.features import FeatureClassifier, classifier_hash, extract, extract_cached, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
-from training.metrics.hashes import weights_hash
 from training.metrics.judge import entropy_bits
 from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.nearest import Memorisation, nearest_distances

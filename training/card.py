@@ -23,7 +23,7 @@ from training.card_tables import (
     settings_text,
     sorted_rows,
 )
-from training.metrics.report import read_json_object, write_whole
+from training.files import read_json_object, write_whole
 from training.outgoing import pushed_to, record_path, without_path
 
 ROOT = Path(__file__).parents[1]

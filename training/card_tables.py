@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.metrics.hashes import weights_hash
-from training.metrics.report import read_json_object
+from training.files import read_json_object, weights_hash
 
 METRICS = {
     "class_accuracy": "class accuracy",

@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from training.data import ImageData, load_images
+from training.files import write_json, write_whole
 from training.metrics.features import FeatureClassifier, extract, to_input
-from training.metrics.report import write_json, write_whole
 
 
 @dataclass

@@ -19,8 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 
 from training.card import is_own_card, render
-from training.metrics.hashes import weights_hash
-from training.metrics.report import write_json, write_whole
+from training.files import weights_hash, write_json, write_whole
 from training.outgoing import PUSHED, belongs_to_a_model, components, outgoing, pushed_to
 from training.space import is_of_the_space, space_files
 

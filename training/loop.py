@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 from training.data import ImageData
-from training.metrics.report import write_json
+from training.files import write_json
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
 from training.record import device_name, origin

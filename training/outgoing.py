@@ -11,8 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from training.metrics.hashes import weights_hash
-from training.metrics.report import read_json_object
+from training.files import read_json_object, weights_hash
 
 RECORDS = ("metrics.json", "training.json", "noise_accuracy.json")  # written here, with commands and flags
 PICTURES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png")

@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from training.data import ImageData
-from training.metrics.report import read_json_object
+from training.files import read_json_object
 from training.outgoing import pushed_to, record_path
 from training.recipes import Recipe
 

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from pipelines.solvers import half_step_spacing
-from training.metrics.hashes import hash_files
+from training.files import hash_files
 
 SCHEDULERS = {
     "DDIM": "DDIMScheduler",

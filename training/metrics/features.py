@@ -7,8 +7,7 @@ measures: no generator is ever trained with it, or chosen by its gradient, so it
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import io
 import zipfile
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from tqdm.auto import tqdm
+
+from training.files import write_whole
 
 # One size, whatever the samples were drawn in: the last bits of a convolution depend on the size of its batch.
 CHUNK = 200
@@ -138,8 +139,7 @@ def extract_cached(
         pass  # absent or damaged
     features, classes = extract(network, pixels, name)
     entry = {"features": features} if classes is None else {"features": features, "classes": classes}
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache_dir, prefix=".features-", delete=False) as file:
-        np.savez(file, **entry)
-    os.replace(file.name, place)
+    buffer = io.BytesIO()
+    np.savez(buffer, **entry)
+    write_whole(place, buffer.getvalue())
     return features, classes

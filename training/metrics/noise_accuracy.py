@@ -32,11 +32,11 @@ from transformers import HfArgumentParser
 
 from pipelines import NoiseSchedule, NoisyClassifier
 from training.data import ImageData, load_images
+from training.files import weights_hash, write_json, write_whole
 from training.metrics.drawing import find_folder
 from training.metrics.features import to_input
-from training.metrics.hashes import weights_hash
 from training.metrics.plots import COLOURS, STYLE
-from training.metrics.report import aligned, write_json, write_whole
+from training.metrics.report import aligned
 
 
 @dataclass

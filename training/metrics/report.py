@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+
+from training.files import write_whole
 
 Row = dict[str, Any]
 SECTIONS = ("results", "likelihood")  # of metrics.json: what was drawn, and bits/dim
@@ -32,35 +32,6 @@ COLUMNS = {
     "images_per_second": "{:.1f}",
 }
 HEADS = {"nearest_train_distance": "nearest_train", "nearest_train_ratio": "ratio", "images_per_second": "images/s"}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it into place: readers never see half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: it is no JSON, or no object, by its name.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(content).__name__}")
-    return content
 
 
 def key_of(settings: Row) -> str:
