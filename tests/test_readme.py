@@ -1,4 +1,4 @@
-"""The README says what is true: its file tree names every file, and its Python runs."""
+"""The README and docs/files.md say what is true: the tree names every file, and the Python runs."""
 
 import re
 import subprocess
@@ -6,11 +6,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+FILES = (ROOT / "docs" / "files.md").read_text()
 
 
 def tree_paths() -> set[str]:
-    """The files and folders that the README's tree names, from the root."""
-    (block,) = re.findall(r"^```\napp\.py.*?^```", README, flags=re.MULTILINE | re.DOTALL)
+    """The files and folders that the tree names, from the root."""
+    (block,) = re.findall(r"^```\napp\.py.*?^```", FILES, flags=re.MULTILINE | re.DOTALL)
     paths, parents = set(), {}
     for line in block.splitlines()[1:-1]:
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
@@ -25,6 +26,10 @@ def test_the_tree_names_every_source_file_and_only_those() -> None:
     named = tree_paths()
     assert {p for p in sources if not p.endswith("__init__.py")} == {p for p in named if p.endswith(".py")}
     assert not [p for p in named if not (ROOT / p).exists()]
+
+
+def test_the_readme_leads_to_the_tree() -> None:
+    assert "(docs/files.md)" in README
 
 
 def test_the_python_of_the_readme_compiles() -> None:
