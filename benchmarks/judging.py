@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from training.data import load_images
 from training.data.cache import default_cache_dir
+from training.evaluation.cached_features import extract_cached
 from training.metrics.feature_nets import open_classifier
 from training.metrics.judge import NEIGHBOURS, Judge
 
@@ -28,7 +29,8 @@ def open_judge(features: str, dataset_name: str, samples: int) -> Judge:
             f"features must take pictures like those of dataset_name: {features} takes (channels, height, width) "
             f"{shape}, {dataset_name} has {test.images.shape[1:]}"
         )
-    return Judge(classifier, test, samples, default_cache_dir())
+    found, _ = extract_cached(classifier, test.images, test.fingerprint, default_cache_dir(), "test pictures")
+    return Judge(classifier, found, samples)
 
 
 def distance(

@@ -223,7 +223,7 @@ def test_a_mistake_is_one_line_that_names_it(
     arguments: list[str], message: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.evaluate.draw", lambda *args, **more: pytest.fail("work was done before the check"))
-    monkeypatch.setattr("training.evaluate.Judge", lambda *args: pytest.fail("work was done before the check"))
+    monkeypatch.setattr("training.evaluate.Measuring", lambda *args: pytest.fail("work was done before the check"))
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(arguments)
     text = str(stopped.value)

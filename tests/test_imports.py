@@ -159,4 +159,4 @@ def test_only_the_loop_and_what_starts_processes_know_accelerate() -> None:
     knowing = {
         path.relative_to(ROOT / "training").as_posix() for path in sources("training") if "accelerate" in tops(path)
     }
-    assert knowing <= {"loop.py", "train.py", "checkpoints.py", "metrics/processes.py"}, knowing
+    assert knowing <= {"loop.py", "train.py", "checkpoints.py", "evaluation/processes.py"}, knowing

@@ -22,9 +22,9 @@ from training_runs import command, picture_folder, pictures, run_here
 
 from pipelines import LatentDiffusionPipeline
 from pipelines.base import StepwisePipeline
-from training.metrics.checks import check_bits
-from training.metrics.drawing import draw_batch, open_model
-from training.metrics.options import Options
+from training.evaluation.checks import check_bits
+from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.options import Options
 from training.networks import load_pipeline
 from ui.fastpath import FastPath
 from ui.models import describe, load

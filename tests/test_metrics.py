@@ -9,18 +9,19 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from training.evaluation import cached_features
+from training.evaluation.batches import draw
+from training.evaluation.cached_features import extract_cached
+from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.results import find_done, grid, key_of, merge, on_one_line, read_rows
 from training.feature_classifier import augment
 from training.files import weights_hash
-from training.metrics import features as feature_file
-from training.metrics.batches import draw
-from training.metrics.drawing import draw_batch, open_model
-from training.metrics.features import FeatureClassifier, classifier_hash, extract, extract_cached, to_input
+from training.metrics.features import FeatureClassifier, classifier_hash, extract, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
 from training.metrics.judge import entropy_bits
 from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.nearest import Memorisation, nearest_distances
 from training.metrics.precision_recall import precision_recall
-from training.metrics.report import find_done, grid, key_of, merge, on_one_line, read_rows
 
 CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
@@ -282,7 +283,7 @@ def test_features_are_cached_by_content_and_a_damaged_entry_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(feature_file, "extract", lambda *args: calls.append(1) or extract(*args))
+    monkeypatch.setattr(cached_features, "extract", lambda *args: calls.append(1) or extract(*args))
     classifier = tiny_classifier()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
     first = extract_cached(classifier, pixels, "a", tmp_path, "pictures")

@@ -25,8 +25,8 @@ from training_runs import assert_same, command, forget_accelerate, picture_folde
 
 from pipelines import ClassifierGuidancePipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
+from training.evaluation import noise_accuracy
 from training.loop import Trainer
-from training.metrics import noise_accuracy
 from training.metrics.noise_accuracy import accuracy_by_noise_level, noise_levels
 from training.objectives.noisy_classifier import NoisyClassification
 from training.recipes import Recipe

@@ -23,7 +23,7 @@ from toys import quiet, seeded
 from training_runs import command, forget_accelerate, picture_folder, run_here
 
 from pipelines import DDIMPipeline, DDPMPipeline
-from training.metrics.drawing import draw_batch, open_model
+from training.evaluation.drawing import draw_batch, open_model
 from training.networks import pretrained_size
 from ui.models import describe
 

@@ -13,38 +13,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Any
 
 import numpy as np
 
 from training.data.cache import default_cache_dir
-from training.metrics import bits, plots
-from training.metrics.batches import Kept, decided_by, draw
-from training.metrics.evaluation import Evaluation, prepare, sweep
-from training.metrics.judge import Judge, measure_names
-from training.metrics.nearest import Memorisation
-from training.metrics.options import Options, parse
-from training.metrics.processes import Processes
-from training.metrics.report import Row, find_done, key_of, likelihood_table, merge, table, write_grid
-
-
-class Measuring:
-    """All that sets of pictures are measured with, and `floor`, what real ones score."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        options, train = evaluation.options, evaluation.train
-        self.judge = Judge(evaluation.network, evaluation.test, options.num_samples, default_cache_dir())
-        self.floor = self.judge.floor(train, options.num_samples, options.seed)
-        self.memorisation = None
-        if options.nearest:
-            self.memorisation = Memorisation(train.images, evaluation.test.images, options.nearest, options.seed)
-            self.floor |= self.memorisation.floor()
-
-    def measure(self, pixels: np.ndarray, num_classes: int | None) -> dict[str, Any]:
-        """The numbers of 8-bit pictures (N, C, H, W), of classes that take turns."""
-        asked = None if num_classes is None else np.arange(len(pixels)) % num_classes
-        found = self.judge.measure(pixels, asked, "samples")
-        return found | (self.memorisation.measure(pixels) if self.memorisation else {})
+from training.evaluation import bits, plots
+from training.evaluation.batches import Kept, decided_by, draw
+from training.evaluation.measuring import Measuring
+from training.evaluation.options import Options, parse
+from training.evaluation.prepare import Evaluation, prepare, sweep
+from training.evaluation.processes import Processes
+from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
+from training.metrics.judge import measure_names
 
 
 def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | None) -> np.ndarray | None:
@@ -69,7 +49,7 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     measured = measuring.measure(drawn.pixels, model.num_classes)
     row["measured"] = measured | {"nfe": drawn.nfe, "images_per_second": round(speed, 2)}
     row["floor"] = measuring.floor
-    row["features"]["test_accuracy"] = measuring.judge.test_accuracy
+    row["features"]["test_accuracy"] = measuring.test_accuracy
     for key in merge(evaluation.output, row):
         print(f"dropped from {evaluation.output}, because the weights or configs have changed since: {key}")
     kept.remove()

@@ -1,1 +1,1 @@
-"""What is measured of a model, a file each, and what training.evaluate needs around it."""
+"""What is measured of a model, a file each: arrays in, numbers out."""

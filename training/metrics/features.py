@@ -7,9 +7,6 @@ measures: no generator is ever trained with it, or chosen by its gradient, so it
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +15,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from tqdm.auto import tqdm
-
-from training.files import write_whole
 
 # One size, whatever the samples were drawn in: the last bits of a convolution depend on the size of its batch.
 CHUNK = 200
@@ -124,22 +119,3 @@ def classifier_hash(classifier: nn.Module) -> str:
     for name, value in sorted(classifier.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def extract_cached(
-    network: nn.Module, pixels: np.ndarray, fingerprint: str, cache_dir: Path, name: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """`extract`, kept in `cache_dir` under the content of the pictures (`fingerprint`) and of the weights."""
-    key = hashlib.sha256(f"1 {fingerprint} {classifier_hash(network)}".encode()).hexdigest()[:24]
-    place = cache_dir / f"features-{key}.npz"
-    try:
-        with np.load(place) as entry:
-            return entry["features"], entry["classes"] if hasattr(network, "head") else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # absent or damaged
-    features, classes = extract(network, pixels, name)
-    entry = {"features": features} if classes is None else {"features": features, "classes": classes}
-    buffer = io.BytesIO()
-    np.savez(buffer, **entry)
-    write_whole(place, buffer.getvalue())
-    return features, classes

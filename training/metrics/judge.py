@@ -1,15 +1,13 @@
-"""All measures of a set of pictures against a test split, in the features of one network, and their floor."""
+"""All measures of a set of pictures against a test split, in the features of one network."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from training.data import ImageData
-from training.metrics.features import extract, extract_cached
+from training.metrics.features import extract
 from training.metrics.frechet import frechet_distance, statistics
 from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.precision_recall import precision_recall
@@ -26,21 +24,16 @@ class Judge:
 
     Args:
         classifier: gives the features, and names classes if it has a `head` (training.metrics.feature_nets)
-        test: the pictures to measure against
+        features: (N, D), those of the pictures to measure against
         count: how many samples a set will have
-        cache_dir: where the features of real pictures are kept
     """
 
-    def __init__(self, classifier: nn.Module, test: ImageData, count: int, cache_dir: Path) -> None:
-        self.classifier, self.cache_dir = classifier, cache_dir
-        features, recognised = extract_cached(classifier, test.images, test.fingerprint, cache_dir, "test pictures")
-        self.features = features
+    def __init__(self, classifier: nn.Module, features: np.ndarray, count: int) -> None:
+        self.classifier, self.features = classifier, features
         self.test = statistics(features)
         self.within_test = mean_within(features)
         size = subset_size(count, len(features))
         self.subset = features[np.random.default_rng(0).permutation(len(features))[:size]]
-        compared = recognised is not None and test.labels is not None
-        self.test_accuracy = float(np.mean(recognised == test.labels)) if compared else None
 
     def measure(self, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> dict[str, Any]:
         """The numbers of 8-bit pictures (N, C, H, W).
@@ -48,20 +41,10 @@ class Judge:
         Class accuracy where `labels` (N,) say what was asked for, and the entropy of the classes that were recognised,
         log2 of their number if all are drawn alike and 0 if only one is; neither, where the network names no classes.
         """
-        return self._compare(*extract(self.classifier, pixels, name), labels)
+        return self.compare(*extract(self.classifier, pixels, name), labels)
 
-    def floor(self, train: ImageData, count: int, seed: int) -> dict[str, Any]:
-        """The same of `count` training pictures, chosen at random: what a perfect model would score."""
-        order = np.random.default_rng(seed).permutation(len(train.images))
-        chosen = np.sort(order[:count])
-        labels = None if train.labels is None else train.labels[chosen]
-        which = f"{train.fingerprint} {count} {seed}"
-        found = extract_cached(self.classifier, train.images[chosen], which, self.cache_dir, "training pictures")
-        return {"num_samples": len(chosen)} | self._compare(*found, labels)
-
-    def _compare(
-        self, features: np.ndarray, recognised: np.ndarray | None, labels: np.ndarray | None
-    ) -> dict[str, Any]:
+    def compare(self, features: np.ndarray, recognised: np.ndarray | None, labels: np.ndarray | None) -> dict[str, Any]:
+        """`measure` of pictures whose features (M, D) and classes (M,) were taken already."""
         found = statistics(features)
         precision, recall = precision_recall(self.subset, features, NEIGHBOURS)
         distance = frechet_distance(found.mean, found.covariance, self.test.mean, self.test.covariance)

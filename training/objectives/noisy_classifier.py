@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from pipelines import ClassifierGuidancePipeline, DDIMPipeline, DDPMPipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
-from training.metrics.noise_accuracy import accuracy_by_noise_level, accuracy_plot, chance, noise_levels
+from training.metrics.noise_accuracy import accuracy_by_noise_level, chance, noise_levels
 from training.networks import load_pipeline
 from training.objectives.denoising import class_names_of
 from training.randomness import BatchRandom
@@ -90,6 +90,8 @@ class NoisyClassification:
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
         """Accuracy of `network` by noise level on up to 1,000 training pictures, always the same, and its plot."""
+        from training.evaluation.plots import accuracy_plot  # here: other runs start without matplotlib
+
         images, labels = self.measured
         levels = noise_levels(self.schedule)
         accuracy = accuracy_by_noise_level(network, images, labels, self.schedule, levels, self.recipe.seed)

@@ -1,4 +1,4 @@
-"""The processes of one evaluation, as `accelerate launch` starts them; the only file of the metrics that knows it.
+"""The processes of one evaluation, as `accelerate launch` starts them; the only file of the evaluation that knows it.
 
 Each draws its share of the batches and leaves it in the cache, which all must see: one machine, or a shared disk. The
 first one measures and writes.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import HfArgumentParser
 
-from training.metrics.drawing import SCHEDULERS
+from training.evaluation.drawing import SCHEDULERS
 from training.metrics.feature_nets import NAMED
 from training.metrics.judge import NEIGHBOURS
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from training.data import ImageData
+from training.evaluation.checks import own_variance
+from training.evaluation.drawing import Model
+from training.evaluation.options import Options
+from training.evaluation.prepare import Evaluation, real
+from training.evaluation.results import Row, find_done, merge
 from training.metrics.bound_estimate import BitsPerDim, bits_per_dim
-from training.metrics.checks import own_variance
-from training.metrics.drawing import Model
-from training.metrics.evaluation import Evaluation, real
-from training.metrics.options import Options
-from training.metrics.report import Row, find_done, merge
 
 SECTION = "likelihood"
 MEASURES = {"bits_per_dim", "standard_error", "prior", "decoder"}

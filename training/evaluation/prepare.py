@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from training.data import ImageData
+from training.evaluation import checks
+from training.evaluation.drawing import Model, find_folder, open_model, pipeline_hash, short_name
+from training.evaluation.options import DTYPES, Options
+from training.evaluation.processes import Processes
+from training.evaluation.results import Row, read_rows
 from training.files import weights_hash
-from training.metrics import checks
-from training.metrics.drawing import Model, find_folder, open_model, pipeline_hash, short_name
 from training.metrics.feature_nets import open_features
 from training.metrics.features import classifier_hash
 from training.metrics.judge import NEIGHBOURS, subset_size
-from training.metrics.options import DTYPES, Options
-from training.metrics.processes import Processes
-from training.metrics.report import Row, read_rows
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Plots of what was measured: guidance against fidelity and diversity, steps against distance, the bound over t.
+"""Plots of what was measured: guidance against fidelity and diversity, steps against distance, the bound over t, the
+accuracy of a noisy classifier.
 
 A dashed line is the floor, what as many real pictures score. Colours are those of Okabe and Ito, which also the
 colour-blind tell apart.
@@ -17,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from PIL import Image
 
+from training.evaluation.results import Row
 from training.files import write_whole
-from training.metrics.report import Row
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 MARKERS = "osD^vPX"
@@ -184,3 +186,18 @@ def likelihood_figure(rows: list[Row]) -> Figure:
 def totals(row: Row) -> tuple[Any, Any]:
     """bits/dim and its standard error."""
     return row["measured"]["bits_per_dim"], row["measured"]["standard_error"]
+
+
+def accuracy_plot(accuracy: dict[int, float], by_chance: float, num_timesteps: int) -> Image.Image:
+    """Accuracy against the timestep, with the line of chance; 640 x 400 pixels."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        axes.plot(list(accuracy), list(accuracy.values()), marker="o", color=COLOURS[0])
+        axes.axhline(by_chance, linestyle="--", color="grey", label="chance")
+        axes.set(xlabel="Timestep t", ylabel="Accuracy", xlim=(0, max(num_timesteps - 1, 1)), ylim=(0, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(loc="upper right")
+        canvas = FigureCanvasAgg(figure)  # no display and no global state
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")

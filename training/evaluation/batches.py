@@ -19,9 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 from training.data.cache import key_of
+from training.evaluation.drawing import Batch, Model, draw_batch
+from training.evaluation.processes import Processes
 from training.files import write_whole
-from training.metrics.drawing import Batch, Model, draw_batch
-from training.metrics.processes import Processes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""All that the pictures of one evaluation are measured with, and what real ones score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from training.data.cache import default_cache_dir
+from training.evaluation.cached_features import extract_cached
+from training.evaluation.prepare import Evaluation
+from training.metrics.judge import Judge, class_measures
+from training.metrics.nearest import Memorisation
+
+
+class Measuring:
+    """The measures of an evaluation, with the features of its real pictures in the cache.
+
+    `floor` is what as many training pictures score, chosen at random: what a perfect model would. `test_accuracy` is
+    the network's on the test pictures; None where it names no classes, or they have none.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        options, network, test = evaluation.options, evaluation.network, evaluation.test
+        cached = extract_cached(network, test.images, test.fingerprint, default_cache_dir(), "test pictures")
+        features, recognised = cached
+        self.test_accuracy = class_measures(recognised, test.labels).get("class_accuracy")
+        self.judge = Judge(network, features, options.num_samples)
+        self.floor = self._floor(evaluation)
+        self.memorisation = None
+        if options.nearest:
+            images = evaluation.train.images
+            self.memorisation = Memorisation(images, test.images, options.nearest, options.seed)
+            self.floor |= self.memorisation.floor()
+
+    def measure(self, pixels: np.ndarray, num_classes: int | None) -> dict[str, Any]:
+        """The numbers of 8-bit pictures (N, C, H, W), of classes that take turns."""
+        asked = None if num_classes is None else np.arange(len(pixels)) % num_classes
+        found = self.judge.measure(pixels, asked, "samples")
+        return found | (self.memorisation.measure(pixels) if self.memorisation else {})
+
+    def _floor(self, evaluation: Evaluation) -> dict[str, Any]:
+        train, count, seed = evaluation.train, evaluation.options.num_samples, evaluation.options.seed
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(train.images))[:count])
+        labels = None if train.labels is None else train.labels[chosen]
+        which = f"{train.fingerprint} {count} {seed}"
+        cache_dir, network = default_cache_dir(), evaluation.network
+        found = extract_cached(network, train.images[chosen], which, cache_dir, "training pictures")
+        return {"num_samples": len(chosen)} | self.judge.compare(*found, labels)
