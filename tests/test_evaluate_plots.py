@@ -10,9 +10,9 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from training.card_tables import best_rows, bits_table, metrics_table
 from training.evaluation.plots import guidance_figure, likelihood_figure, steps_figure, write_plots
 from training.files import weights_hash
+from training.sharing.card_tables import best_rows, bits_table, metrics_table
 
 FLOOR = {"num_samples": 1000, "frechet_distance": 0.3, "class_accuracy": 0.95, "precision": 0.92, "recall": 0.9}
 

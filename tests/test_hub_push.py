@@ -10,7 +10,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 
 from training.files import weights_hash
-from training.outgoing import without_path
+from training.sharing.local_paths import without_path
 
 MODEL = ("model", "me/cats")
 

@@ -14,7 +14,7 @@ from huggingface_hub import SpaceCard
 from served import free_port, wait_for
 from toys import ddpm, guided, tiny_unet
 
-from training.space import requirements
+from training.sharing.space import is_of_the_space, requirements, sources
 
 
 @pytest.fixture
@@ -35,10 +35,19 @@ def test_a_space_names_the_models_that_were_pushed_to_it(hub: HubServer, models:
     card = SpaceCard(space.files["README.md"].decode())
     assert card.data.models == card.data.preload_from_hub == ["me/dogs", "me/cats"]
     assert card.data.sdk == "gradio" and card.data.app_file == "app.py"
-    expected = {p.relative_to(ROOT).as_posix() for folder in ("ui", "pipelines") for p in (ROOT / folder).glob("*.py")}
+    expected = {p.relative_to(ROOT).as_posix() for folder in ("ui", "pipelines") for p in (ROOT / folder).rglob("*.py")}
     expected |= {"README.md", "requirements.txt", "app.py", "LICENSE", "docs/page.png", ".gitattributes"}
     assert set(space.files) == expected
     assert not any(str(ROOT).encode() in content for content in space.files.values())
+
+
+def test_the_code_of_a_space_may_lie_in_folders_of_the_page(tmp_path: Path) -> None:
+    names = ["pipelines/ddim.py", "ui/demo.py", "ui/tabs/generate.py", "ui/tabs/deep/er.py"]
+    for name in [*names, "training/train.py", "ui/tabs/notes.txt"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert sources(tmp_path) == {name: tmp_path / name for name in names}
+    assert all(is_of_the_space(name) for name in names), "the next push removes them if they are gone"
 
 
 def test_what_the_owner_of_a_space_changed_stays(hub: HubServer, models: Path) -> None:

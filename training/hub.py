@@ -1,7 +1,8 @@
 """`python -m training.hub push FOLDER REPO_ID [--private] [--space [SPACE_ID]]`: put a model on the Hub, whole.
 
 All that changes goes into one commit, so that the repository holds either what it held or all of the new model; files
-of an earlier push that the model no longer has go in the same commit. What leaves is listed in training/outgoing.py.
+of an earlier push that the model no longer has go in the same commit. What leaves is listed in
+training/sharing/uploads.py.
 """
 
 import argparse
@@ -18,10 +19,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from training.card import is_own_card, render
 from training.files import weights_hash, write_json, write_whole
-from training.outgoing import PUSHED, belongs_to_a_model, components, outgoing, pushed_to
-from training.space import is_of_the_space, space_files
+from training.model_index import is_pipeline
+from training.run_record import PUSHED, pushed_id, pushed_revision
+from training.sharing.card_text import is_own_card, render
+from training.sharing.space import is_of_the_space, space_files
+from training.sharing.uploads import belongs_to_a_model, components, uploads
 
 Files = dict[str, bytes | Path]
 Result = TypeVar("Result")
@@ -72,11 +75,10 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
     files, parts = model_files(folder, repo_id), {part.name for part in components(folder)}
     message = f"Upload {folder.resolve().name}"
     pushed = push_files(files, repo_id, token, message, lambda name: belongs_to_a_model(name, parts))
-    known_id, revision = pushed_to(folder)
-    if known_id != repo_id or revision is None:  # else the revision that it has is as good
+    if pushed_id(folder) != repo_id or pushed_revision(folder) is None:  # else the revision that it has is as good
         remembered = {"repo_id": repo_id, "revision": pushed.revision, "weights": weights_hash(folder)}
         write_json(folder / PUSHED, remembered)
-    if (folder / "model_index.json").is_file() and not is_own_card(folder):
+    if is_pipeline(folder) and not is_own_card(folder):
         write_whole(folder / "README.md", render(folder).encode())
     return pushed
 
@@ -90,8 +92,8 @@ def push_space(space_id: str, repo_id: str, token: str | None = None, private: b
 
 def model_files(folder: Path, repo_id: str) -> Files:
     """What a push of `folder` uploads, by its name in the repository; the card is written for `repo_id`."""
-    files = outgoing(folder)
-    if (folder / "model_index.json").is_file() and not is_own_card(folder):
+    files = uploads(folder)
+    if is_pipeline(folder) and not is_own_card(folder):
         files["README.md"] = render(folder, repo_id).encode()
     return dict(sorted(files.items()))
 
@@ -217,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     push.add_argument("--dry_run", action="store_true", help="list the files, and push nothing")
     options = parser.parse_args(arguments)
     try:
-        if options.space is not None and not (options.folder / "model_index.json").is_file():
+        if options.space is not None and not is_pipeline(options.folder):
             raise ValueError(f"--space needs a pipeline to draw with, and {options.folder} has no model_index.json")
         if options.dry_run:
             print("\n".join(model_files(options.folder, options.repo_id)))

@@ -26,8 +26,8 @@ from training.data import ImageData
 from training.files import write_json
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
-from training.record import device_name, origin
-from training.samples import keep_pictures, picture_of, sample_grid
+from training.run_record import device_name, origin
+from training.sample_grid import keep_pictures, picture_of, sample_grid
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import pipelines
 from training.data import ImageData
+from training.model_index import FILE, ModelIndex, parse_index
 from training.recipes import NETWORK, Recipe
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ def load_pipeline(name_or_path: str) -> DiffusionPipeline:
     Raises:
         ValueError: the folder is no pipeline, or its class is not one of this project's.
     """
-    class_name = _pretrained_json(name_or_path, "model_index.json")["_class_name"]
-    class_name = RUN_BY.get(class_name, class_name) if isinstance(class_name, str) else class_name[1]
+    index = _pretrained_index(name_or_path)
+    class_name = index.class_name if index.source else RUN_BY.get(index.class_name, index.class_name)
     known = [name for name in pipelines.__all__ if name.endswith("Pipeline")]
     if class_name not in known:
         raise ValueError(f"pretrained_model_name_or_path must be one of {', '.join(known)}, got a {class_name}")
@@ -44,10 +45,14 @@ def pretrained_size(name_or_path: str) -> tuple[int, int]:
         ValueError: no U-Net, or one that denoises the latents of an autoencoder.
     """
     config = _pretrained_json(name_or_path, "unet/config.json", "config.json")
-    if "vae" in _pretrained_json(name_or_path, "model_index.json"):
+    if "vae" in _pretrained_index(name_or_path).components:
         raise ValueError(f"pretrained_model_name_or_path must denoise pixels, {name_or_path!r} denoises latents")
     size = config["sample_size"]
     return config["in_channels"], size if isinstance(size, int) else min(size)
+
+
+def _pretrained_index(name_or_path: str) -> ModelIndex:
+    return parse_index(_pretrained_json(name_or_path, FILE))
 
 
 def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ the model.
 from __future__ import annotations
 
 import io
-import json
 import math
 import shlex
 import sys
@@ -30,6 +29,7 @@ from training.evaluation.prepare import default_output, versions
 from training.evaluation.results import aligned
 from training.files import weights_hash, write_json, write_whole
 from training.metrics.noise_accuracy import accuracy_by_noise_level, chance, noise_levels
+from training.model_index import read_index
 
 
 @dataclass
@@ -71,17 +71,18 @@ def parse(arguments: list[str]) -> tuple[str, Options]:
     return rest.model, options
 
 
-def open_classifier(folder: Path) -> tuple[NoisyClassifier, NoiseSchedule]:
+def open_classifier(folder: Path, components: dict[str, tuple[str, str]]) -> tuple[NoisyClassifier, NoiseSchedule]:
     """The noisy classifier in a pipeline's folder, and the noise schedule it was trained on.
+
+    `components` are those of its model_index.json.
 
     Raises:
         ValueError: the pipeline has none.
     """
-    index = json.loads((folder / "model_index.json").read_text())
-    kind = (index.get("classifier") or [None, None])[1]
+    _, kind = components.get("classifier", (None, None))
     if kind != "NoisyClassifier":
         raise ValueError(f"model must be a pipeline with a NoisyClassifier, {str(folder)!r} has classifier {kind}")
-    library, scheduler_class = index["scheduler"]
+    library, scheduler_class = components["scheduler"]
     if library != "diffusers":
         raise ValueError(f"model must have a scheduler of diffusers, {str(folder)!r} has one of {library}")
     scheduler = getattr(diffusers, scheduler_class).from_pretrained(folder, subfolder="scheduler")
@@ -90,16 +91,10 @@ def open_classifier(folder: Path) -> tuple[NoisyClassifier, NoiseSchedule]:
     return classifier.to(device), NoiseSchedule.from_scheduler(scheduler)
 
 
-def class_names_in(folder: Path) -> list[str] | None:
-    """The names of a pipeline's classes in their order, where it has names."""
-    names = json.loads((folder / "model_index.json").read_text()).get("id2label")
-    return [names[key] for key in sorted(names, key=int)] if names else None
-
-
-def load_split(options: Options, classifier: NoisyClassifier, names: list[str] | None) -> ImageData:
+def load_split(options: Options, classifier: NoisyClassifier, names: list[str]) -> ImageData:
     """The labelled pictures, in the size and the channels of the classifier and of its classes, or a ValueError.
 
-    `names` are those of the classes, where the model has them.
+    `names` are those of the classes, empty where the model has none.
     """
     config = classifier.config
     size = config.sample_size
@@ -128,8 +123,9 @@ def load_split(options: Options, classifier: NoisyClassifier, names: list[str] |
 def run(location: str, options: Options, command: str) -> dict[str, Any]:
     """Measure, print and write; what noise_accuracy.json holds."""
     folder = find_folder(location)
-    classifier, schedule = open_classifier(folder)
-    data = load_split(options, classifier, class_names_in(folder))
+    index = read_index(folder)
+    classifier, schedule = open_classifier(folder, index.components)
+    data = load_split(options, classifier, index.class_names)
     levels = options.timesteps or noise_levels(schedule)
     accuracy = accuracy_by_noise_level(
         classifier, data.images, data.labels, schedule, levels, options.seed, options.batch_size

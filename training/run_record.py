@@ -1,4 +1,5 @@
-"""The record of a run, training.json: how much, how long, on what, and with which flags. Cards are written from it."""
+"""The records beside a model: training.json, what the run was (how much, how long, on what, with which flags), and
+pushed.json, where it was pushed to. Cards are written from them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from training.data import ImageData
-from training.files import read_json_object
-from training.outgoing import pushed_to, record_path
+from training.files import read_json_object, weights_hash
 from training.recipes import Recipe
+
+PUSHED = "pushed.json"  # it stays where it is
 
 
 def origin(recipe: Recipe, data: ImageData) -> dict[str, Any]:
@@ -25,9 +27,30 @@ def origin(recipe: Recipe, data: ImageData) -> dict[str, Any]:
         "dataset_images": len(data.images),
         "dataset_id": None if recipe.train_data_dir else _hub_id(recipe.dataset_name),
         "recipe": recipe.settings(),
-        "base_model": _hub_id(start) or (pushed_to(Path(start))[0] if start else None),
+        "base_model": _hub_id(start) or (pushed_id(Path(start)) if start else None),
         "continues": record_of(start),
     }
+
+
+def record_path(folder: Path) -> Path | None:
+    """training.json, which for a checkpoint's pipeline lies beside its folder."""
+    paths = [folder / "training.json", *([folder.parent / "training.json"] if folder.name == "pipeline" else [])]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def pushed_id(folder: Path) -> str | None:
+    """The Hub id that a folder was pushed to, if it was."""
+    path = folder / PUSHED
+    return read_json_object(path)["repo_id"] if path.is_file() else None
+
+
+def pushed_revision(folder: Path) -> str | None:
+    """The revision that a folder was pushed as, where its weights, which are hashed for it, did not change since."""
+    path = folder / PUSHED
+    if not path.is_file():
+        return None
+    pushed = read_json_object(path)
+    return pushed["revision"] if pushed["weights"] == weights_hash(folder) else None
 
 
 def record_of(pretrained: str | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import RepoCard, SpaceCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDERS = ("pipelines", "ui")
 SINGLE = ("app.py", "LICENSE", "docs/page.png")
 TECHNICAL = ("sdk", "sdk_version", "python_version", "app_file", "models", "preload_from_hub")
@@ -24,11 +24,16 @@ def space_files(space_id: str, repo_id: str, token: str | None, preload: bool = 
     `preload`: models are downloaded when the Space is built, which cannot read private ones.
     """
     files: dict[str, bytes | Path] = {name: ROOT / name for name in SINGLE}
-    for folder in FOLDERS:
-        files |= {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / folder).glob("*.py"))}
+    files |= sources(ROOT)
     files["README.md"] = readme(repo_id, _front_matter(space_id, token), preload).encode()
     files["requirements.txt"] = requirements((ROOT / "requirements.txt").read_text()).encode()
     return files
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """The demo's own code below `root`, by its name in the Space, however deep it lies."""
+    found = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*.py"))]
+    return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def is_of_the_space(name: str) -> bool:

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.outgoing import without_path
 from training.recipes import RECIPES, Recipe
+from training.sharing.local_paths import without_path
 
 _NEEDED = {"steps", "images", "seconds", "processes", "device", "recipe"}  # of a run's record, and of its recipe:
 _NEEDED_OF_RECIPE = set(

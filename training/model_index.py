@@ -1,0 +1,65 @@
+"""model_index.json, the file that makes a folder a pipeline: its class, the names of its classes, its components."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.files import read_json_object
+
+FILE = "model_index.json"
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """What a pipeline's folder says of itself.
+
+    `source` is the stem of the Python file beside it that holds the class; None where diffusers has it. `components`
+    are by folder, each with its library, or the stem of a Python file in that folder, and its class.
+    """
+
+    class_name: str
+    source: str | None
+    class_names: list[str]  # by label; empty without names
+    components: dict[str, tuple[str, str]]
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a pipeline, and not a single model or nothing."""
+    return (folder / FILE).is_file()
+
+
+def read_index(folder: Path) -> ModelIndex:
+    """That of a folder.
+
+    Raises:
+        ValueError: it is no JSON object, or names no class.
+    """
+    return parse_index(read_json_object(folder / FILE))
+
+
+def parse_index(content: dict[str, Any]) -> ModelIndex:
+    """The same of the file's content.
+
+    Raises:
+        ValueError: it names no class.
+    """
+    source, class_name = _class_of(content.get("_class_name"))
+    names = content.get("id2label") or {}
+    return ModelIndex(
+        class_name=class_name,
+        source=source,
+        class_names=[names[key] for key in sorted(names, key=int)],
+        components={key: tuple(value) for key, value in content.items() if _names_a_component(key, value)},
+    )
+
+
+def _class_of(declared: Any) -> tuple[str | None, str]:
+    if isinstance(declared, list) and len(declared) == 2:
+        return declared[0], str(declared[1])
+    if not isinstance(declared, str):
+        raise ValueError(f"{FILE} must name the pipeline's class as _class_name, got {declared!r}")
+    return None, declared
+
+
+def _names_a_component(key: str, value: Any) -> bool:
+    return not key.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)

@@ -1,0 +1,242 @@
+"""The card of a model, from its metrics.json and training.json.
+
+Every number on it is read from these and noise_accuracy.json; the words come from model_cards/TEMPLATE.md.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from training.files import read_json_object
+from training.model_index import ModelIndex, read_index
+from training.run_record import pushed_id, pushed_revision, record_path
+from training.sharing.card_data import base_model, datasets_of, runs_of, training_text
+from training.sharing.card_tables import (
+    METRICS,
+    best_rows,
+    bits_table,
+    by_features,
+    is_stale,
+    metrics_table,
+    noise_table,
+    settings_text,
+    sorted_rows,
+)
+from training.sharing.local_paths import without_path
+
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "TEMPLATE.md"
+WRITTEN = "<!-- written by training.card: take this line out to keep the card as it is -->"
+PLOTS = {
+    "guidance.png": "Guidance scale against fidelity and diversity",
+    "steps.png": "Steps against the distance to real pictures",
+    "likelihood.png": "The terms of the bound over t",
+    "noise_accuracy.png": "Accuracy of the classifier by noise level",
+}
+SUMMARIES = {
+    "ClassifierFreeGuidancePipeline": "Draws {subject}, with classifier-free guidance "
+    "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
+    "ClassifierGuidancePipeline": "An unconditional model, steered towards {subject} by a classifier of noisy pictures "
+    "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts the "
+    "mean of each step, any other scheduler has eps shifted.",
+    "DDPMPipeline": "Draws {subject} ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
+    "DDIMPipeline": "Draws {subject} in few steps ([Song et al. 2021](https://arxiv.org/abs/2010.02502)).",
+    "LatentDiffusionPipeline": "Draws {subject}, in the latent space of an autoencoder "
+    "([Rombach et al. 2022](https://arxiv.org/abs/2112.10752)).",
+}
+CODE = (
+    "The repository carries the code of its pipeline; `trust_remote_code=True` lets diffusers run it. From a clone of "
+    "the\nproject, `pipelines.{kind}.from_pretrained(...)` runs the code of the clone instead."
+)
+STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
+GUIDANCE = {"ClassifierFreeGuidancePipeline": 2.0, "ClassifierGuidancePipeline": 4.0, "LatentDiffusionPipeline": 4.0}
+STEPS = {"DDPMPipeline": 100, "ClassifierGuidancePipeline": 25, "LatentDiffusionPipeline": 50}
+
+
+def render(folder: Path, repo_id: str | None = None) -> str:
+    """The text of the card of a folder with a model_index.json and, where there are any, its records.
+
+    `repo_id` is where the card goes; by default where the folder was pushed to. The revision is pinned on the card of
+    a folder whose weights did not change since.
+
+    Raises:
+        ValueError: a record or the index that is no JSON object, by name.
+    """
+    index, path = read_index(folder), record_path(folder)
+    rows, runs = sorted_rows(folder), runs_of(read_json_object(path) if path else None)
+    known_id = pushed_id(folder)
+    revision = pushed_revision(folder) if repo_id in (None, known_id) else None
+    name = (repo_id or folder.resolve().name).rpartition("/")[2]
+    kind, carries_code = index.class_name, index.source is not None
+    model = _Model(folder, kind, index.class_names, _class_count(folder, index), "vae" in index.components)
+    card = ModelCard.from_template(
+        _card_data(name, model, rows, runs),
+        template_path=str(TEMPLATE),
+        name=name,
+        written=WRITTEN,
+        summary=SUMMARIES.get(kind, "Draws {subject}.").format(subject=_subject(model)),
+        picture=_picture(model),
+        source=_source(folder, repo_id or known_id, revision, carries_code),
+        call=_call(model),
+        code=CODE.format(kind=kind) if carries_code else STOCK.format(kind=kind),
+        table=(metrics_table(rows) or "Not measured yet: `python -m training.evaluate` does it.")
+        + bits_table(folder)
+        + noise_table(folder),
+        measured_note=_note(rows) + ("" if is_stale(folder) else _plots(folder)),
+        training=training_text(runs),
+        limits=_limits(model, rows, runs),
+        data="\n\n".join(data.attribution for data in datasets_of(runs)) or "What it was trained on is not recorded.",
+    )
+    return str(card)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the words of a card depend on."""
+
+    folder: Path
+    kind: str
+    class_names: list[str]
+    num_classes: int | None
+    latent: bool
+
+    @property
+    def conditional(self) -> bool:
+        return bool(self.class_names or self.num_classes)
+
+
+def is_own_card(folder: Path) -> bool:
+    """Whether the README.md of a folder was written by hand, and is to stay."""
+    path = folder / "README.md"
+    return path.is_file() and WRITTEN not in path.read_text()
+
+
+def _class_count(folder: Path, index: ModelIndex) -> int | None:
+    """How many labels a part of the pipeline knows, as far as the configs tell."""
+    fields = {"unet": "num_class_embeds", "transformer": "num_embeds_ada_norm", "classifier": "num_classes"}
+    found = [_config(folder, name).get(field) for name, field in fields.items() if name in index.components]
+    return next((count for count in found if count), None)
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    paths = [folder / name / "config.json", folder / "config.json"]
+    return next((read_json_object(path) for path in paths if path.is_file()), {})
+
+
+def _subject(model: _Model) -> str:
+    if not model.conditional:
+        return "pictures, unconditionally"
+    if not model.class_names:
+        return "pictures by class labels, which have no names"
+    names = model.class_names
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"pictures of {len(names)} class{'es' if len(names) > 1 else ''} ({shown})"
+
+
+def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> ModelCardData:
+    data = datasets_of(runs)
+    results = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            dataset_type=(data[-1].hub_id or data[-1].name).rpartition("/")[2] if data else "unknown",
+            dataset_name=data[-1].name if data else "unknown",
+            metric_type=metric,
+            metric_name=f"{METRICS[metric]} ({settings_text(best)})",
+            metric_value=round(best["measured"][metric], 4),
+        )
+        for best in best_rows(rows)
+        for metric in METRICS
+        if metric in best["measured"]
+    ]
+    licenses = {each.license for each in data}
+    return ModelCardData(
+        library_name="diffusers",
+        license=licenses.pop() if len(licenses) == 1 else None,
+        pipeline_tag="unconditional-image-generation",
+        tags=["diffusion", "class-conditional" if model.conditional else "unconditional"],
+        datasets=[each.hub_id for each in data if each.hub_id] or None,
+        base_model=base_model(runs),
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _picture(model: _Model) -> str:
+    if not (model.folder / "samples.png").is_file():
+        return "*No samples were drawn yet.*"
+    columns = ", one class a column" if model.conditional else ""
+    return f"![Samples](samples.png)\n\n*Samples, not selected{columns}.*"
+
+
+def _source(folder: Path, repo_id: str | None, revision: str | None, carries_code: bool) -> str:
+    pinned = f', revision="{revision}"' if revision else ""
+    trust = ", trust_remote_code=True" if carries_code else ""
+    comment = "" if repo_id else "  # a folder or a Hub id"
+    return f'"{repo_id or folder.resolve().name}"{pinned}{trust}){comment}'
+
+
+def _call(model: _Model) -> str:
+    steps = f"num_inference_steps={STEPS.get(model.kind, 20)}"
+    if not model.conditional:
+        return f"pipe(batch_size=4, {steps}).images[0]"
+    guided = f", guidance_scale={GUIDANCE[model.kind]}" if model.kind in GUIDANCE else ""
+    names = model.class_names or [0, 1]
+    labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
+    return f"pipe(class_labels={labels}, {steps}{guided}).images[0]"
+
+
+def _plots(folder: Path) -> str:
+    """The plots that lie in a folder, below one another."""
+    found = [(name, text) for name, text in PLOTS.items() if (folder / name).is_file()]
+    return "".join(f"\n\n![{text}]({name})" for name, text in found)
+
+
+def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
+    names = " and ".join(data.name for data in datasets_of(runs))
+    seen = f"Nothing but {names} was ever seen. " if names else ""
+    if any("nearest_train_ratio" in row["measured"] for row in rows):
+        copies = "How near samples are to training pictures stands in the table above."
+    else:
+        copies = (
+            "Whether samples repeat training pictures has not been measured; a model of few pictures does repeat them."
+        )
+    return _shape(model) + seen + copies
+
+
+def _shape(model: _Model) -> str:
+    config = _config(model.folder, "unet")
+    size = config.get("sample_size")
+    if model.latent or not size:  # the network's size is that of the latents
+        return ""
+    width, height = (size, size) if isinstance(size, int) else (size[1], size[0])
+    return f"The pictures are {width}x{height} and {'grey' if config.get('in_channels') == 1 else 'in colour'}. "
+
+
+def _note(rows: list[dict[str, Any]]) -> str:
+    notes = [_features_note(group[0]) for group in by_features(rows)]
+    if any("nearest_train_ratio" in row["measured"] for row in rows):
+        notes.append(
+            "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
+            "picture, over the same for test pictures: well below 1, samples are copies."
+        )
+    return "\n\n".join(notes)
+
+
+def _features_note(row: dict[str, Any]) -> str:
+    features, real = row["features"], row["real"]
+    if "frechet_distance" in row["measured"]:
+        which = f"`{features['name']}` (test accuracy {features['test_accuracy']:.1%}), a classifier"
+        name = "the Fréchet distance is to"
+    else:
+        which = f"{features['name']}, a network"
+        name = "the distance is to"
+    no_fid = "" if "fid" in row["measured"] else ", and is no FID"
+    return (
+        f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
+        f"all {real['test']['frechet_images']:,} test pictures{no_fid}; precision and recall "
+        f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
+        f"{real['precision_recall_images']:,} of them. The command: `{without_path(row['command'])}`; seeds, versions "
+        "and all other numbers are in metrics.json."
+    )
