@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import import_rules
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,17 +32,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Absolute dotted names of all that a file imports, at any depth: `from .x import y` in a/b.py is a.x.y."""
-    package = path.relative_to(ROOT).parent.parts
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
+    return import_rules.imports_of(path, ROOT)
 
 
 def tops(path: Path) -> set[str]:
@@ -129,34 +121,142 @@ def _absolute(node: ast.AST) -> list[str]:
     return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
 
 
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("pipelines", {"training", "ui", "benchmarks", "app"}),
-        ("training", {"ui", "benchmarks", "app"}),
-        ("ui", {"training", "benchmarks", "app"}),
-    ],
-)
-def test_floors_are_built_in_one_direction(folder: str, forbidden: set[str]) -> None:
-    files = sources(folder)
-    assert files, folder
-    for path in files:
-        assert not tops(path) & forbidden, path
-
-
 def test_the_app_starts_the_ui_and_nothing_else() -> None:
     assert tops(ROOT / "app.py") & set(OURS) <= {"ui", "pipelines"}
 
 
-def test_an_objective_knows_nothing_of_accelerate() -> None:
-    files = sources("training/objectives")
-    assert files
-    for path in files:
-        assert "accelerate" not in tops(path), path
+# -------------------------------------------------------------------------------------------------- inside training/
+
+# each rule, with a file that breaks it and what is said of it
+BROKEN: list[tuple[import_rules.Rule, str, str, str]] = [
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "import argparse", "imports argparse"),
+    (
+        import_rules.metrics_are_numbers,
+        "metrics/bad.py",
+        "from transformers import HfArgumentParser",
+        "imports transformers.HfArgumentParser",
+    ),
+    (
+        import_rules.metrics_are_numbers,
+        "metrics/bad.py",
+        "def plot():\n    from matplotlib.figure import Figure",
+        "imports matplotlib.figure.Figure",
+    ),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "from accelerate import PartialState", "imports accelerate"),
+    (
+        import_rules.metrics_are_numbers,
+        "metrics/bad.py",
+        "from training.evaluation import plots",
+        "training.evaluation",
+    ),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "from ..sharing import space", "imports training.sharing"),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "from training import objectives", "training.objectives"),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "import training.loop", "imports training.loop"),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "text = open('metrics.json')", "calls open"),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "folder.joinpath('x').read_text()", "read_text"),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "write_json(path, {})", "calls write_json"),
+    (import_rules.metrics_are_numbers, "metrics/bad.py", "found = np.load(place)", "calls np.load"),
+    (import_rules.chain_has_one_direction, "files.py", "from training.data import ImageData", "training.data"),
+    (import_rules.chain_has_one_direction, "files.py", "from pipelines import NoiseSchedule", "pipelines"),
+    (import_rules.chain_has_one_direction, "randomness.py", "from training.recipes import Recipe", "training.recipes"),
+    (import_rules.chain_has_one_direction, "data/bad.py", "from training.files import write_json", "training.files"),
+    (import_rules.chain_has_one_direction, "randomness.py", "import training.metrics.kernel", "training.metrics"),
+    (
+        import_rules.chain_has_one_direction,
+        "metrics/bad.py",
+        "from training.objectives import x",
+        "training.objectives",
+    ),
+    (import_rules.chain_has_one_direction, "objectives/bad.py", "from ..loop import Trainer", "training.loop"),
+    (import_rules.chain_has_one_direction, "loop.py", "def late():\n    from training import train", "training.train"),
+    (import_rules.packages_import_what_they_may, "sharing/bad.py", "from training.metrics import judge", "metrics"),
+    (import_rules.packages_import_what_they_may, "sharing/bad.py", "import training.evaluation.results", "evaluation"),
+    (import_rules.packages_import_what_they_may, "evaluation/bad.py", "from training.loop import Trainer", "loop"),
+    (import_rules.only_train_sees_hub, "refresh.py", "from training import hub", "training.hub"),
+    (import_rules.only_train_sees_hub, "sharing/bad.py", "from training.hub import push_files", "training.hub"),
+    (import_rules.objectives_know_no_accelerate, "objectives/bad.py", "import accelerate.utils", "accelerate"),
+    (import_rules.few_know_accelerate, "recipes.py", "def late():\n    import accelerate", "accelerate"),
+    (import_rules.few_know_accelerate, "evaluation/bad.py", "from accelerate import PartialState", "accelerate"),
+]
+RULES = list(dict.fromkeys(rule for rule, *_ in BROKEN)) + [import_rules.imports_are_acyclic]
 
 
-def test_only_the_loop_and_what_starts_processes_know_accelerate() -> None:
-    knowing = {
-        path.relative_to(ROOT / "training").as_posix() for path in sources("training") if "accelerate" in tops(path)
-    }
-    assert knowing <= {"loop.py", "train.py", "checkpoints.py", "evaluation/processes.py"}, knowing
+def named(value: object) -> str | None:
+    return getattr(value, "__name__", None)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=named)
+def test_training_keeps_its_rules(rule: import_rules.Rule) -> None:
+    for package in ("metrics", "evaluation", "sharing", "objectives", "data"):
+        assert len(sources(f"training/{package}")) > 1, package  # else a rule holds of nothing
+    assert rule(ROOT / "training") == []
+
+
+@pytest.mark.parametrize(("rule", "name", "source", "said"), BROKEN, ids=named)
+def test_each_rule_sees_what_breaks_it(
+    rule: import_rules.Rule, name: str, source: str, said: str, tmp_path: Path
+) -> None:
+    training = tmp_path / "training"
+    (training / name).parent.mkdir(parents=True, exist_ok=True)
+    (training / name).write_text("import numpy as np\n")
+    assert rule(training) == []
+    (training / name).write_text(source + "\n")
+    (broken,) = rule(training)
+    assert said in broken and Path(name).name in broken
+
+
+def test_a_command_that_a_metric_also_is_may_import_the_parser(tmp_path: Path) -> None:
+    (tmp_path / "training" / "metrics").mkdir(parents=True)
+    source = 'if __name__ == "__main__":\n    from training.evaluation.noise_accuracy import main\n\n    main()\n'
+    (tmp_path / "training" / "metrics" / "also.py").write_text(source)
+    assert import_rules.metrics_are_numbers(tmp_path / "training") == []
+
+
+def test_a_cycle_is_seen_however_long_and_however_late(tmp_path: Path) -> None:
+    training = tmp_path / "training"
+    (training / "data").mkdir(parents=True)
+    (training / "data" / "__init__.py").write_text("from training.data.images import load\n")
+    (training / "data" / "images.py").write_text("from training.data import cache\nfrom training import a\n")
+    (training / "data" / "cache.py").write_text("import json\n")
+    (training / "a.py").write_text("from training.b import thing\n")
+    (training / "b.py").write_text("from .c import thing\n")
+    (training / "c.py").write_text("thing = 1\n")
+    assert import_rules.imports_are_acyclic(training) == []
+    (training / "c.py").write_text("def thing():\n    from training import a\n")
+    said = import_rules.imports_are_acyclic(training)
+    assert [text.split()[0] for text in said] == ["training.a", "training.b", "training.c"]
+
+
+def test_floors_are_built_in_one_direction() -> None:
+    assert all(sources(folder) for folder in import_rules.FORBIDDEN_FLOORS)
+    assert import_rules.floors_are_built_in_one_direction(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("pipelines/bad.py", "from training.data import load_images", "pipelines/bad.py imports training"),
+        ("pipelines/bad.py", "def late():\n    import ui.demo", "pipelines/bad.py imports ui"),
+        ("ui/tabs/bad.py", "from training import recipes", "ui/tabs/bad.py imports training"),
+        ("training/bad.py", "import ui", "training/bad.py imports ui"),
+        ("training/metrics/bad.py", "from benchmarks import table", "training/metrics/bad.py imports benchmarks"),
+    ],
+)
+def test_a_file_that_builds_upwards_is_seen(name: str, source: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(source + "\n")
+    assert import_rules.floors_are_built_in_one_direction(tmp_path) == [said]
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("training.train", ("matplotlib", "training.evaluation")),
+        ("training.metrics.noise_accuracy", ("matplotlib", "transformers.hf_argparser", "training.evaluation")),
+    ],
+)
+def test_what_a_process_does_not_load(module: str, without: tuple[str, ...]) -> None:
+    """A denoising run starts without matplotlib, and a metric without a command line."""
+    line = f"import {module}, sys; print([name for name in {without!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
