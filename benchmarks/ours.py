@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 from benchmarks.stock import forget_accelerate
 from training.data import ImageData, load_images
 from training.loop import Trainer
-from training.networks import build_network
+from training.networks.build import build_network
 from training.objectives.denoising import Denoising, class_names_of
 from training.recipes import Recipe
 from training.train import parse

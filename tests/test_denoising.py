@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from training_runs import pictures, small_recipe
 
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 from training.objectives.denoising import Denoising, hybrid_loss
 from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom, DataOrder

@@ -151,32 +151,6 @@ class Recipe:
             )
 
 
-# a classifier of this shape unless --model_config_name_or_path says otherwise
-CLASSIFIER: dict[str, Any] = {
-    "_class_name": "NoisyClassifier",
-    "pool": "attention",
-    "patch_size": 2,
-    "block_out_channels": [64, 128],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "layers_per_block": 2,
-    "attention_head_dim": 64,
-    "norm_num_groups": 32,
-    "resnet_time_scale_shift": "scale_shift",
-}
-
-# a U-Net of this shape behind a pixel-unshuffle unless --model_config_name_or_path says otherwise
-NETWORK: dict[str, Any] = {
-    "_class_name": "PatchedUNet2DModel",
-    "patch_size": 2,
-    "block_out_channels": [128, 128],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "attention_head_dim": 64,
-    "norm_num_groups": 32,
-    "resnet_time_scale_shift": "scale_shift",
-}
-
 _FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
 
 RECIPES: dict[str, dict[str, Any]] = {

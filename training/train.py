@@ -19,7 +19,7 @@ from training import hub
 from training.checkpoints import find_checkpoint
 from training.data import ImageData, load_images
 from training.loop import Trainer
-from training.networks import pretrained_size
+from training.networks.open import pretrained_size
 from training.objectives.denoising import Denoising
 from training.objectives.noisy_classifier import NoisyClassification
 from training.recipes import RECIPES, Recipe

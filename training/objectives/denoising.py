@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
-from training.networks import build_network, fit_network, load_pipeline, with_variance_channels
+from training.networks.adapt import fit_network, with_variance_channels
+from training.networks.build import build_network
+from training.networks.open import load_pipeline
 from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom
 from training.recipes import Recipe
@@ -59,7 +61,8 @@ class Denoising:
             raise ValueError("class_conditional must be False for data without labels, got True")
         names = class_names_of(data) if recipe.class_conditional else None
         if recipe.pretrained_model_name_or_path is None:
-            return cls(recipe, build_network(recipe, data, len(names) + 1 if names else None), names)
+            learned = recipe.variance_type == "learned_range"
+            return cls(recipe, build_network(recipe, data, len(names) + 1 if names else None, learned), names)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         network = fit_network(pipeline, data, names)
         network = with_variance_channels(network) if recipe.variance_type == "learned_range" else network

@@ -20,15 +20,28 @@ from torch.nn.functional import cross_entropy
 from pipelines import ClassifierGuidancePipeline, DDIMPipeline, DDPMPipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
 from training.metrics.noise_accuracy import accuracy_by_noise_level, accuracy_plot, chance, noise_levels
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 from training.objectives.denoising import class_names_of
 from training.randomness import BatchRandom
-from training.recipes import CLASSIFIER, Recipe
+from training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
 STEERED = (DDPMPipeline, DDIMPipeline, ClassifierGuidancePipeline)
 MEASURED = 1000  # training pictures whose accuracy is shown as a run goes on
+
+# a classifier of this shape unless --model_config_name_or_path says otherwise
+CLASSIFIER: dict[str, Any] = {
+    "_class_name": "NoisyClassifier",
+    "pool": "attention",
+    "patch_size": 2,
+    "block_out_channels": [64, 128],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "layers_per_block": 2,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "resnet_time_scale_shift": "scale_shift",
+}
 
 
 class NoisyClassification:
