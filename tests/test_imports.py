@@ -155,6 +155,20 @@ def test_an_objective_knows_nothing_of_accelerate() -> None:
         assert "accelerate" not in tops(path), path
 
 
+def test_the_loop_and_the_command_know_no_objective_by_name() -> None:
+    for file in ("loop.py", "train.py", "recipes.py"):
+        known = {name for name in imports_of(ROOT / "training" / file) if name.startswith("training.objectives")}
+        modules = {".".join(name.split(".")[:3]) for name in known}
+        assert modules <= {"training.objectives.base", "training.objectives.find_objective"}, file
+
+
+def test_no_objective_imports_another() -> None:
+    helpers = {"base", "conditions", "importance"}
+    for path in sources("training/objectives"):
+        known = {name.split(".")[2] for name in imports_of(path) if name.startswith("training.objectives.")}
+        assert known <= helpers, path
+
+
 def test_only_the_loop_and_what_starts_processes_know_accelerate() -> None:
     knowing = {
         path.relative_to(ROOT / "training").as_posix() for path in sources("training") if "accelerate" in tops(path)

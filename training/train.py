@@ -39,10 +39,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     if _values(arguments, "--train_data_dir"):
         row.pop("dataset_name", None)  # one's own pictures stand in for the recipe's data set
     objective = [row.get("objective", Recipe.objective), *_values(arguments, "--objective")][-1]
-    kinds = Recipe, find_objective(objective).Options
-    known = [field.name for kind in kinds for field in fields(kind)]
-    if len(set(known)) < len(known):
-        raise ValueError(f"objective must have flags of its own, {objective!r} has one that every run has")
+    kinds = Recipe, _options_of(objective)
     parser = HfArgumentParser(
         kinds,
         prog="accelerate launch -m training.train",
@@ -54,8 +51,17 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     recipe, options, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     options.check(recipe)
     if rest:
-        raise ValueError(f"unknown flag {rest[0]}{_nearest(rest[0], [f'--{flag}' for flag in known])}")
+        flags = [f"--{field.name}" for kind in kinds for field in fields(kind)]
+        raise ValueError(f"unknown flag {rest[0]}{_nearest(rest[0], flags)}")
     return replace(recipe, output_dir=recipe.output_dir or f"runs/{name}"), options
+
+
+def _options_of(objective: str) -> type[Objective.Options]:
+    kind = find_objective(objective).Options
+    shared = sorted({field.name for field in fields(kind)} & {field.name for field in fields(Recipe)})
+    if shared:
+        raise ValueError(f"objective must have flags of its own, {objective!r} has {', '.join(shared)} of every run")
+    return kind
 
 
 def _recipe_name(arguments: list[str]) -> str:
