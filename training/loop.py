@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run. `train()` does all of it; `micro_step()` and `update()` are its parts."""
+    """One run. `train()` does all of it; `batch()`, `gradients()` and `update()` are its parts."""
 
     def __init__(self, recipe: Recipe, data: ImageData, objective: Objective) -> None:
         self.recipe, self.data, self.objective = recipe, data, objective
