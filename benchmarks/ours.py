@@ -8,8 +8,9 @@ from diffusers import UNet2DModel
 from benchmarks.stock import forget_accelerate
 from training.data import ImageData, load_images
 from training.loop import Trainer
-from training.networks import build_network
-from training.objectives.denoising import Denoising, class_names_of
+from training.networks.build import build_network
+from training.objectives.conditions import class_names_of
+from training.objectives.denoising import Denoising
 from training.recipes import Recipe
 from training.train import parse
 
@@ -17,16 +18,16 @@ NETWORK_HELP = "recipe, stock (a plain UNet2DModel of 2.5 M parameters at 32x32)
 STOCK_SIZE = 32
 
 
-def our_recipe(name: str, dataset_name: str, batch_size: int, **changes: object) -> Recipe:
-    """A row of the trainer's table, for a run that reports to nobody.
+def our_recipe(name: str, dataset_name: str, batch_size: int, **changes: object) -> tuple[Recipe, Denoising.Options]:
+    """A row of the trainer's table with `changes` of the run, which reports to nobody, and its objective's options.
 
     Raises:
         ValueError: no such recipe, one that fine-tunes, or a value out of its range.
     """
-    recipe = parse(["--recipe", name, "--dataset_name", dataset_name, "--report_to", "none"])
+    recipe, options = parse(["--recipe", name, "--dataset_name", dataset_name, "--report_to", "none"])
     if recipe.pretrained_model_name_or_path is not None:
         raise ValueError(f"recipe must be one that trains from scratch, as the stock loop does; {name} fine-tunes")
-    return replace(recipe, train_batch_size=batch_size, **changes)
+    return replace(recipe, train_batch_size=batch_size, **changes), options
 
 
 def load_data(recipe: Recipe, network: str) -> ImageData:
@@ -64,9 +65,9 @@ def new_network(network: str, recipe: Recipe, data: ImageData, num_class_embeds:
     return build_network(replace(recipe, model_config_name_or_path=config), data, num_class_embeds)
 
 
-def our_trainer(recipe: Recipe, data: ImageData, network: str) -> Trainer:
+def our_trainer(recipe: Recipe, options: Denoising.Options, data: ImageData, network: str) -> Trainer:
     """Our trainer, ready for `update()`. It writes nothing until it is asked to save."""
-    names = class_names_of(data) if recipe.class_conditional else None
+    names = class_names_of(data) if options.class_conditional else None
     unet = new_network(network, recipe, data, len(names) + 1 if names else None)
     forget_accelerate()
-    return Trainer(recipe, data, Denoising(recipe, unet, names))
+    return Trainer(recipe, data, Denoising(options, unet, names))

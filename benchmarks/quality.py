@@ -165,12 +165,14 @@ def from_stock(options: Options, pipe: DDIMPipeline, count: int, seed: int, labe
 def run(options: Options) -> list[Row]:
     """Train both, judge both; the first row is the peer's, the last what real training pictures score."""
     changes = {} if options.compile else {"torch_compile": False}
-    recipe = our_recipe(options.recipe, options.dataset_name, options.batch_size, seed=options.seed, **changes)
+    recipe, denoising = our_recipe(
+        options.recipe, options.dataset_name, options.batch_size, seed=options.seed, **changes
+    )
     data = load_data(recipe, options.network)
     judge = open_judge(options.features, options.dataset_name, options.samples)
     check_sizes(options, data, judge)
     # both are ready before the first is trained: what is wrong shows now, not after the first's time
-    ours, stock = our_trainer(recipe, data, options.network), new_stock(options, recipe, data)
+    ours, stock = our_trainer(recipe, denoising, data, options.network), new_stock(options, recipe, data)
     our_row = train_ours(ours, options.minutes * 60)
     torch.manual_seed(options.seed)  # the stock loop draws from the global generator
     stock_row = train_stock(stock, options.minutes * 60)

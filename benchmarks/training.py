@@ -38,15 +38,15 @@ class Options:
 
 def contestants(options: Options) -> dict[str, Callable[[], float]]:
     """One update each, by name; the first is the peer."""
-    recipe = our_recipe(options.recipe, options.dataset_name, options.batch_size, torch_compile=False)
+    recipe, denoising = our_recipe(options.recipe, options.dataset_name, options.batch_size, torch_compile=False)
     data = load_data(recipe, options.network)
     stock_network = new_network(options.network, recipe, data, None)
     stock = StockTrainer(stock_network, options.dataset_name, data.images.shape[-1], options.batch_size)
     precision = {"no": "float32"}.get(recipe.mixed_precision, recipe.mixed_precision)
     found = {"stock loop, float32": stock.update}
-    found[f"ours, {precision}"] = our_trainer(recipe, data, options.network).update
+    found[f"ours, {precision}"] = our_trainer(recipe, denoising, data, options.network).update
     if options.compile:
-        compiled = our_trainer(replace(recipe, torch_compile=True), data, options.network)
+        compiled = our_trainer(replace(recipe, torch_compile=True), denoising, data, options.network)
         found[f"ours, {precision}, compiled"] = compiled.update
     return found
 

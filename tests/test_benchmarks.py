@@ -205,8 +205,8 @@ def test_both_trainers_keep_their_precision_in_one_process(place: Path) -> None:
     with torch.no_grad():
         expected = network(x, t).sample
         stock = StockTrainer(network, str(place / "data"), 8, 4)
-        recipe = our_recipe("fashion-ddpm", str(place / "data"), 4, torch_compile=False)
-        ours = our_trainer(recipe, load_data(recipe, "recipe"), str(place / "unet.json"))
+        recipe, options = our_recipe("fashion-ddpm", str(place / "data"), 4, torch_compile=False)
+        ours = our_trainer(recipe, options, load_data(recipe, "recipe"), str(place / "unet.json"))
         assert torch.equal(stock.network(x, t).sample, expected), "float32, with or without ours beside it"
         half = ours.network(x, t).sample
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -219,8 +219,8 @@ def test_both_trainers_keep_their_precision_in_one_process(place: Path) -> None:
 
 
 def test_the_learning_rate_falls_to_its_end_by_the_end_of_the_time(place: Path) -> None:
-    recipe = our_recipe("fashion-ddpm", str(place / "data"), 4, torch_compile=False, lr_warmup_steps=4)
-    trainer = our_trainer(recipe, load_data(recipe, "recipe"), str(place / "unet.json"))
+    recipe, options = our_recipe("fashion-ddpm", str(place / "data"), 4, torch_compile=False, lr_warmup_steps=4)
+    trainer = our_trainer(recipe, options, load_data(recipe, "recipe"), str(place / "unet.json"))
     rates = []
     for step in range(12):
         if step == 3:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_runs import pictures, small_recipe
+from training_runs import pictures, small_settings
 
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 from training.objectives.denoising import Denoising, hybrid_loss
 from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom, DataOrder
@@ -46,7 +46,8 @@ class Fake(torch.nn.Module):
 
 
 def objective(folder: Path, network: Fake, names: tuple[str, ...] | None = NAMES, **changes: object) -> Denoising:
-    return Denoising(small_recipe(folder / "run", ddpm_num_steps=T, **changes), network, names)
+    _, options = small_settings(folder / "run", ddpm_num_steps=T, **changes)
+    return Denoising(options, network, names)
 
 
 def batch_of(count: int) -> dict[str, Tensor]:
@@ -249,24 +250,27 @@ def test_importance_goes_by_the_root_mean_square_of_a_steps_terms() -> None:
 
 
 def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    recipe = small_recipe(tmp_path / "run", variance_type="learned_range", class_conditional=False)
-    task = Denoising.build(recipe, pictures(classes=None))
+    recipe, options = small_settings(tmp_path / "run", variance_type="learned_range", class_conditional=False)
+    task = Denoising.build(recipe, options, pictures(classes=None))
     assert task.network.config.out_channels == 2 and task.scheduler.config.variance_type == "learned_range"
     task.pipeline(task.network).save_pretrained(tmp_path / "folder")
     pipe = load_pipeline(str(tmp_path / "folder"))
     assert pipe.variance_type == "learned_range" and len(pipe(batch_size=2, num_inference_steps=3).images) == 2
-    again = replace(recipe, variance_type="fixed_small", pretrained_model_name_or_path=str(tmp_path / "folder"))
-    with caplog.at_level("INFO"):
-        assert Denoising.build(again, pictures(classes=None)).learned  # what a network has learned, it goes on learning
+    again, fixed = small_settings(
+        tmp_path / "run", class_conditional=False, pretrained_model_name_or_path=str(tmp_path / "folder")
+    )
+    assert fixed.variance_type == "fixed_small"
+    with caplog.at_level("INFO"):  # what a network has learned, it goes on learning
+        assert Denoising.build(again, fixed, pictures(classes=None)).learned
     assert "variance_type is learned_range" in caplog.text
 
 
 def test_a_plain_network_can_be_given_variance_channels(tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path / "run", class_conditional=False)
-    plain = Denoising.build(recipe, pictures(classes=None))
+    recipe, options = small_settings(tmp_path / "run", class_conditional=False)
+    plain = Denoising.build(recipe, options, pictures(classes=None))
     plain.pipeline(plain.network).save_pretrained(tmp_path / "folder")
-    more = replace(recipe, variance_type="learned_range", pretrained_model_name_or_path=str(tmp_path / "folder"))
-    task = Denoising.build(more, pictures(classes=None))
+    more = replace(recipe, pretrained_model_name_or_path=str(tmp_path / "folder"))
+    task = Denoising.build(more, replace(options, variance_type="learned_range"), pictures(classes=None))
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 3])
     before, after = plain.network(x, t).sample, task.network(x, t).sample
     torch.testing.assert_close(after[:, :1], before, rtol=0, atol=1e-6)

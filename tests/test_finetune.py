@@ -22,7 +22,8 @@ from toys import guided, patched_unet, quiet, tiny_unet
 from training_runs import command, forget_accelerate, noise, picture_folder, pictures, run_here
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline
-from training.networks import fit_network, load_pipeline, pretrained_size
+from training.networks.adapt import fit_network
+from training.networks.open import load_pipeline, pretrained_size
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("Cat", "Dog", "Fish")  # those of toys.guided, in this order

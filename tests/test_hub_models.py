@@ -15,7 +15,7 @@ from toys import ddim, ddpm, guided, latent, seeded
 
 import pipelines
 from training.card import shipped_folders
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 
 TINY = {"ddim": ddim, "latent": latent}  # of the other classes a model is shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}

@@ -260,3 +260,17 @@ def test_what_a_process_does_not_load(module: str, without: tuple[str, ...]) -> 
     line = f"import {module}, sys; print([name for name in {without!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_loop_and_the_command_know_no_objective_by_name() -> None:
+    for file in ("loop.py", "train.py", "recipes.py"):
+        known = {name for name in imports_of(ROOT / "training" / file) if name.startswith("training.objectives")}
+        modules = {".".join(name.split(".")[:3]) for name in known}
+        assert modules <= {"training.objectives.base", "training.objectives.find_objective"}, file
+
+
+def test_no_objective_imports_another() -> None:
+    helpers = {"base", "conditions", "importance"}
+    for path in sources("training/objectives"):
+        known = {name.split(".")[2] for name in imports_of(path) if name.startswith("training.objectives.")}
+        assert known <= helpers, path

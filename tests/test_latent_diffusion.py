@@ -25,7 +25,7 @@ from pipelines.base import StepwisePipeline
 from training.evaluation.checks import check_bits
 from training.evaluation.drawing import draw_batch, open_model
 from training.evaluation.options import Options
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 from ui.fastpath import FastPath
 from ui.models import describe, load
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from toys import ddim, ddpm, guided, seeded
-from training_runs import assert_same, command, forget_accelerate, picture_folder, pictures, run_here
+from training_runs import assert_same, command, forget_accelerate, picture_folder, pictures, run_here, settings_of
 
 from pipelines import ClassifierGuidancePipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
@@ -75,9 +75,16 @@ def flags(root: Path, **changes: object) -> dict[str, object]:
     return fixed | {"model_config_name_or_path": classifier_config(root)} | changes
 
 
+def recipe_and_objective(
+    root: Path, data: ImageData | None = None, **changes: object
+) -> tuple[Recipe, NoisyClassification]:
+    chosen = flags(root, objective="noisy_classifier", **changes)
+    recipe, options = settings_of(NoisyClassification, chosen)
+    return recipe, NoisyClassification.build(recipe, options, data or pictures())
+
+
 def objective(root: Path, data: ImageData | None = None, **changes: object) -> NoisyClassification:
-    recipe = Recipe(objective="noisy_classifier", **flags(root, **changes))
-    return NoisyClassification.build(recipe, data or pictures())
+    return recipe_and_objective(root, data, **changes)[1]
 
 
 def black_and_white(count: int = 16) -> ImageData:
@@ -101,9 +108,11 @@ def run(root: Path, name: str, **changes: object) -> Path:
 def test_a_few_dozen_updates_tell_black_from_white_at_little_noise(tmp_path: Path) -> None:
     data, root = black_and_white(), tmp_path / "root"
     ddpm().save_pretrained(root / "steered")
-    task = objective(root, data, learning_rate=3e-3, max_train_steps=60, output_dir=str(tmp_path / "run"))
+    recipe, task = recipe_and_objective(
+        root, data, learning_rate=3e-3, max_train_steps=60, output_dir=str(tmp_path / "run")
+    )
     before, _ = task.diagnostics(task.network)
-    trainer = Trainer(task.recipe, data, task)
+    trainer = Trainer(recipe, data, task)
     losses = [trainer.update() for _ in range(40)]
     assert losses[0] == pytest.approx(math.log(2), abs=0.3)
     assert np.mean(losses[-10:]) < 0.5 * math.log(2), losses
@@ -116,8 +125,8 @@ def test_a_few_dozen_updates_tell_black_from_white_at_little_noise(tmp_path: Pat
 def test_the_loss_is_the_cross_entropy_of_the_pictures_under_the_noise_of_the_pipeline(tmp_path: Path) -> None:
     data, root = pictures(16), tmp_path / "root"
     ddim(num_train_timesteps=48, beta_schedule="linear").save_pretrained(root / "steered")
-    task = objective(root, data, output_dir=str(tmp_path / "run"))
-    trainer = Trainer(task.recipe, data, task)
+    recipe, task = recipe_and_objective(root, data, output_dir=str(tmp_path / "run"))
+    trainer = Trainer(recipe, data, task)
     network = trainer.network.double().eval()
     batch, rng = trainer.batch(0)
     loss = task.loss(batch, rng).item()
@@ -132,13 +141,13 @@ def test_the_loss_is_the_cross_entropy_of_the_pictures_under_the_noise_of_the_pi
 
 
 def test_the_optimizer_has_the_classifier_and_nothing_else(tmp_path: Path) -> None:
-    task = objective(tmp_path / "root", output_dir=str(tmp_path / "run"))
-    trainer = Trainer(task.recipe, pictures(), task)
+    recipe, task = recipe_and_objective(tmp_path / "root", output_dir=str(tmp_path / "run"))
+    trainer = Trainer(recipe, pictures(), task)
     held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in trainer.network.parameters()}
     assert isinstance(trainer.network, NoisyClassifier)
     trainer.update()
-    assert not any(p.requires_grad or p.grad is not None for p in task.unet.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in task.frozen["unet"].parameters())
 
 
 def test_the_weights_at_the_start_follow_from_the_seed_alone(tmp_path: Path) -> None:

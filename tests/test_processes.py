@@ -54,7 +54,7 @@ def account(trainer: Trainer) -> dict[str, object]:
     for micro_step in range(trainer.recipe.gradient_accumulation_steps):
         batch, rng = trainer.batch(micro_step)
         seen.setdefault("images", []).append(batch["images"])
-        seen.setdefault("labels", []).append(trainer.objective._labels(batch["labels"], rng))
+        seen.setdefault("labels", []).append(trainer.objective.conditions(batch, rng)["class_labels"])
         seen.setdefault("noise", []).append(rng.normal("noise", (1, 8, 8)))
         seen.setdefault("timesteps", []).append(trainer.objective._timesteps(rng)[0])
     loss = trainer.gradients()

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from training.card import README, render, shipped_folders, with_results
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 
 FOLDERS = {folder.name: folder for folder in shipped_folders()}
 DRAW = """

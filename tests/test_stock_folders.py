@@ -24,7 +24,7 @@ from training_runs import command, forget_accelerate, picture_folder, run_here
 
 from pipelines import DDIMPipeline, DDPMPipeline
 from training.evaluation.drawing import draw_batch, open_model
-from training.networks import pretrained_size
+from training.networks.open import pretrained_size
 from ui.models import describe
 
 OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
@@ -167,8 +167,8 @@ def test_without_a_network_a_file_that_was_not_fetched_is_not_taken_to_be_missin
             raise LocalEntryNotFoundError("cannot find the requested files in the disk cache")
         return str(cifar / file)
 
-    monkeypatch.setattr("training.networks.hf_hub_download", download)
-    monkeypatch.setattr("training.networks.try_to_load_from_cache", lambda repo_id, file: known.get(file))
+    monkeypatch.setattr("training.networks.open.hf_hub_download", download)
+    monkeypatch.setattr("training.networks.open.try_to_load_from_cache", lambda repo_id, file: known.get(file))
     with pytest.raises(LocalEntryNotFoundError):
         pretrained_size("google/ddpm-cifar10-32")
     known["unet/config.json"] = _CACHED_NO_EXIST  # the Hub has said so before
@@ -181,7 +181,7 @@ def test_a_root_folder_on_the_hub_tells_its_size(cifar: Path, monkeypatch: pytes
             raise EntryNotFoundError(f"{repo_id} has no {file}")
         return str(cifar / file)
 
-    monkeypatch.setattr("training.networks.hf_hub_download", download)
+    monkeypatch.setattr("training.networks.open.hf_hub_download", download)
     assert pretrained_size("google/ddpm-cifar10-32") == (3, 32)
 
 

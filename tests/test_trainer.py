@@ -23,7 +23,7 @@ from training_runs import (
     picture_folder,
     pictures,
     run_here,
-    small_recipe,
+    small_settings,
     small_trainer,
 )
 from training_runs import weights as weights_of
@@ -215,8 +215,9 @@ class WithHistory(Denoising):
 
 def with_history(folder: Path, **changes: object) -> Trainer:
     forget_accelerate()
-    recipe = small_recipe(folder, gradient_accumulation_steps=2, train_batch_size=2, max_train_steps=3, **changes)
-    return Trainer(recipe, pictures(), WithHistory.build(recipe, pictures()))
+    flags = {"gradient_accumulation_steps": 2, "train_batch_size": 2, "max_train_steps": 3} | changes
+    recipe, options = small_settings(folder, **flags)
+    return Trainer(recipe, pictures(), WithHistory.build(recipe, options, pictures()))
 
 
 def test_a_history_is_told_of_every_example_and_goes_into_checkpoints(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_what_an_objective_shows_is_logged_beside_the_samples(tmp_path: Path, mo
         shown.append([p.clone() for p in network.parameters()])
         return {"nested/value": 0.25}, {"plot": Image.new("RGB", (6, 4), "red")}
 
-    monkeypatch.setattr(Denoising, "diagnostics", diagnostics, raising=False)
+    monkeypatch.setattr(Denoising, "diagnostics", diagnostics)
     trainer = small_trainer(folder, max_train_steps=2, validation_steps=2, report_to="tensorboard")
     trainer.train()
     events = EventAccumulator(str(folder / "stepwise")).Reload()

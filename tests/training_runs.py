@@ -13,8 +13,9 @@ from torch import Tensor
 from training import train
 from training.data import ImageData
 from training.loop import Trainer
+from training.objectives.base import Objective
 from training.objectives.denoising import Denoising
-from training.recipes import Recipe
+from training.recipes import Recipe, fields_in
 
 NETWORK = {
     "_class_name": "UNet2DModel",
@@ -65,10 +66,17 @@ def network_file(path: Path, **changes: object) -> str:
     return str(path)
 
 
-def small_recipe(folder: Path, **changes: object) -> Recipe:
-    """A recipe that writes to `folder`; `dropout` is the network's."""
+def settings_of(objective: type[Objective], flags: dict[str, object]) -> tuple[Recipe, Objective.Options]:
+    """Flags as the command line parts them: those of the run, and those of an objective."""
+    ours, theirs = (fields_in(flags, kind) for kind in (Recipe, objective.Options))
+    assert {*ours, *theirs} == set(flags)
+    return Recipe(**ours), objective.Options(**theirs)
+
+
+def small_settings(folder: Path, **changes: object) -> tuple[Recipe, Denoising.Options]:
+    """A denoising run that writes to `folder`; `dropout` is the network's."""
     config = network_file(folder.parent / "network.json", dropout=changes.pop("dropout", 0.0))
-    return Recipe(**SMALL | {"output_dir": str(folder), "model_config_name_or_path": config} | changes)
+    return settings_of(Denoising, SMALL | {"output_dir": str(folder), "model_config_name_or_path": config} | changes)
 
 
 def forget_accelerate() -> None:
@@ -79,8 +87,8 @@ def forget_accelerate() -> None:
 
 def small_trainer(folder: Path, data: ImageData | None = None, double: bool = False, **changes: object) -> Trainer:
     """A trainer, in this process, ready for `update()` or `train()`."""
-    recipe, data = small_recipe(folder, **changes), data or pictures()
-    objective = Denoising.build(recipe, data)
+    (recipe, options), data = small_settings(folder, **changes), data or pictures()
+    objective = Denoising.build(recipe, options, data)
     if double:
         objective.network.double()
     return Trainer(recipe, data, objective)

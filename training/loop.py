@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 from training.data import ImageData
 from training.files import write_json
+from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
 from training.run_record import device_name, origin
@@ -32,25 +33,8 @@ from training.sample_grid import keep_pictures, picture_of, sample_grid
 logger = logging.getLogger(__name__)
 
 
-class Objective(Protocol):
-    """What the loop asks of an objective.
-
-    It may also have `diagnostics(network)`, which gives ({name: value}, {name: picture}) to log beside the samples, and
-    `history`, what it remembers of earlier examples: its `update(rows)` is given those that `take()` gave, (M, ...)
-    each process, after the gradients of each update and from all processes; None is no history.
-    """
-
-    network: nn.Module
-
-    def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
-        """The mean loss of a batch of this process."""
-
-    def pipeline(self, network: nn.Module) -> DiffusionPipeline:
-        """The pipeline to save, over `network`."""
-
-
 class Trainer:
-    """One run. `train()` does all of it; `micro_step()` and `update()` are its parts."""
+    """One run. `train()` does all of it; `batch()`, `gradients()` and `update()` are its parts."""
 
     def __init__(self, recipe: Recipe, data: ImageData, objective: Objective) -> None:
         self.recipe, self.data, self.objective = recipe, data, objective
@@ -62,10 +46,12 @@ class Trainer:
             project_dir=str(self.output_dir),
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         )
-        self.origin = origin(recipe, data)
+        self.settings = recipe.settings(objective.options)
+        self.origin = origin(recipe, self.settings, data)
         self.step, self.seconds_before = 0, 0.0
         self.order = DataOrder(recipe.seed, len(data.images))
         self._prepare(objective.network)
+        self._prepare_frozen()
 
     def _prepare(self, network: nn.Module) -> None:
         recipe = self.recipe
@@ -93,13 +79,24 @@ class Trainer:
             network.forward = torch.compile(network.forward, dynamic=False)
         self.network = network
         self.objective.network, self.optimizer = self.accelerator.prepare(network.train(), self.optimizer)
-        self.history = getattr(self.objective, "history", None)
+        self.history = self.objective.history
         remembered = [] if self.history is None else [self.history]
         self.accelerator.register_for_checkpointing(self.lr_scheduler, self.ema, *remembered)
 
+    def _prepare_frozen(self) -> None:
+        frozen = self.objective.frozen.values()
+        for module in frozen:
+            module.to(self.accelerator.device).eval().requires_grad_(False)
+        if not frozen or self.accelerator.mixed_precision != "bf16":
+            return
+        saved = {id(part) for part in self.objective.pipeline(self.averaged).components.values()}
+        for module in frozen:
+            if id(module) not in saved:
+                module.to(torch.bfloat16)
+
     # --------------------------------------------------------------------------------------------------- one update
 
-    def batch(self, micro_step: int) -> tuple[dict[str, Tensor], BatchRandom]:
+    def batch(self, micro_step: int) -> tuple[Batch, BatchRandom]:
         """This process's slice of the examples of the next update, at a micro-step of it, and its random numbers."""
         count, total = self.recipe.train_batch_size, self.images_an_update
         start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
@@ -110,10 +107,20 @@ class Trainer:
         if self.recipe.random_flip:
             flipped = rng.uniform("flip").to(images.device) < 0.5
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-        batch = {"images": images}
+        batch: Batch = {"images": images}
         if self.data.labels is not None:
             batch["labels"] = torch.from_numpy(self.data.labels[index]).to(self.accelerator.device)
+        if self.data.captions is not None:
+            batch["captions"] = [self.data.captions[i] for i in index]
         return batch, rng
+
+    def encoded(self, batch: Batch) -> Batch:
+        """The batch as the loss takes it, its floating point tensors in the dtype of the weights."""
+        with torch.no_grad(), self.accelerator.autocast():
+            batch = self.objective.encode(batch)
+        dtype = next(self.network.parameters()).dtype
+        floats = {k: v.to(dtype) for k, v in batch.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        return batch | floats
 
     def gradients(self) -> Tensor:
         """Accumulate the gradients of one update, averaged over processes; the mean loss of this process."""
@@ -122,6 +129,7 @@ class Trainer:
             batch, rng = self.batch(micro_step)
             # dropout in the network draws from the global generators: its masks alone depend on how a batch is split
             torch.manual_seed(seed_of(self.recipe.seed, self.step, micro_step, self.accelerator.process_index))
+            batch = self.encoded(batch)
             with self.accelerator.accumulate(self.objective.network):
                 loss = self.objective.loss(batch, rng)
                 self.accelerator.backward(loss)
@@ -167,9 +175,7 @@ class Trainer:
     def train(self) -> Path:
         """Run to `max_train_steps`, from the checkpoint that the recipe names; the folder of the finished pipeline."""
         self._resume()
-        self.accelerator.init_trackers(
-            "stepwise", config={k: v for k, v in self.recipe.settings().items() if v is not None}
-        )
+        self.accelerator.init_trackers("stepwise", config={k: v for k, v in self.settings.items() if v is not None})
         first, self._started = self.step, time.monotonic()
         bar = tqdm(
             total=self.recipe.max_train_steps,
@@ -205,11 +211,9 @@ class Trainer:
         """Samples, and what the objective has to show, of the averaged weights."""
         if not self.accelerator.is_main_process:
             return
-        values, pictures = {}, {}
         with self.accelerator.autocast():
             grid = sample_grid(self.pipeline(), self.recipe.seed)
-            if hasattr(self.objective, "diagnostics"):
-                values, pictures = self.objective.diagnostics(self.averaged)
+            values, pictures = self.objective.diagnostics(self.averaged)
         if values:
             self.accelerator.log(values, step=self.step)
         trackers = self.accelerator.trackers

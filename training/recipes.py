@@ -1,16 +1,15 @@
-"""One frozen dataclass, whose fields are the trainer's flags, and one table: a row a recipe, with what differs.
+"""What a training run can be told: the flags of every run, as a frozen dataclass, and one table with a row a recipe.
 
-Above each shipped row stand its command and the score of what is shipped, as `training.evaluate` measured it.
+A row holds what differs from the defaults, of the run and of its objective alike. Above each shipped row stand its
+command and the score of what is shipped, as `training.evaluate` measured it.
 """
 
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 # those of diffusers.optimization.get_scheduler that need no further settings
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-OBJECTIVES = ("denoising", "noisy_classifier")
-VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 
 
 def flag(default: Any, help: str) -> Any:
@@ -18,9 +17,33 @@ def flag(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help.replace("%", "%%")})  # argparse formats its help texts
 
 
+def check_one_of(settings: Any, **choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless each field named is one of its choices."""
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")
+
+
+def check_at_least_one(settings: Any, *names: str) -> None:
+    """Raise ValueError unless each field named is 1 or more, or None."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_range(settings: Any, **bounds: tuple[float, float]) -> None:
+    """Raise ValueError unless each field named lies within its bounds, both of which are allowed."""
+    for name, (low, high) in bounds.items():
+        if not low <= getattr(settings, name) <= high:
+            raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {getattr(settings, name)!r}")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training run depends on. Flags are named as in diffusers' example scripts."""
+    """What every training run has, whatever its objective. Flags are named as in diffusers' example scripts."""
+
+    _argument_group_name: ClassVar[str] = "flags of every run"
 
     recipe: str = flag("", "row of the table to start from")
     output_dir: str | None = flag(None, "where checkpoints, samples and the model go [runs/RECIPE]")
@@ -34,22 +57,11 @@ class Recipe:
     max_train_samples: int | None = flag(None, "use only this many images")
     random_flip: bool = flag(False, "mirror images at random")
     # what is learned
-    objective: str = flag("denoising", "denoising, or noisy_classifier (to steer a pipeline)")
-    class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
-    label_dropout: float = flag(0.1, "share of examples whose label is dropped")
-    prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
-    ddpm_num_steps: int = flag(1000, "length T of the noise schedule")
-    ddpm_beta_schedule: str = flag("squaredcos_cap_v2", "linear, scaled_linear, squaredcos_cap_v2 or sigmoid")
-    variance_type: str = flag(
-        "fixed_small",
-        "variance of the reverse step: fixed_small, fixed_large or learned_range, which trains L_hybrid and doubles "
-        "the output channels",
+    objective: str = flag(
+        "denoising",
+        "denoising, noisy_classifier (to steer a pipeline), any other file of training/objectives, or your own "
+        "module:Class",
     )
-    timestep_sampling: str = flag(
-        "stratified",
-        "stratified (one a slice of [0, T)), uniform, or importance: by the size of L_vlb, for learned_range",
-    )
-    snr_gamma: float | None = flag(None, "weight the loss by min-SNR with this gamma [5 is usual]")
     # the network
     pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of a pipeline to fine-tune or steer")
     model_config_name_or_path: str | None = flag(None, "folder or JSON file with the network's config")
@@ -84,98 +96,52 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse, by name, what cannot work, before any work."""
-        choices = {
-            "prediction_type": ("epsilon", "sample", "v_prediction"),
-            "timestep_sampling": ("stratified", "uniform", "importance"),
-            "objective": OBJECTIVES,
-            "variance_type": VARIANCE_TYPES,
-            "mixed_precision": ("no", "bf16", "fp16"),
-            "ddpm_beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
-            "report_to": ("tensorboard", "trackio", "all", "none"),
-            "lr_scheduler": LR_SCHEDULERS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        positive = (
-            "train_batch_size gradient_accumulation_steps max_train_steps ddpm_num_steps "
-            "checkpointing_steps validation_steps resolution checkpoints_total_limit max_train_samples"
+        check_one_of(
+            self,
+            mixed_precision=("no", "bf16", "fp16"),
+            report_to=("tensorboard", "trackio", "all", "none"),
+            lr_scheduler=LR_SCHEDULERS,
         )
-        for name in positive.split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        bounds = {
-            "label_dropout": (0.0, 1.0),
-            "ema_decay": (0.0, 1.0),
-            "learning_rate": (0.0, 10.0),
-            "adam_weight_decay": (0.0, math.inf),
-            "adam_epsilon": (0.0, math.inf),
-            "max_grad_norm": (0.0, math.inf),
-            "lr_warmup_steps": (0, math.inf),
-            "seed": (0, 2**32 - 1),
-        }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {getattr(self, name)!r}")
+        counts = (
+            "train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps "
+            "resolution checkpoints_total_limit max_train_samples"
+        )
+        check_at_least_one(self, *counts.split())
+        check_range(
+            self,
+            ema_decay=(0.0, 1.0),
+            learning_rate=(0.0, 10.0),
+            adam_weight_decay=(0.0, math.inf),
+            adam_epsilon=(0.0, math.inf),
+            max_grad_norm=(0.0, math.inf),
+            lr_warmup_steps=(0, math.inf),
+            seed=(0, 2**32 - 1),
+        )
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError(f"hub_model_id goes with --push_to_hub, which was not given, got {self.hub_model_id!r}")
-        if self.snr_gamma is not None and not self.snr_gamma > 0:
-            raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
-        self._check_together()
 
-    def settings(self) -> dict[str, Any]:
-        """What a record of the run keeps: all but where it went and with which token."""
+    def settings(self, options: Any) -> dict[str, Any]:
+        """What a record of the run keeps: one flat dict, without where it went and with which token.
+
+        The objective's `options`, a dataclass, stand after its name.
+        """
         left_out = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
-
-    def _check_together(self) -> None:
-        """Refuse values that are good, but not beside each other."""
-        if self.timestep_sampling == "importance" and self.variance_type != "learned_range":
-            raise ValueError(
-                "timestep_sampling must be stratified or uniform, unless variance_type is learned_range, got "
-                f"'importance' with {self.variance_type}"
-            )
-        if self.objective == "denoising":
-            return
-        if self.timestep_sampling == "importance":
-            raise ValueError(
-                "timestep_sampling must be stratified or uniform for --objective noisy_classifier, got 'importance'"
-            )
-        if self.pretrained_model_name_or_path is None:
-            raise ValueError(
-                "pretrained_model_name_or_path must name the pipeline that the classifier will steer, and was not given"
-            )
+        kept = {}
+        for name, value in asdict(self).items():
+            if name not in left_out:
+                kept[name] = value
+            if name == "objective":
+                kept |= asdict(options)
+        return kept
 
 
-# a classifier of this shape unless --model_config_name_or_path says otherwise
-CLASSIFIER: dict[str, Any] = {
-    "_class_name": "NoisyClassifier",
-    "pool": "attention",
-    "patch_size": 2,
-    "block_out_channels": [64, 128],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "layers_per_block": 2,
-    "attention_head_dim": 64,
-    "norm_num_groups": 32,
-    "resnet_time_scale_shift": "scale_shift",
-}
+def fields_in(row: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The entries of `row` that are fields of a dataclass."""
+    return {f.name: row[f.name] for f in fields(kind) if f.name in row}
 
-# a U-Net of this shape behind a pixel-unshuffle unless --model_config_name_or_path says otherwise
-NETWORK: dict[str, Any] = {
-    "_class_name": "PatchedUNet2DModel",
-    "patch_size": 2,
-    "block_out_channels": [128, 128],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "attention_head_dim": 64,
-    "norm_num_groups": 32,
-    "resnet_time_scale_shift": "scale_shift",
-}
 
 _FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
 
@@ -215,5 +181,3 @@ RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe conditional --train_data_dir mine
     "conditional": {"class_conditional": True},
 }
-
-assert all(set(row) <= {f.name for f in fields(Recipe)} for row in RECIPES.values())

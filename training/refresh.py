@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from training.card import shipped_folders
-from training.networks import load_pipeline
+from training.networks.open import load_pipeline
 
 
 def main(folders: list[str]) -> None:

@@ -15,8 +15,8 @@ from training.recipes import Recipe
 PUSHED = "pushed.json"  # it stays where it is
 
 
-def origin(recipe: Recipe, data: ImageData) -> dict[str, Any]:
-    """What training.json says of a run that is known when it begins: its data and flags, and the runs before it.
+def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[str, Any]:
+    """What training.json says of a run that is known when it begins: its data and `settings`, and the runs before it.
 
     Raises:
         ValueError: a training.json of the model to start from that is no JSON object, by name.
@@ -26,7 +26,7 @@ def origin(recipe: Recipe, data: ImageData) -> dict[str, Any]:
         "dataset_fingerprint": data.fingerprint,
         "dataset_images": len(data.images),
         "dataset_id": None if recipe.train_data_dir else _hub_id(recipe.dataset_name),
-        "recipe": recipe.settings(),
+        "recipe": settings,
         "base_model": _hub_id(start) or (pushed_id(Path(start)) if start else None),
         "continues": record_of(start),
     }

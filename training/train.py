@@ -1,6 +1,7 @@
 """Train or fine-tune: `accelerate launch -m training.train --recipe NAME [--flag value ...]`.
 
-The flags are the fields of `training.recipes.Recipe`; a recipe is a row of defaults for them.
+The flags are the fields of `training.recipes.Recipe` and those of the objective's `Options`; a recipe is a row of
+defaults for them.
 """
 
 import difflib
@@ -19,46 +20,66 @@ from training import hub
 from training.checkpoints import find_checkpoint
 from training.data import ImageData, load_images
 from training.loop import Trainer
-from training.networks import pretrained_size
-from training.objectives.denoising import Denoising
-from training.objectives.noisy_classifier import NoisyClassification
-from training.recipes import RECIPES, Recipe
+from training.networks.open import pretrained_size
+from training.objectives import find_objective
+from training.objectives.base import Objective
+from training.recipes import RECIPES, Recipe, fields_in
 
 logger = logging.getLogger(__name__)
 
-OBJECTIVES = {"denoising": Denoising, "noisy_classifier": NoisyClassification}
 
-
-def parse(arguments: list[str]) -> Recipe:
-    """The recipe that the command line asks for.
+def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
+    """The recipe that the command line asks for, and the options of its objective.
 
     Raises:
-        ValueError: an unknown recipe or flag, with the nearest known one, or a value out of range.
+        ValueError: an unknown recipe, objective or flag, with the nearest known one, or a value out of range.
     """
     name = _recipe_name(arguments)
-    parser = HfArgumentParser(Recipe, prog="accelerate launch -m training.train", allow_abbrev=False)
-    defaults = dict(RECIPES[name])
-    if any(a.split("=")[0] == "--train_data_dir" for a in arguments):
-        defaults.pop("dataset_name", None)  # one's own pictures stand in for the recipe's data set
-    parser.set_defaults(**defaults)
-    recipe, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    row = dict(RECIPES[name])
+    if _values(arguments, "--train_data_dir"):
+        row.pop("dataset_name", None)  # one's own pictures stand in for the recipe's data set
+    objective = [row.get("objective", Recipe.objective), *_values(arguments, "--objective")][-1]
+    kinds = Recipe, _options_of(objective)
+    parser = HfArgumentParser(
+        kinds,
+        prog="accelerate launch -m training.train",
+        description=f"The defaults are those of --recipe {name}; --recipe NAME --help shows those of another.",
+        allow_abbrev=False,
+    )
+    for kind in kinds:  # the row of a recipe may have flags of its own objective, and this one lack them
+        parser.set_defaults(**fields_in(row, kind))
+    recipe, options, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    options.check(recipe)
     if rest:
-        flags = [f"--{f.name}" for f in fields(Recipe)]
+        flags = [f"--{field.name}" for kind in kinds for field in fields(kind)]
         raise ValueError(f"unknown flag {rest[0]}{_nearest(rest[0], flags)}")
-    return replace(recipe, output_dir=recipe.output_dir or f"runs/{name}")
+    return replace(recipe, output_dir=recipe.output_dir or f"runs/{name}"), options
+
+
+def _options_of(objective: str) -> type[Objective.Options]:
+    kind = find_objective(objective).Options
+    shared = sorted({field.name for field in fields(kind)} & {field.name for field in fields(Recipe)})
+    if shared:
+        raise ValueError(f"objective must have flags of its own, {objective!r} has {', '.join(shared)} of every run")
+    return kind
 
 
 def _recipe_name(arguments: list[str]) -> str:
-    known = ", ".join(RECIPES)
+    known, values = ", ".join(RECIPES), _values(arguments, "--recipe")
     if {"-h", "--help"} & set(arguments):
-        return next(iter(RECIPES))
-    values = [a.split("=", 1)[1] for a in arguments if a.startswith("--recipe=")]
-    values += [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--recipe"]
+        return next((value for value in reversed(values) if value in RECIPES), next(iter(RECIPES)))
     if not values:
         raise ValueError(f"--recipe must be one of {known}, and was not given")
     if values[-1] not in RECIPES:
         raise ValueError(f"--recipe must be one of {known}, got {values[-1]!r}{_nearest(values[-1], list(RECIPES))}")
     return values[-1]
+
+
+def _values(arguments: list[str], flag: str) -> list[str]:
+    """What a flag is given, in order: `--flag value` or `--flag=value`."""
+    pairs = zip(arguments, [*arguments[1:], None], strict=False)
+    values = [a.partition("=")[2] if "=" in a else b for a, b in pairs if a.partition("=")[0] == flag]
+    return [value for value in values if value is not None]
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -112,12 +133,12 @@ def main(arguments: list[str] | None = None) -> None:
     for chatty in ("httpx2", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        recipe = parse(sys.argv[1:] if arguments is None else arguments)
+        recipe, options = parse(sys.argv[1:] if arguments is None else arguments)
         processes = start_processes()
         if recipe.resume_from_checkpoint:
             find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # an error now, before any work
         data = load_data(recipe)
-        objective = OBJECTIVES[recipe.objective].build(recipe, data)
+        objective = find_objective(recipe.objective).build(recipe, options, data)
         trainer = Trainer(recipe, data, objective)
         repo_id = recipe.hub_model_id or Path(recipe.output_dir).name
         if recipe.push_to_hub and processes.is_main_process:

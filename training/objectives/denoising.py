@@ -11,6 +11,7 @@ summed over t, here t is drawn, so that lambda times the sum is T/1000 times the
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -20,55 +21,106 @@ from torch import Tensor, nn
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
-from training.networks import build_network, fit_network, load_pipeline, with_variance_channels
+from training.networks.adapt import fit_network, with_variance_channels
+from training.networks.build import build_network
+from training.networks.open import load_pipeline
+from training.objectives.base import Batch, Objective
+from training.objectives.conditions import class_names_of, drop
 from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom
-from training.recipes import Recipe
+from training.recipes import Recipe, check_at_least_one, check_one_of, check_range, flag
 
 logger = logging.getLogger(__name__)
 
 
-class Denoising:
+class Denoising(Objective):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
-    def __init__(self, recipe: Recipe, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
-        self.recipe, self.network, self.class_names = recipe, network, class_names
+    @dataclass(frozen=True)
+    class Options(Objective.Options):
+        """What is predicted, over which noise, with which weights, and whether with classes."""
+
+        class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
+        label_dropout: float = flag(0.1, "share of examples whose label is dropped")
+        prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
+        ddpm_num_steps: int = flag(1000, "length T of the noise schedule")
+        ddpm_beta_schedule: str = flag("squaredcos_cap_v2", "linear, scaled_linear, squaredcos_cap_v2 or sigmoid")
+        variance_type: str = flag(
+            "fixed_small",
+            "variance of the reverse step: fixed_small, fixed_large or learned_range, which trains L_hybrid and "
+            "doubles the output channels",
+        )
+        timestep_sampling: str = flag(
+            "stratified",
+            "stratified (one a slice of [0, T)), uniform, or importance: by the size of L_vlb, for learned_range",
+        )
+        snr_gamma: float | None = flag(None, "weight the loss by min-SNR with this gamma [5 is usual]")
+
+        def __post_init__(self) -> None:
+            """Refuse, by name, what cannot work."""
+            check_one_of(
+                self,
+                prediction_type=("epsilon", "sample", "v_prediction"),
+                timestep_sampling=("stratified", "uniform", "importance"),
+                variance_type=("fixed_small", "fixed_large", "learned_range"),
+                ddpm_beta_schedule=("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+            )
+            check_at_least_one(self, "ddpm_num_steps")
+            check_range(self, label_dropout=(0.0, 1.0))
+            if self.snr_gamma is not None and not self.snr_gamma > 0:
+                raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
+            if self.timestep_sampling == "importance" and not self.learns_variance:
+                raise ValueError(
+                    "timestep_sampling must be stratified or uniform, unless variance_type is learned_range, got "
+                    f"'importance' with {self.variance_type}"
+                )
+
+        @property
+        def learns_variance(self) -> bool:
+            """Whether the network gets variance channels, if it has none yet."""
+            return self.variance_type == "learned_range"
+
+    def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
+        super().__init__(options, network)
+        self.class_names = class_names
+        self.nulls = {"class_labels": torch.tensor(len(class_names))} if class_names else {}
         self.guidance_interval = (0.0, 1.0)
         self.learned = network.config.out_channels == 2 * network.config.in_channels
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
-        variance = {} if class_names else {"variance_type": "learned_range" if self.learned else recipe.variance_type}
+        variance = {} if class_names else {"variance_type": "learned_range" if self.learned else options.variance_type}
         self.scheduler = scheduler_class(
             **variance,
-            num_train_timesteps=recipe.ddpm_num_steps,
-            beta_schedule=recipe.ddpm_beta_schedule,
-            prediction_type=recipe.prediction_type,
+            num_train_timesteps=options.ddpm_num_steps,
+            beta_schedule=options.ddpm_beta_schedule,
+            prediction_type=options.prediction_type,
             timestep_spacing="trailing",
             clip_sample=True,
         )
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        self.history = LossHistory(len(self.schedule)) if recipe.timestep_sampling == "importance" else None
+        self.history = LossHistory(len(self.schedule)) if options.timestep_sampling == "importance" else None
 
     @classmethod
-    def build(cls, recipe: Recipe, data: ImageData) -> Self:
+    def build(cls, recipe: Recipe, options: Options, data: ImageData) -> Self:
         """The objective with a network that fits the data, new or fine-tuned.
 
         Raises:
             ValueError: `class_conditional` and data without labels, or a network that cannot take the data.
         """
-        if recipe.class_conditional and data.labels is None:
+        if options.class_conditional and data.labels is None:
             raise ValueError("class_conditional must be False for data without labels, got True")
-        names = class_names_of(data) if recipe.class_conditional else None
+        names = class_names_of(data) if options.class_conditional else None
         if recipe.pretrained_model_name_or_path is None:
-            return cls(recipe, build_network(recipe, data, len(names) + 1 if names else None), names)
+            network = build_network(recipe, data, len(names) + 1 if names else None, options.learns_variance)
+            return cls(options, network, names)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         network = fit_network(pipeline, data, names)
-        network = with_variance_channels(network) if recipe.variance_type == "learned_range" else network
-        objective = cls(recipe, network, names)
+        network = with_variance_channels(network) if options.learns_variance else network
+        objective = cls(options, network, names)
         objective._follow(pipeline.scheduler)
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type
         logger.info("the noise schedule and prediction_type (%s) are those of the pipeline that is fine-tuned", kind)
-        if objective.learned and recipe.variance_type != "learned_range":
+        if objective.learned and not options.learns_variance:
             logger.info("variance_type is learned_range, as that pipeline's network gives a variance")
         return objective
 
@@ -79,18 +131,17 @@ class Denoising:
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
         self.history = None if self.history is None else LossHistory(len(self.schedule))
 
-    def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
+    def loss(self, batch: Batch, rng: BatchRandom) -> Tensor:
         """Mean loss of a batch: "images" (N, C, H, W) in [-1, 1], "labels" (N,); the noise is float32 or better."""
         return self.losses(batch, rng).mean()
 
-    def losses(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
+    def losses(self, batch: Batch, rng: BatchRandom) -> Tensor:
         """The weighted loss of each example, (N,)."""
         x0, kind = batch["images"], self.scheduler.config.prediction_type
         noise = rng.normal("noise", tuple(x0.shape[1:])).to(x0)
         t, weights = (values.to(x0.device) for values in self._timesteps(rng))
         x_t = self.schedule.add_noise(x0, noise, t)
-        conditions = {"class_labels": self._labels(batch["labels"], rng)} if self.class_names else {}
-        output = self.network(x_t, t, **conditions, return_dict=False)[0].to(x0.dtype)
+        output = self.network(x_t, t, **self.conditions(batch, rng), return_dict=False)[0].to(x0.dtype)
         simple = simple_loss(output, x0, noise, t, self.schedule, kind) * self._weights(t).to(x0)
         if not self.learned:
             return simple
@@ -99,24 +150,25 @@ class Denoising:
             self.history.note(t, terms)
         return (simple + len(self.schedule) / 1000 * terms) * weights.to(x0)
 
+    def conditions(self, batch: Batch, rng: BatchRandom) -> dict[str, Tensor]:
+        """What the network is given besides x_t and t, dropped now and then: "class_labels" (N,), or nothing."""
+        given = {"class_labels": batch["labels"]} if self.class_names else {}
+        return drop(given, self.nulls, self.options.label_dropout, rng)
+
     def _timesteps(self, rng: BatchRandom) -> tuple[Tensor, Tensor]:
         """Timesteps (N,) and the weight of each example, 1 unless they are drawn by importance."""
-        share = rng.uniform("t").double() if self.recipe.timestep_sampling == "uniform" else rng.stratified("t")
+        share = rng.uniform("t").double() if self.options.timestep_sampling == "uniform" else rng.stratified("t")
         if self.history is not None:
             return self.history.timesteps(share)
         return (share * len(self.schedule)).long(), torch.ones_like(share)
 
-    def _labels(self, labels: Tensor, rng: BatchRandom) -> Tensor:
-        dropped = rng.uniform("label dropout") < self.recipe.label_dropout
-        return torch.where(dropped.to(labels.device), len(self.class_names), labels)
-
     def _weights(self, t: Tensor) -> Tensor:
         """min(SNR, gamma), in units of the loss of what is predicted; 1 without gamma."""
-        if self.recipe.snr_gamma is None:
+        if self.options.snr_gamma is None:
             return torch.ones(t.shape, dtype=torch.float64, device=t.device)
         snr = self.schedule.snr(t.cpu()).to(t.device)
         unit = {"epsilon": snr, "sample": 1.0, "v_prediction": snr + 1}[self.scheduler.config.prediction_type]
-        return snr.clamp(max=self.recipe.snr_gamma) / unit
+        return snr.clamp(max=self.options.snr_gamma) / unit
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with: `network` in the pipeline that this objective trains for."""
@@ -173,6 +225,4 @@ def hybrid_loss(
     return simple_loss(model_output, x0, noise, t, schedule, prediction_type) + len(schedule) / 1000 * terms
 
 
-def class_names_of(data: ImageData) -> tuple[str, ...]:
-    """The names of the classes, or their numbers where the data have none."""
-    return data.class_names or tuple(str(i) for i in range(int(data.labels.max()) + 1))
+OBJECTIVE = Denoising

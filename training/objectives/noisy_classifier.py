@@ -7,6 +7,7 @@ with t stratified over the batch and abar that of the pipeline to be steered, wh
 
 import inspect
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,31 +21,72 @@ from torch.nn.functional import cross_entropy
 from pipelines import ClassifierGuidancePipeline, DDIMPipeline, DDPMPipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
 from training.metrics.noise_accuracy import accuracy_by_noise_level, chance, noise_levels
-from training.networks import load_pipeline
-from training.objectives.denoising import class_names_of
+from training.networks.open import load_pipeline
+from training.objectives.base import Batch, Objective
+from training.objectives.conditions import class_names_of
 from training.randomness import BatchRandom
-from training.recipes import CLASSIFIER, Recipe
+from training.recipes import Recipe, flag
 
 logger = logging.getLogger(__name__)
 
 STEERED = (DDPMPipeline, DDIMPipeline, ClassifierGuidancePipeline)
 MEASURED = 1000  # training pictures whose accuracy is shown as a run goes on
 
+# a classifier of this shape unless --model_config_name_or_path says otherwise
+CLASSIFIER: dict[str, Any] = {
+    "_class_name": "NoisyClassifier",
+    "pool": "attention",
+    "patch_size": 2,
+    "block_out_channels": [64, 128],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "layers_per_block": 2,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "resnet_time_scale_shift": "scale_shift",
+}
 
-class NoisyClassification:
+
+class NoisyClassification(Objective):
     """`build` the classifier, `loss` of a batch, `pipeline` to save, `diagnostics` to show."""
 
+    @dataclass(frozen=True)
+    class Options(Objective.Options):
+        """How timesteps are drawn; schedule and prediction type are those of the pipeline to be steered."""
+
+        timestep_sampling: str = flag("stratified", "stratified (one a slice of [0, T)), or uniform")
+
+        def __post_init__(self) -> None:
+            """Refuse, by name, what cannot work."""
+            if self.timestep_sampling not in ("stratified", "uniform"):
+                raise ValueError(
+                    "timestep_sampling must be stratified or uniform for --objective noisy_classifier, "
+                    f"got {self.timestep_sampling!r}"
+                )
+
+        def check(self, recipe: Recipe) -> None:
+            """Raise ValueError unless there is something to steer."""
+            if recipe.pretrained_model_name_or_path is None:
+                raise ValueError(
+                    "pretrained_model_name_or_path must name the pipeline that the classifier will steer, and was not "
+                    "given"
+                )
+
     def __init__(
-        self, recipe: Recipe, network: nn.Module, steered: DiffusionPipeline, class_names: tuple[str, ...]
+        self,
+        options: Options,
+        network: nn.Module,
+        steered: DiffusionPipeline,
+        class_names: tuple[str, ...],
+        measured: tuple[np.ndarray, np.ndarray],
+        seed: int,
     ) -> None:
-        self.recipe, self.network, self.class_names = recipe, network, class_names
-        self.unet = steered.unet.eval().requires_grad_(False)
+        super().__init__(options, network, frozen={"unet": steered.unet})
+        self.class_names, self.measured, self.seed = class_names, measured, seed
         self.scheduler = steered.scheduler
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        self.measured: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
-    def build(cls, recipe: Recipe, data: ImageData) -> Self:
+    def build(cls, recipe: Recipe, options: Options, data: ImageData) -> Self:
         """The objective with a new classifier, or the one that the pipeline to be steered has already.
 
         Raises:
@@ -67,16 +109,15 @@ class NoisyClassification:
             classifier = build_classifier(recipe, data, len(names))
         else:
             _check_classifier(classifier, steered, names, recipe)
-        objective = cls(recipe, classifier.requires_grad_(True), steered, names)
         chosen = np.linspace(0, len(data.images) - 1, min(MEASURED, len(data.images))).astype(int)
-        objective.measured = (data.images[chosen], data.labels[chosen])
-        return objective
+        measured = (data.images[chosen], data.labels[chosen])
+        return cls(options, classifier.requires_grad_(True), steered, names, measured, recipe.seed)
 
-    def loss(self, batch: dict[str, Tensor], rng: BatchRandom) -> Tensor:
+    def loss(self, batch: Batch, rng: BatchRandom) -> Tensor:
         """Mean cross-entropy of a batch, in nats: "images" (N, C, H, W) in [-1, 1], "labels" (N,)."""
         x0 = batch["images"]
         noise = rng.normal("noise", tuple(x0.shape[1:])).to(x0)
-        stratified = self.recipe.timestep_sampling == "stratified"
+        stratified = self.options.timestep_sampling == "stratified"
         share = rng.stratified("t") if stratified else rng.uniform("t").double()
         t = (share * len(self.schedule)).long().to(x0.device)
         logits = self.network(self.schedule.add_noise(x0, noise, t), t)
@@ -85,8 +126,8 @@ class NoisyClassification:
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with: the steered network as it was, and `network` as its classifier."""
         names = {str(i): name for i, name in enumerate(self.class_names)}
-        self.unet.to(next(network.parameters()).device)
-        return ClassifierGuidancePipeline(unet=self.unet, classifier=network, scheduler=self.scheduler, id2label=names)
+        unet = self.frozen["unet"]
+        return ClassifierGuidancePipeline(unet=unet, classifier=network, scheduler=self.scheduler, id2label=names)
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
         """Accuracy of `network` by noise level on up to 1,000 training pictures, always the same, and its plot."""
@@ -94,7 +135,7 @@ class NoisyClassification:
 
         images, labels = self.measured
         levels = noise_levels(self.schedule)
-        accuracy = accuracy_by_noise_level(network, images, labels, self.schedule, levels, self.recipe.seed)
+        accuracy = accuracy_by_noise_level(network, images, labels, self.schedule, levels, self.seed)
         plot = accuracy_plot(accuracy, chance(labels), len(self.schedule))
         return {f"accuracy/t={t}": share for t, share in accuracy.items()}, {"accuracy": plot}
 
@@ -149,3 +190,6 @@ def _check_classifier(
 
 def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
+
+
+OBJECTIVE = NoisyClassification

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.recipes import RECIPES, Recipe
+from training.objectives import objective_here
+from training.recipes import RECIPES, Recipe, fields_in
 from training.sharing.local_paths import without_path
 
 _NEEDED = {"steps", "images", "seconds", "processes", "device", "recipe"}  # of a run's record, and of its recipe:
-_NEEDED_OF_RECIPE = set(
-    "recipe prediction_type learning_rate lr_scheduler train_batch_size ema_decay mixed_precision".split()
-)
+_NEEDED_OF_RECIPE = set("recipe learning_rate lr_scheduler train_batch_size ema_decay mixed_precision".split())
+_SAYS_WHAT = {"prediction_type", "objective"}  # one of them at least: the first records name no objective
 # how a run was watched and kept, not what it learned
 _SILENT = set(
     "recipe checkpointing_steps checkpoints_total_limit resume_from_checkpoint validation_steps report_to".split()
@@ -41,10 +41,17 @@ _KNOWN = {"data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
 def runs_of(record: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The runs of a training.json, oldest first; what a stranger's record lacks ends the list."""
     found = []
-    while isinstance(record, dict) and _NEEDED <= set(record) and _NEEDED_OF_RECIPE <= set(record["recipe"]):
+    while _is_whole(record):
         found.insert(0, record)
         record = record.get("continues")
     return found
+
+
+def _is_whole(record: object) -> bool:
+    if not (isinstance(record, dict) and _NEEDED <= set(record)):
+        return False
+    recipe = set(record["recipe"])
+    return _NEEDED_OF_RECIPE <= recipe and bool(_SAYS_WHAT & recipe)
 
 
 def datasets_of(runs: list[dict[str, Any]]) -> list[Dataset]:
@@ -92,28 +99,38 @@ def _trains_a_classifier(run: dict[str, Any]) -> bool:
 
 def _run(record: dict[str, Any]) -> str:
     recipe = record["recipe"]
-    learned = recipe.get("variance_type") == "learned_range"
-    what = (
-        "cross-entropy on noisy pictures"
-        if _trains_a_classifier(record)
-        else recipe["prediction_type"] + ", learned variance" * learned
-    )
     started_from = f" (from `{record['base_model']}`)" if record.get("base_model") else ""
     processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
     return (
         f"`{command_of(recipe)}`{started_from}: {record['steps']:,} updates, "
         f"{record['images']:,} images, {record['seconds'] / 60:.0f} minutes on {record['device']}{processes}; "
-        f"{what}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
+        f"{_what(record)}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
         f"{recipe['train_batch_size']}, EMA {recipe['ema_decay']:g}, {recipe['mixed_precision']} autocast."
     )
 
 
+def _what(record: dict[str, Any]) -> str:
+    recipe = record["recipe"]
+    if _trains_a_classifier(record):
+        return "cross-entropy on noisy pictures"
+    if "prediction_type" in recipe:
+        return recipe["prediction_type"] + ", learned variance" * (recipe.get("variance_type") == "learned_range")
+    return f"objective `{recipe['objective']}`"
+
+
 def command_of(recipe: dict[str, Any]) -> str:
-    """The command line of a run: the flags that differ from its recipe's. Local paths are cut to their last part."""
-    row = asdict(Recipe(**RECIPES.get(recipe["recipe"], {})))
+    """The command line of a run: the flags that differ from its recipe's. Local paths are cut to their last part.
+
+    What a record holds and its objective has no flag for is left out. An objective that is not of this project is not
+    imported, as a record may be a stranger's: all of its flags are said.
+    """
+    row, usual = RECIPES.get(recipe["recipe"], {}), {}
+    objective = objective_here(recipe.get("objective", Recipe.objective))
+    for kind in [Recipe] if objective is None else [Recipe, objective.Options]:
+        usual |= asdict(kind(**fields_in(row, kind)))
     flags = [
         f"--{name} {shlex.quote(without_path(str(value)))}"
         for name, value in recipe.items()
-        if name not in _SILENT and name in row and value is not None and value != row[name]
+        if name not in _SILENT and (name in usual or objective is None) and value not in (None, usual.get(name))
     ]
     return " ".join(["accelerate launch -m training.train --recipe", recipe["recipe"], *flags])

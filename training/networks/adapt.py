@@ -1,0 +1,89 @@
+"""A network that was trained before, made to fit the classes and the size of other data; every change is logged."""
+
+import logging
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DModel
+
+from training.data import ImageData
+from training.networks.build import check_divisible
+
+logger = logging.getLogger(__name__)
+
+
+def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple[str, ...] | None) -> UNet2DModel:
+    """The network of `pipeline`, made to fit the classes and the size of the data; every change is logged.
+
+    Channels are kept: the data have been converted to them. A class keeps its embedding where its name is known; a new
+    one takes over that of a class that is gone, or starts from "no class" when none is left. Without classes, the
+    embedding of "no class" becomes part of the time embedding.
+    """
+    network, old_names, null = pipeline.unet, pipeline.class_names or [], pipeline.null_label
+    _, _, height, width = data.images.shape
+    check_divisible(dict(network.config), height, width)
+    size = height if height == width else [height, width]
+    if network.config.sample_size != size:
+        logger.warning("sample_size changes from %s to %s", network.config.sample_size, size)
+        network.register_to_config(sample_size=size)
+    if class_names is None:
+        return _without_classes(network, null)
+    return _with_classes(network, old_names, null, class_names)
+
+
+def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
+    """`network` with 2C output channels, the new ones v = 0: a variance between beta_tilde_t and beta_t.
+
+    A patched network's outputs are shuffled back into pixels, so that each channel holds patch_size^2 of its last
+    convolution's.
+    """
+    channels = network.config.in_channels
+    if network.config.out_channels == 2 * channels:
+        return network
+    old = network.conv_out
+    new = torch.nn.Conv2d(old.in_channels, 2 * old.out_channels, old.kernel_size, padding=old.padding)
+    for name in ("weight", "bias"):
+        values = getattr(old, name).data
+        getattr(new, name).data.copy_(torch.cat([values, torch.zeros_like(values)]))
+    network.conv_out = new
+    network.register_to_config(out_channels=2 * channels)
+    logger.warning("output channels: %d before, %d now, the new ones for the variance", channels, 2 * channels)
+    return network
+
+
+def _without_classes(network: UNet2DModel, null: int | None) -> UNet2DModel:
+    if network.class_embedding is None:
+        return network
+    rows = network.class_embedding.weight.data
+    logger.warning("%d class embeddings become one: the network is unconditional now", len(rows))
+    network.time_embedding.linear_2.bias.data += rows.mean(0) if null is None else rows[null]
+    network.class_embedding = None
+    network.register_to_config(num_class_embeds=None)
+    return network
+
+
+def _with_classes(
+    network: UNet2DModel, old_names: list[str], null: int | None, class_names: tuple[str, ...]
+) -> UNet2DModel:
+    count = len(class_names) + 1
+    width = network.time_embedding.linear_2.out_features
+    old = network.class_embedding.weight.data if network.class_embedding is not None else torch.zeros(1, width)
+    start = old.mean(0) if null is None and len(old) > 1 else old[-1 if null is None else null]
+    kept = {name: old[i] for i, name in enumerate(old_names)}
+    # new classes that all began alike would take thousands of updates to part: embeddings move by a rate an update
+    free = iter([row for name, row in kept.items() if name not in class_names])
+    rows = torch.stack([kept[name] if name in kept else next(free, start) for name in class_names] + [start])
+    known = sum(name in kept for name in class_names)
+    if list(class_names) != old_names or network.class_embedding is None:
+        logger.warning(
+            "class embeddings: %d before, %d now (%d classes and 'no class'); %d classes known by name keep theirs, "
+            "%d take over one that is gone",
+            len(old) if network.class_embedding is not None else 0,
+            count,
+            len(class_names),
+            known,
+            min(len(class_names), len(kept)) - known,
+        )
+    network.class_embedding = torch.nn.Embedding(count, width)
+    network.class_embedding.weight.data.copy_(rows)
+    network.register_to_config(num_class_embeds=count)
+    return network

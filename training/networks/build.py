@@ -1,0 +1,77 @@
+"""A new network, from a config, to fit the data."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import UNet2DModel
+
+import pipelines
+from training.data import ImageData
+from training.recipes import Recipe
+
+# a U-Net of this shape behind a pixel-unshuffle unless --model_config_name_or_path says otherwise
+NETWORK: dict[str, Any] = {
+    "_class_name": "PatchedUNet2DModel",
+    "patch_size": 2,
+    "block_out_channels": [128, 128],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "resnet_time_scale_shift": "scale_shift",
+}
+
+
+def build_network(
+    recipe: Recipe, data: ImageData, num_class_embeds: int | None, learned_variance: bool = False
+) -> UNet2DModel:
+    """A new network over images of the data's size and channels; its weights follow from the seed.
+
+    It has twice as many output channels to learn its variance.
+
+    Raises:
+        ValueError: a size that the network cannot halve, or a config that names no known class.
+    """
+    config = {k: v for k, v in _network_config(recipe).items() if k not in ("_diffusers_version", "_name_or_path")}
+    class_name = config.pop("_class_name", "UNet2DModel")
+    _, channels, height, width = data.images.shape
+    outputs = channels * (2 if learned_variance else 1)
+    config |= {"in_channels": channels, "out_channels": outputs, "num_class_embeds": num_class_embeds}
+    config["sample_size"] = height if height == width else [height, width]
+    model_class = getattr(pipelines, class_name, None) or getattr(diffusers, class_name, None)
+    if model_class is None:
+        raise ValueError(
+            f"model_config_name_or_path must name a class of diffusers or of pipelines, got {class_name!r}"
+        )
+    defaults = {k: p.default for k, p in inspect.signature(model_class.__init__).parameters.items()}
+    check_divisible(defaults | config, height, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return model_class(**config)
+
+
+def _network_config(recipe: Recipe) -> dict[str, Any]:
+    if recipe.model_config_name_or_path is None:
+        return dict(NETWORK)
+    path = Path(recipe.model_config_name_or_path)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(
+            f"model_config_name_or_path must be a JSON file or a folder with config.json, got {str(path)!r}"
+        )
+    return json.loads(path.read_text())
+
+
+def check_divisible(config: dict[str, Any], height: int, width: int) -> None:
+    """Raise ValueError, with a size that works, unless a network of this config can halve pictures of this size."""
+    factor = config.get("patch_size", 1) * 2 ** (len(config.get("block_out_channels", [0])) - 1)
+    if height % factor or width % factor:
+        nearest = max(factor, round(min(height, width) / factor) * factor)
+        raise ValueError(
+            f"--resolution must be a multiple of {factor} for this network (try {nearest}), got {width}x{height}"
+        )

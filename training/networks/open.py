@@ -1,0 +1,74 @@
+"""Opening a pipeline by folder or Hub id, and reading its JSON without its weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+import pipelines
+from training.model_index import FILE, ModelIndex, parse_index
+
+RUN_BY = {"DiTPipeline": "LatentDiffusionPipeline"}  # stock pipelines that one of ours with another name runs
+
+
+def load_pipeline(name_or_path: str) -> DiffusionPipeline:
+    """A pipeline from a folder or a Hub id, run by the class of this project that has its name: no downloaded code.
+
+    Raises:
+        ValueError: the folder is no pipeline, or its class is not one of this project's.
+    """
+    index = _pretrained_index(name_or_path)
+    class_name = index.class_name if index.source else RUN_BY.get(index.class_name, index.class_name)
+    known = [name for name in pipelines.__all__ if name.endswith("Pipeline")]
+    if class_name not in known:
+        raise ValueError(f"pretrained_model_name_or_path must be one of {', '.join(known)}, got a {class_name}")
+    return getattr(pipelines, class_name).from_pretrained(name_or_path)
+
+
+def pretrained_size(name_or_path: str) -> tuple[int, int]:
+    """(channels, side in pixels) of the network of a pipeline, from its config alone.
+
+    The config lies in unet/, or at the root, where the first published pipelines have all their files.
+
+    Raises:
+        ValueError: no U-Net, or one that denoises the latents of an autoencoder.
+    """
+    config = _pretrained_json(name_or_path, "unet/config.json", "config.json")
+    if "vae" in _pretrained_index(name_or_path).components:
+        raise ValueError(f"pretrained_model_name_or_path must denoise pixels, {name_or_path!r} denoises latents")
+    size = config["sample_size"]
+    return config["in_channels"], size if isinstance(size, int) else min(size)
+
+
+def _pretrained_index(name_or_path: str) -> ModelIndex:
+    return parse_index(_pretrained_json(name_or_path, FILE))
+
+
+def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:
+    """The first of `files` that a folder, or a repository on the Hub, holds.
+
+    Raises:
+        ValueError: it is a folder and holds none of them.
+    """
+    path = Path(name_or_path)
+    if not path.exists():
+        return json.loads(_first_on_hub(name_or_path, files).read_text())
+    for file in files:
+        if (path / file).is_file():
+            return json.loads((path / file).read_text())
+    raise ValueError(f"pretrained_model_name_or_path must hold {files[0]}, {name_or_path!r} does not")
+
+
+def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> Path:
+    for file in files[:-1]:
+        try:
+            return Path(hf_hub_download(repo_id, file))
+        except LocalEntryNotFoundError:  # the Hub cannot be asked: it is missing only where the Hub once said so
+            if try_to_load_from_cache(repo_id, file) is not _CACHED_NO_EXIST:
+                raise
+        except EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(repo_id, files[-1]))
