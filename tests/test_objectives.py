@@ -17,7 +17,6 @@ from toys import tiny_unet
 from training_runs import SMALL, forget_accelerate, picture_folder, pictures, small_settings
 
 from pipelines import DDPMPipeline
-from training.card_data import command_of, runs_of, training_text
 from training.loop import Trainer
 from training.objectives import find_objective, objective_here
 from training.objectives.base import Batch, Objective
@@ -26,6 +25,7 @@ from training.objectives.denoising import Denoising
 from training.objectives.noisy_classifier import NoisyClassification
 from training.randomness import BatchRandom
 from training.recipes import RECIPES, Recipe, flag
+from training.sharing.card_data import command_of, runs_of, training_text
 from training.train import parse
 
 ROOT = Path(__file__).resolve().parent.parent
