@@ -19,10 +19,10 @@ from torch import Tensor
 
 from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_f6a8b285 import check_eta, ddim_steps
+from .ddim_90af925a import check_eta, ddim_steps
 from .run_faceb04a import Denoiser, Step
-from .schedule_3c881231 import NoiseSchedule
-from .solvers_8d5e7cc7 import PROCESS_SCHEDULERS, Solver
+from .schedule_24ec4487 import NoiseSchedule
+from .solvers_f7f9fac1 import PROCESS_SCHEDULERS, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -196,4 +196,4 @@ def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .packaging_52796253 import __doc__ as _  # noqa: E402, F401
-from .process_d6484b9c import __doc__ as _  # noqa: E402, F401
+from .process_193ce34b import __doc__ as _  # noqa: E402, F401

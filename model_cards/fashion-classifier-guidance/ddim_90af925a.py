@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Labels
-from .process_d6484b9c import broadcast
+from .process_193ce34b import broadcast
 from .run_faceb04a import Denoiser, Step
-from .schedule_3c881231 import NoiseSchedule
-from .solvers_8d5e7cc7 import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
+from .schedule_24ec4487 import NoiseSchedule
+from .solvers_f7f9fac1 import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
 
 
 def ddim_step(

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels
-from .ddim_f6a8b285 import check_eta, ddim_steps
-from .ddpm_5c9d3300 import MeanShift, ancestral_steps
-from .process_d6484b9c import Process, output_of_x0, output_rate, predict_x0
+from .ddim_90af925a import check_eta, ddim_steps
+from .ddpm_21c9e858 import MeanShift, ancestral_steps
+from .process_193ce34b import Process, output_of_x0, output_rate, predict_x0
 from .run_faceb04a import Denoiser, Step, padded_rows
-from .schedule_3c881231 import NoiseSchedule
-from .solvers_8d5e7cc7 import Clip, Solver
+from .schedule_24ec4487 import NoiseSchedule
+from .solvers_f7f9fac1 import Clip, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t

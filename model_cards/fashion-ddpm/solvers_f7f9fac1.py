@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process_d6484b9c import Process, predict_eps, predict_x0
+from .process_193ce34b import Process, predict_eps, predict_x0
 from .run_faceb04a import Denoiser, Step
-from .schedule_3c881231 import NoiseSchedule
+from .schedule_24ec4487 import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
 # these take two slopes a step, the first of them at its beginning

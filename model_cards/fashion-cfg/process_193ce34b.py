@@ -56,8 +56,7 @@ def predict_x0(output: Tensor, x_t: Tensor, a: Level, b: Level, prediction_type:
         ValueError: an unknown `prediction_type`.
     """
     check_prediction_type(prediction_type)
-    output, x_t, square = up(output), up(x_t), broadcast(a * a + b * b, x_t)
-    a, b = broadcast(a, x_t), broadcast(b, x_t)
+    output, x_t, a, b, square = _working(output, x_t, a, b)
     if prediction_type == "epsilon":
         return (x_t - b * output) / a
     if prediction_type == "v_prediction":
@@ -72,13 +71,18 @@ def predict_eps(output: Tensor, x_t: Tensor, a: Level, b: Level, prediction_type
         ValueError: an unknown `prediction_type`.
     """
     check_prediction_type(prediction_type)
-    output, x_t, square = up(output), up(x_t), broadcast(a * a + b * b, x_t)
-    a, b = broadcast(a, x_t), broadcast(b, x_t)
+    output, x_t, a, b, square = _working(output, x_t, a, b)
     if prediction_type == "sample":
         return (x_t - a * output) / b
     if prediction_type == "v_prediction":
         return (b * x_t + a * output) / square
     return output
+
+
+def _working(output: Tensor, x_t: Tensor, a: Level, b: Level) -> tuple[Tensor, ...]:
+    """All of them, and a^2 + b^2, ready to be multiplied; the square is taken before precision is lost."""
+    levels = (broadcast(level, x_t) for level in (a, b, a * a + b * b))
+    return up(output), up(x_t), *levels
 
 
 def output_rate(a: float, b: float, prediction_type: str) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process_d6484b9c import broadcast, predict_eps, predict_x0, up, velocity
+from .process_193ce34b import broadcast, predict_eps, predict_x0, up, velocity
 
 SPACINGS = ("trailing", "leading", "linspace")
 

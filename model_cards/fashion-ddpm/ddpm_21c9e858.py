@@ -19,8 +19,8 @@ from torch import Tensor
 from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_b7e2da26 import Labels
 from .run_faceb04a import Denoiser, Step
-from .schedule_3c881231 import NoiseSchedule
-from .solvers_8d5e7cc7 import Clip, Solver, predict
+from .schedule_24ec4487 import NoiseSchedule
+from .solvers_f7f9fac1 import Clip, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
@@ -193,4 +193,4 @@ class DDPMPipeline(StepwisePipeline):
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .packaging_52796253 import __doc__ as _  # noqa: E402, F401
-from .process_d6484b9c import __doc__ as _  # noqa: E402, F401
+from .process_193ce34b import __doc__ as _  # noqa: E402, F401
