@@ -246,7 +246,7 @@ def test_frozen_modules_are_still_and_cast_unless_they_are_saved(precision: str,
 def test_any_condition_with_a_null_is_dropped_by_the_same_code() -> None:
     count = 2000
     conditions = {"class_labels": torch.arange(count) % 3, "prompt": torch.randn(count, 5, 2)}
-    nulls = {"class_labels": torch.tensor(3), "prompt": torch.full((5, 2), 7.0)}
+    nulls = {"class_labels": 3, "prompt": torch.full((5, 2), 7.0)}
     rng = BatchRandom(0, 3, 0, count, count)
     found = drop(conditions, nulls, 0.3, rng)
     dropped = rng.uniform("label dropout") < 0.3
@@ -254,12 +254,12 @@ def test_any_condition_with_a_null_is_dropped_by_the_same_code() -> None:
     for name, value in conditions.items():
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name][~dropped], value[~dropped])
-        assert torch.equal(found[name][dropped], nulls[name].expand_as(value[dropped]))
+        assert torch.equal(found[name][dropped], torch.as_tensor(nulls[name]).expand_as(value[dropped]))
     other = drop(conditions, nulls, 0.3, rng, stream="prompt dropout")
     assert not torch.equal(other["class_labels"], found["class_labels"])
     assert drop({}, {}, 0.3, rng) == {}
-    with pytest.raises(KeyError, match="prompt"):
-        drop(conditions, {"class_labels": torch.tensor(3)}, 0.3, rng)
+    kept = drop(conditions, {"class_labels": 3}, 1.0, rng)
+    assert bool((kept["class_labels"] == 3).all()) and torch.equal(kept["prompt"], conditions["prompt"])
 
 
 # --- one that is not ours ---

@@ -1,34 +1,31 @@
-"""What a network is given besides x_t and t: a dict of tensors, one row an example, each with a null for "none"."""
+"""What a network is given besides x_t and t: a dict of tensors, one row per image, each with a null for "none"."""
 
 import torch
 from torch import Tensor
 
+from pipelines.conditions import Conditions, Nulls, nulls_for
 from training.data import ImageData
 from training.randomness import BatchRandom
 
 
 def drop(
-    conditions: dict[str, Tensor],
-    nulls: dict[str, Tensor],
-    share: float,
-    rng: BatchRandom,
-    stream: str = "label dropout",
-) -> dict[str, Tensor]:
+    conditions: Conditions, nulls: Nulls, share: float, rng: BatchRandom, stream: str = "label dropout"
+) -> Conditions:
     """Conditions that are dropped at random, for classifier-free guidance (Ho & Salimans 2022, algorithm 1).
 
     Args:
         conditions: each (N, ...)
-        nulls: by the same names, what stands for "none": the shape of one row, or one that broadcasts to it
-        share: of the examples that lose their conditions, all of them at once, as a network without them has none
-        rng: says which examples, from the numbers of `stream`; others than these drop another part on its own
+        nulls: what a network is given instead, by the same names; a condition without a null is never dropped
+        share: of the images that lose their conditions, all of them at once, as guidance asks for all nulls at once
+        rng: says which images, from the numbers of `stream`; those of another stream drop a part on its own
     """
-    dropped = rng.uniform(stream) < share
+    dropped, without = rng.uniform(stream) < share, nulls_for(conditions, nulls)
 
-    def replaced(value: Tensor, null: Tensor) -> Tensor:
+    def mixed(value: Tensor, null: Tensor) -> Tensor:
         rows = dropped.to(value.device).view(-1, *[1] * (value.ndim - 1))
-        return torch.where(rows, null.to(value), value)
+        return torch.where(rows, null, value)
 
-    return {name: replaced(value, nulls[name]) for name, value in conditions.items()}
+    return {name: mixed(value, without[name]) for name, value in conditions.items()}
 
 
 def class_names_of(data: ImageData) -> tuple[str, ...]:

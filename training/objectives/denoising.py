@@ -19,6 +19,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, Scheduler
 from torch import Tensor, nn
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
+from pipelines.conditions import Conditions
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
 from training.networks.adapt import fit_network, with_variance_channels
@@ -83,7 +84,7 @@ class Denoising(Objective):
     def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
         super().__init__(options, network)
         self.class_names = class_names
-        self.nulls = {"class_labels": torch.tensor(len(class_names))} if class_names else {}
+        self.nulls = {"class_labels": len(class_names)} if class_names else {}
         self.guidance_interval = (0.0, 1.0)
         self.learned = network.config.out_channels == 2 * network.config.in_channels
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
@@ -150,7 +151,7 @@ class Denoising(Objective):
             self.history.note(t, terms)
         return (simple + len(self.schedule) / 1000 * terms) * weights.to(x0)
 
-    def conditions(self, batch: Batch, rng: BatchRandom) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, rng: BatchRandom) -> Conditions:
         """What the network is given besides x_t and t, dropped now and then: "class_labels" (N,), or nothing."""
         given = {"class_labels": batch["labels"]} if self.class_names else {}
         return drop(given, self.nulls, self.options.label_dropout, rng)
