@@ -26,6 +26,7 @@ from benchmarks.stock import StockTrainer
 from benchmarks.table import Row, check_at_least, command_line, table
 from benchmarks.timing import now
 from training.data import ImageData
+from training.evaluation.measuring import floor_of
 from training.loop import Trainer
 from training.metrics.judge import Judge
 from training.recipes import Recipe, flag
@@ -185,7 +186,7 @@ def run(options: Options) -> list[Row]:
     stock_row["frechet_distance"] = distance(judge, draw, 0, options.samples, "stock")
     for row in (stock_row, our_row):
         row["ratio"] = stock_row["frechet_distance"] / max(row["frechet_distance"], 1e-9)
-    floor = judge.floor(data, options.samples, options.seed)
+    floor = floor_of(judge, data, options.samples, options.seed)
     real = {"name": "real training pictures", "frechet_distance": floor["frechet_distance"]}
     return [stock_row, our_row, real]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from training.data import ImageData
 from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.prepare import Evaluation
@@ -16,8 +17,8 @@ from training.metrics.nearest import Memorisation
 class Measuring:
     """The measures of an evaluation, with the features of its real pictures in the cache.
 
-    `floor` is what as many training pictures score, chosen at random: what a perfect model would. `test_accuracy` is
-    the network's on the test pictures; None where it names no classes, or they have none.
+    `floor` is what as many training pictures score. `test_accuracy` is the network's on the test pictures; None where
+    it names no classes, or they have none.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -26,7 +27,7 @@ class Measuring:
         features, recognised = cached
         self.test_accuracy = class_measures(recognised, test.labels).get("class_accuracy")
         self.judge = Judge(network, features, options.num_samples)
-        self.floor = self._floor(evaluation)
+        self.floor = floor_of(self.judge, evaluation.train, options.num_samples, options.seed)
         self.memorisation = None
         if options.nearest:
             images = evaluation.train.images
@@ -39,11 +40,12 @@ class Measuring:
         found = self.judge.measure(pixels, asked, "samples")
         return found | (self.memorisation.measure(pixels) if self.memorisation else {})
 
-    def _floor(self, evaluation: Evaluation) -> dict[str, Any]:
-        train, count, seed = evaluation.train, evaluation.options.num_samples, evaluation.options.seed
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(train.images))[:count])
-        labels = None if train.labels is None else train.labels[chosen]
-        which = f"{train.fingerprint} {count} {seed}"
-        cache_dir, network = default_cache_dir(), evaluation.network
-        found = extract_cached(network, train.images[chosen], which, cache_dir, "training pictures")
-        return {"num_samples": len(chosen)} | self.judge.compare(*found, labels)
+
+def floor_of(judge: Judge, train: ImageData, count: int, seed: int) -> dict[str, Any]:
+    """The numbers of `count` training pictures, chosen at random: what a perfect model would score."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(train.images))[:count])
+    labels = None if train.labels is None else train.labels[chosen]
+    which = f"{train.fingerprint} {count} {seed}"
+    cache_dir = default_cache_dir()
+    found = extract_cached(judge.classifier, train.images[chosen], which, cache_dir, "training pictures")
+    return {"num_samples": len(chosen)} | judge.compare(*found, labels)
