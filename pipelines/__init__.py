@@ -1,27 +1,20 @@
-"""Diffusion pipelines, one algorithm per file; each saves and loads with its own code."""
+"""Diffusion pipelines, one algorithm per file; each saves and loads with its own code.
 
-from .adm_unet import ADMUNet2DModel
-from .classifier_free_guidance import ClassifierFreeGuidancePipeline
-from .classifier_guidance import ClassifierGuidancePipeline
-from .clip_guidance import CLIPGuide
-from .ddim import DDIMPipeline
-from .ddpm import DDPMPipeline
-from .exact import GaussianMixture
-from .latent_diffusion import LatentDiffusionPipeline
-from .noisy_classifier import NoisyClassifier
-from .patched_unet import PatchedUNet2DModel
-from .schedule import NoiseSchedule
+`from pipelines import DDIMPipeline` finds any class of this folder, and imports its file alone.
+"""
 
-__all__ = [
-    "ADMUNet2DModel",
-    "CLIPGuide",
-    "ClassifierFreeGuidancePipeline",
-    "ClassifierGuidancePipeline",
-    "DDIMPipeline",
-    "DDPMPipeline",
-    "GaussianMixture",
-    "LatentDiffusionPipeline",
-    "NoiseSchedule",
-    "NoisyClassifier",
-    "PatchedUNet2DModel",
-]
+from importlib import import_module
+from typing import Any
+
+from .about import classes_by_file
+
+
+def __getattr__(name: str) -> Any:
+    stem = classes_by_file().get(name)
+    if stem is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{stem}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(classes_by_file())

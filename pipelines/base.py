@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .conditions import Classes, Conditions, Labels, Nulls
+from .facts import Facts
 from .packaging import CodeCarryingPipeline
 from .run import Run, Step, evaluate
 
@@ -125,10 +126,7 @@ class StepwisePipeline(CodeCarryingPipeline):
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of what the network denoises."""
-        config = self.denoising_network.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return (config.in_channels, height, width)
+        return self.facts.sample_shape
 
     def network(self, x_t: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """The network as a denoiser: x_t (N, C, H, W), t a number or (N,) -> (N, C or 2C, H, W)."""
@@ -137,8 +135,7 @@ class StepwisePipeline(CodeCarryingPipeline):
     @property
     def variance_type(self) -> str:
         """The variance that the config asks for; a network with 2C channels has learned its own."""
-        config = self.denoising_network.config
-        if config.out_channels == 2 * config.in_channels:
+        if self.facts.learns_variance:
             return "learned_range"
         kind = self.scheduler.config.get("variance_type", "fixed_small")
         if kind == "fixed_small_log":  # another way to write the same number
@@ -166,9 +163,22 @@ class StepwisePipeline(CodeCarryingPipeline):
         return latents.to(noise.device, torch.promote_types(latents.dtype, torch.float32)), noise
 
     @property
+    def facts(self) -> Facts:
+        """What the configs of the parts say: classes, channels, sizes."""
+        names, last_is_null = self.class_names or [], self.about.get("last_label_is_null", False)
+        vae, classifier = (getattr(self, part, None) for part in ("vae", "classifier"))
+        return Facts(
+            self.denoising_network.config,
+            None if vae is None else vae.config,
+            None if classifier is None else classifier.config,
+            len(names),
+            last_is_null,
+        )
+
+    @property
     def num_class_embeds(self) -> int | None:
         """How many labels the network knows, with the one that may stand for "no class"; None without classes."""
-        return self.denoising_network.config.get("num_class_embeds")
+        return self.facts.num_class_embeds
 
     @property
     def class_names(self) -> list[str] | None:
@@ -178,15 +188,13 @@ class StepwisePipeline(CodeCarryingPipeline):
 
     @property
     def null_label(self) -> int | None:
-        """The label that stands for "no class" in a network trained with label dropout: one past the last name."""
-        count, names = self.num_class_embeds, self.class_names
-        return len(names) if names and count == len(names) + 1 else None
+        """The label that stands for "no class" in a network trained with label dropout, its last one; else None."""
+        return self.facts.null_label
 
     @property
     def num_classes(self) -> int | None:
         """How many classes can be asked for; None for an unconditional network."""
-        embeds, null = self.num_class_embeds, self.null_label
-        return embeds if null is None else null
+        return self.facts.num_classes
 
     @property
     def nulls(self) -> Nulls:

@@ -80,6 +80,13 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet"
+    about = {
+        "summary": "Draws {subject}, with classifier-free guidance "
+        "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
+        "paper": "https://arxiv.org/abs/2207.12598",
+        "last_label_is_null": True,
+        "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+    }
 
     def __init__(
         self,
@@ -95,7 +102,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
     @property
     def null_label(self) -> int:
         """The label that stands for "no class": the network's last one."""
-        embeds = self.unet.config.get("num_class_embeds")
+        embeds = self.num_class_embeds
         if embeds is None or embeds < 2:
             raise ValueError(f"unet must have num_class_embeds of at least 2 (the last is 'no class'), got {embeds}")
         return embeds - 1

@@ -11,6 +11,7 @@ DDIMScheduler algorithm 2 with DDIM's steps; any other diffusers scheduler is dr
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,6 +96,19 @@ class ClassifierGuidancePipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet->classifier"
+    about = {
+        "summary": "An unconditional model, steered towards {subject} by a classifier of noisy pictures "
+        "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts "
+        "the mean of each step, any other scheduler has eps shifted.",
+        "paper": "https://arxiv.org/abs/2105.05233",
+        "example": {"num_inference_steps": 25, "guidance_scale": 4.0},
+        "page": {
+            "guidance_scale": {
+                "value": 4.0,
+                "info": "0 = off, 1 = as the classifier has it, higher follows the class more closely",
+            },
+        },
+    }
     _optional_components = ["classifier"]
 
     def __init__(
@@ -107,11 +121,6 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
         self.register_to_config(id2label=id2label)
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many classes the classifier knows, or without one the network."""
-        return super().num_classes if self.classifier is None else self.classifier.config.num_classes
 
     def predict_x0(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         """The network's x_0 at x_t (N, C, H, W), differentiable: what a guide that knows no noise should look at.
@@ -182,10 +191,9 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             raise ValueError(f"guide must be given to follow a condition, got None with condition {condition!r}")
         if labels is None:
             return None
-        if self.num_class_embeds is not None and super().num_classes != self.num_classes:
-            raise ValueError(
-                f"unet and classifier must know the same classes, got {super().num_classes} and {self.num_classes}"
-            )
+        own = replace(self.facts, classifier=None).num_classes
+        if own not in (None, self.num_classes):
+            raise ValueError(f"unet and classifier must know the same classes, got {own} and {self.num_classes}")
         if self.classifier is None:
             raise ValueError("guide must be given to draw a class: this pipeline has no classifier, got None")
         self.classifier.float()  # gradients in bfloat16 are too coarse to follow

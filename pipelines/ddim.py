@@ -108,7 +108,12 @@ class DDIMPipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    stock_class = "DDIMPipeline"
+    about = {
+        "summary": "Draws {subject} in few steps ([Song et al. 2021](https://arxiv.org/abs/2010.02502)).",
+        "paper": "https://arxiv.org/abs/2010.02502",
+        "stock": "DDIMPipeline",
+        "samplers": {"DDPM": "DDPMPipeline"},
+    }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:
         super().__init__()

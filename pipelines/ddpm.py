@@ -109,7 +109,13 @@ class DDPMPipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    stock_class = "DDPMPipeline"
+    about = {
+        "summary": "Draws {subject} ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
+        "paper": "https://arxiv.org/abs/2006.11239",
+        "stock": "DDPMPipeline",
+        "samplers": {"DDIM": "DDIMPipeline"},
+        "example": {"num_inference_steps": 100},
+    }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:
         super().__init__()

@@ -47,6 +47,14 @@ class LatentDiffusionPipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet->transformer->vae"
+    about = {
+        "summary": "Draws {subject}, in the latent space of an autoencoder "
+        "([Rombach et al. 2022](https://arxiv.org/abs/2112.10752)).",
+        "paper": "https://arxiv.org/abs/2112.10752",
+        "runs": ("DiTPipeline",),
+        "last_label_is_null": True,
+        "example": {"num_inference_steps": 50, "guidance_scale": 4.0},
+    }
     _optional_components = ["unet", "transformer"]
 
     def __init__(
@@ -77,16 +85,6 @@ class LatentDiffusionPipeline(StepwisePipeline):
     def denoising_network(self) -> torch.nn.Module:
         """The U-Net or the transformer."""
         return self.transformer if self.unet is None else self.unet
-
-    @property
-    def num_class_embeds(self) -> int | None:
-        """How many labels the network knows, the last of them "no class"; None for an unconditional U-Net."""
-        return super().num_class_embeds if self.transformer is None else self.transformer.config.num_embeds_ada_norm + 1
-
-    @property
-    def null_label(self) -> int | None:
-        """The label that stands for "no class": the network's last one."""
-        return None if self.num_class_embeds is None else self.num_class_embeds - 1
 
     @property
     def stock_class(self) -> str | None:

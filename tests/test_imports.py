@@ -18,10 +18,12 @@ COMPANIONS = {
     "process": set(),
     "packaging": set(),
     "conditions": set(),
+    "facts": set(),
     "schedule": {"process"},
     "run": {"conditions"},
     "solvers": {"process", "run", "schedule"},
-    "base": {"conditions", "packaging", "run"},
+    "base": {"conditions", "facts", "packaging", "run"},
+    "about": {"facts"},  # stays here: it reads what travels
 }
 COMPONENTS = {"patched_unet", "adm_unet", "noisy_classifier"}  # they travel with their weights
 EVERYTHING_A_FOLDER_MAY_NEED = {"torch", "diffusers", "transformers", "numpy", "huggingface_hub", "PIL"}

@@ -137,7 +137,7 @@ def test_the_page_draws(name: str, catalogue: Catalogue) -> None:
     info = describe(name, FOLDER / name)
     assert (info.pipeline, info.carries_code, info.shape) == (FOLDERS[name][0], True, (8, 8, 1))
     assert bool(info.class_names) == (name not in WITHOUT_CLASSES)
-    assert info.steered == (name in ("guidance", "guidance_classes"))
+    assert bool(info.page) == name.startswith("guidance"), "a guidance scale of its own"
     assert set(SAMPLERS) <= set(info.samplers)
     for sampler in SAMPLERS:
         *_, last = draw(Settings(name, steps=2, count=2, sampler=sampler), catalogue)

@@ -261,12 +261,12 @@ def test_a_folder_that_carries_no_code_runs_ours(tmp_path: Path) -> None:
 def test_a_model_that_a_classifier_guides_has_classes_and_its_own_scale(tmp_path: Path) -> None:
     steered = Catalogue({"named": save_steered(tmp_path / "a"), "numbered": save_steered(tmp_path / "b", None)})
     info = steered["named"]
-    assert info.steered and info.class_names == tuple(NAMES.values()) and "DDPM" in info.samplers
+    assert info.page and info.class_names == tuple(NAMES.values()) and "DDPM" in info.samplers
     assert steered["numbered"].labels == (0, 1, 2)
     shown = controls.looks(info, Settings("named"))
     assert shown["guidance_scale"]["info"].startswith("0 = off") and shown["guidance_scale"]["visible"]
     assert not shown["guidance_low"]["visible"]
-    assert Settings.checked({"model": "named"}, steered).guidance_scale == defaults.STEERING_SCALE
+    assert Settings.checked({"model": "named"}, steered).guidance_scale == 4.0
     for sampler in ("UniPC", "DDPM", "DDIM"):
         options = {"model": "named", "class_name": info.class_names[1], "steps": 3, "count": 2, "sampler": sampler}
         off, on = (final_pixels(Settings(**options, guidance_scale=s), steered) for s in (0.0, 30.0))
@@ -278,8 +278,8 @@ def test_a_scale_that_nobody_chose_changes_with_the_kind_of_guidance(tmp_path: P
     with gr.Blocks():
         tab, place = GenerateTab(models), FIELDS.index("guidance_scale")
     for model, scale, expected in (
-        ("steered", defaults.GUIDANCE_SCALE, defaults.STEERING_SCALE),
-        ("tiny-cfg", defaults.STEERING_SCALE, defaults.GUIDANCE_SCALE),
+        ("steered", defaults.GUIDANCE_SCALE, 4.0),
+        ("tiny-cfg", 4.0, defaults.GUIDANCE_SCALE),
         ("steered", 3.5, 3.5),
     ):
         values = Settings(model, guidance_scale=scale).as_dict()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.about import facts_of_folder, of_folder
+from pipelines.facts import Facts
 from training.files import read_json_object
 
 FILE = "model_index.json"
@@ -21,6 +23,16 @@ class ModelIndex:
     source: str | None
     class_names: list[str]  # by label; empty without names
     components: dict[str, tuple[str, str]]
+    content: dict[str, Any]
+
+    def about(self, folder: Path) -> dict[str, Any]:
+        """What the pipeline in a folder says of itself (pipelines/about.py); {} for one that says nothing."""
+        found = of_folder(folder, self.content["_class_name"])
+        return {} if found is None else found.says
+
+    def facts(self, folder: Path) -> Facts:
+        """What the configs in a folder say: classes, channels, sizes."""
+        return facts_of_folder(folder, self.content)
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -50,6 +62,7 @@ def parse_index(content: dict[str, Any]) -> ModelIndex:
         source=source,
         class_names=[names[key] for key in sorted(names, key=int)],
         components={key: tuple(value) for key, value in content.items() if _names_a_component(key, value)},
+        content=content,
     )
 
 

@@ -12,7 +12,6 @@ from .settings import FIELDS, Settings
 NEW_SEED, KEEP_SEED = "new", "keep"
 FEW = 16  # choices up to this number are laid out as chips, more go into a list
 GUIDANCE_HELP = "1 = the class alone, 0 = no class at all, higher follows the class more closely"
-STEERING_HELP = "0 = off, 1 = as the classifier has it, higher follows the class more closely"
 
 
 @dataclass
@@ -86,7 +85,7 @@ def looks(info: ModelInfo, settings: Settings) -> dict[str, dict[str, Any]]:
     shown["class_name"] |= {"choices": [defaults.ANY_CLASS, *info.class_names], "visible": bool(info.class_names)}
     shown["sampler"] |= {"choices": list(info.samplers) or [settings.sampler], "visible": bool(info.samplers)}
     shown["eta"]["visible"] = bool(info.samplers) and settings.sampler == "DDIM"
-    shown["guidance_scale"]["info"] = STEERING_HELP if info.steered else GUIDANCE_HELP
+    shown["guidance_scale"]["info"] = info.page.get("guidance_scale", {}).get("info", GUIDANCE_HELP)
     for name, reach in (("steps", defaults.SLIDER_STEPS), ("guidance_scale", defaults.SLIDER_GUIDANCE)):
         shown[name]["maximum"] = max(reach, shown[name]["value"])  # Gradio refuses a value beyond the handle's reach
     for name, argument in _GUIDANCE.items():

@@ -3,7 +3,6 @@
 SAMPLER = "UniPC"
 STEPS = 8
 GUIDANCE_SCALE = 2.0
-STEERING_SCALE = 4.0  # of a model that a classifier steers; its card has what scales do
 GUIDANCE_INTERVAL = (0.2, 0.8)  # shares of the noise process, t / (T - 1), between which to guide
 GUIDANCE_RESCALE = 0.0
 ETA = 0.0

@@ -15,7 +15,7 @@ from .draw import Frames, Progress, draw
 from .grid import LIVE_WIDTH, grid
 from .models import Catalogue
 from .outputs import files, opening, report, status
-from .settings import FIELDS, Settings, problems
+from .settings import FIELDS, Settings, own_scale, problems
 from .snippet import snippet
 from .stops import Stops
 
@@ -233,7 +233,7 @@ class GenerateTab:
     def follow_model(self, *values: Any) -> list[Any]:
         """Make the controls fit another model, keeping what still holds; a scale that nobody chose becomes its own."""
         named = self._named(values)
-        if named["guidance_scale"] in (defaults.GUIDANCE_SCALE, defaults.STEERING_SCALE):
+        if named["guidance_scale"] in {own_scale(self.catalogue[name]) for name in self.catalogue.names}:
             named["guidance_scale"] = None
         settings = Settings.recalled(named, self.catalogue)
         self.catalogue.warm(settings.model)

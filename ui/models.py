@@ -1,25 +1,21 @@
 """The models of the page: what each can do, read from its files alone, and its pipeline, loaded when first needed."""
 
-import ast
 import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from pipelines.about import facts_of_folder, of_folder
+from pipelines.facts import Facts
+
 from . import defaults, fastpath
 from .fastpath import FastPath
-from .samplers import OWN_CLASSES, SCHEDULERS
-
-PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
-BASE = "StepwisePipeline"  # its `stream` takes the arguments of `__call__`, but for these:
-OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
-RUN_BY = {"DiTPipeline": "LatentDiffusionPipeline"}  # stock pipelines that one of ours with another name runs
+from .samplers import SCHEDULERS
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,8 @@ class ModelInfo:
         shape: (height, width, channels) of its pictures, as far as the configs of network and autoencoder tell
         samplers: what may be chosen; empty where the pipeline has no scheduler to swap
         max_steps: length of the noise schedule
-        steered: whether a classifier guides it, so that a guidance scale of 0 is off
+        page: settings of the page by name, {"value": ..., "info": ...}, where the pipeline's differ
+        swaps: samplers that another class of ours runs, with its name
     """
 
     name: str
@@ -51,7 +48,8 @@ class ModelInfo:
     shape: tuple[int, int, int]
     samplers: tuple[str, ...]
     max_steps: int
-    steered: bool
+    page: dict[str, dict[str, Any]]
+    swaps: dict[str, str]
 
     @property
     def samples(self) -> Path | None:
@@ -112,27 +110,27 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     folder = _fetch(str(source))
     index = _read_json(folder / "model_index.json")
     declared = index.get("_class_name")
-    carries_code = isinstance(declared, list)
-    pipeline = declared[1] if carries_code else RUN_BY.get(str(declared), str(declared))
-    arguments = _stream_arguments(folder / f"{declared[0]}.py" if carries_code else None, pipeline)
-    if arguments is None:
-        raise ValueError(f"model {source}: its pipeline {pipeline} has no method 'stream', which the page draws with")
-    config = _network_config(folder)
-    steered = any(index.get("classifier") or [])  # [null, null] where there is none
-    names, labels = _classes(_class_count(folder, config, "vae" in index, arguments), index)
+    about = of_folder(folder, declared)
+    if about is None:
+        name = declared if isinstance(declared, str) else declared[1]
+        raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
+    facts, takes_labels = facts_of_folder(folder, index), "class_labels" in about.arguments
+    names, labels = _classes(facts.num_classes or 0 if takes_labels else 0, index)
+    swaps = about.says.get("samplers", {})
     return ModelInfo(
         name,
         str(source),
         folder,
-        pipeline,
-        carries_code,
-        arguments,
+        about.name,
+        isinstance(declared, list),
+        about.arguments,
         names,
         labels,
-        _shape(config, folder / "vae" / "config.json"),
-        _samplers(index, pipeline, arguments),
+        _shape(facts),
+        _samplers(index, swaps, about.arguments),
         _max_steps(_part(folder, "scheduler", "scheduler_config.json")),
-        steered,
+        about.says.get("page", {}),
+        swaps,
     )
 
 
@@ -176,26 +174,6 @@ def _part(folder: Path, name: str, file: str) -> Path:
     return folder / name / file if (folder / name).is_dir() else folder / file
 
 
-def _network_config(folder: Path) -> dict[str, Any]:
-    """The config of the transformer or of the U-Net; {} where there is none."""
-    path = _part(folder, "transformer" if (folder / "transformer").is_dir() else "unet", "config.json")
-    return _read_json(path) if path.is_file() else {}
-
-
-def _class_count(folder: Path, config: dict[str, Any], latent: bool, arguments: frozenset[str]) -> int:
-    """How many classes can be asked for, as far as the configs of classifier and network tell."""
-    if "class_labels" not in arguments:
-        return 0
-    classifier = folder / "classifier" / "config.json"
-    if classifier.is_file():
-        return int(_read_json(classifier).get("num_classes") or 0)
-    if config.get("num_embeds_ada_norm"):
-        return int(config["num_embeds_ada_norm"])  # of a DiT, which has one more for "no class"
-    embeds = int(config.get("num_class_embeds") or 0)
-    free = latent or "guidance_interval" in arguments  # classifier-free guidance keeps the last label for "no class"
-    return embeds - (free and embeds > 0)
-
-
 def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
     """Names on the page, and what `class_labels` takes for each."""
     named = index.get("id2label") or {}
@@ -206,13 +184,10 @@ def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[
     return tuple(map(str, range(count))), tuple(range(count))
 
 
-def _shape(config: dict[str, Any], vae: Path) -> tuple[int, int, int]:
-    size, channels, factor = config.get("sample_size") or 28, config.get("in_channels", 1), 1
-    if vae.is_file():
-        autoencoder = _read_json(vae)
-        channels, factor = autoencoder.get("out_channels", 3), 2 ** (len(autoencoder["block_out_channels"]) - 1)
-    height, width = (size, size) if isinstance(size, int) else size
-    return height * factor, width * factor, 3 if channels >= 3 else 1
+def _shape(facts: Facts) -> tuple[int, int, int]:
+    """(height, width, channels) to show: 28 x 28 grey where the configs do not say."""
+    channels, height, width = facts.image_shape or (1, 28, 28)
+    return height, width, 3 if channels >= 3 else 1
 
 
 def _max_steps(config: Path) -> int:
@@ -220,31 +195,9 @@ def _max_steps(config: Path) -> int:
     return min(trained or defaults.MAX_STEPS, defaults.MAX_STEPS)
 
 
-def _samplers(index: dict[str, Any], pipeline: str, arguments: frozenset[str]) -> tuple[str, ...]:
+def _samplers(index: dict[str, Any], swaps: dict[str, str], arguments: frozenset[str]) -> tuple[str, ...]:
+    """DDIM and DDPM are our own steps: a pipeline runs them itself, or another class of ours does."""
     if "scheduler" not in index:
         return ()
-    own = pipeline in OWN_CLASSES.values() or "eta" in arguments
-    return tuple(name for name in SCHEDULERS if own or name not in OWN_CLASSES)
-
-
-def _stream_arguments(source: Path | None, pipeline: str) -> frozenset[str] | None:
-    """Arguments of `stream` of class `pipeline`, read from its source; None where there is no such method."""
-    if source is not None:
-        return _signatures(source).get(pipeline)
-    known = [_signatures(path).get(pipeline) for path in sorted(PIPELINES.glob("*.py"))]
-    return next((arguments for arguments in known if arguments is not None), None)
-
-
-@cache
-def _signatures(source: Path) -> dict[str, frozenset[str]]:
-    """By class, the arguments of its `stream`: its own, or those of `__call__` where it inherits the method."""
-    classes = [node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)]
-    found = {}
-    for node in classes:
-        methods = {method.name: method for method in node.body if isinstance(method, ast.FunctionDef)}
-        inherits = any(isinstance(base, ast.Name) and base.id == BASE for base in node.bases)
-        method = methods.get("stream") or (methods.get("__call__") if inherits else None)
-        if method is not None:
-            arguments = method.args.posonlyargs + method.args.args + method.args.kwonlyargs
-            found[node.name] = frozenset(argument.arg for argument in arguments) - {"self", *OUTPUT_ARGUMENTS}
-    return found
+    own = "eta" in arguments or bool(swaps)
+    return tuple(name for name in SCHEDULERS if own or name not in ("DDIM", "DDPM"))

@@ -9,13 +9,6 @@ SCHEDULERS = {
     "DDIM": "DDIMScheduler",
     "DDPM": "DDPMScheduler",
 }
-# Without guidance each of these two runs its own step in a class of its own.
-OWN_CLASSES = {"DDIM": "DDIMPipeline", "DDPM": "DDPMPipeline"}
-
-
-def class_for(pipeline: str, sampler: str) -> str:
-    """The pipeline class that runs `sampler` on a model whose folder names `pipeline`."""
-    return OWN_CLASSES.get(sampler, pipeline) if pipeline in OWN_CLASSES.values() else pipeline
 
 
 def options(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
@@ -36,14 +29,15 @@ def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:
     import diffusers
 
     import pipelines
+    from pipelines.about import of_class
 
     components = dict(pipe.components)
     if sampler is not None:
         scheduler = getattr(diffusers, SCHEDULERS[sampler])
         config = pipe.scheduler.config
         components["scheduler"] = scheduler.from_config(config, **options(sampler, steps, config.num_train_timesteps))
-    name = type(pipe).__name__
-    wanted = name if sampler is None else class_for(name, sampler)
-    cls = type(pipe) if wanted == name else getattr(pipelines, wanted)
+    about = of_class(type(pipe).__name__)
+    other = about.says.get("samplers", {}).get(sampler) if about else None
+    cls = getattr(pipelines, other) if other else type(pipe)
     kept = {key: value for key, value in pipe.config.items() if not key.startswith("_") and key not in components}
     return cls(**components, **kept)

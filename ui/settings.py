@@ -13,7 +13,7 @@ from .models import Catalogue, ModelInfo
 
 def own_scale(info: ModelInfo) -> float:
     """The guidance scale that a model draws with unless told otherwise: scales of the two kinds do not compare."""
-    return defaults.STEERING_SCALE if info.steered else defaults.GUIDANCE_SCALE
+    return info.page.get("guidance_scale", {}).get("value", defaults.GUIDANCE_SCALE)
 
 
 @dataclass(frozen=True)

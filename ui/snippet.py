@@ -4,7 +4,7 @@ import json
 
 from .fastpath import FastPath
 from .models import ModelInfo
-from .samplers import SCHEDULERS, class_for, options
+from .samplers import SCHEDULERS, options
 from .settings import Settings
 
 
@@ -15,8 +15,8 @@ def snippet(settings: Settings, info: ModelInfo, path: FastPath) -> str:
 
 def _own_class(settings: Settings, info: ModelInfo) -> str | None:
     """The class of this project that has to be named, because the folder does not bring it."""
-    wanted = class_for(info.pipeline, settings.sampler) if info.samplers else info.pipeline
-    return wanted if wanted != info.pipeline or not info.carries_code else None
+    other = info.swaps.get(settings.sampler) if info.samplers else None
+    return other or (None if info.carries_code else info.pipeline)
 
 
 def _imports(settings: Settings, info: ModelInfo) -> list[str]:

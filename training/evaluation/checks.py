@@ -104,21 +104,15 @@ def check_bits(model: Model, options: Options, test: ImageData) -> None:
         )
     if getattr(model.pipe, "vae", None) is not None:
         raise ValueError(f"bits_per_dim must be 0: {model.name} diffuses latents, and its bound is not one of pixels")
-    if model.pipe.unet.config.get("num_class_embeds") is not None and model.pipe.null_label is None:
+    if model.facts.num_class_embeds is not None and model.facts.null_label is None:
         raise ValueError(f"bits_per_dim must be 0: {model.name} cannot be asked without a class")
-    if "learned_range" in (options.variance_type or []) and not learns_variance(model):
+    if "learned_range" in (options.variance_type or []) and not model.facts.learns_variance:
         raise ValueError(f"variance_type must not be learned_range: {model.name} has learned no variance")
-
-
-def learns_variance(model: Model) -> bool:
-    """Whether the network gives a variance beside its prediction."""
-    config = model.pipe.unet.config
-    return config.out_channels == 2 * config.in_channels
 
 
 def own_variance(model: Model) -> str:
     """The variance that a model asks for by its channels or its scheduler."""
-    if learns_variance(model):
+    if model.facts.learns_variance:
         return "learned_range"
     large = "large" in model.own_scheduler.config.get("variance_type", "fixed_small")
     return "fixed_large" if large else "fixed_small"

@@ -15,6 +15,8 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from pipelines.about import of_class
+from pipelines.facts import Facts
 from pipelines.solvers import half_step_spacing
 from training.files import hash_files
 
@@ -37,6 +39,7 @@ class Model:
     name: str  # the folder's name, or the Hub id
     folder: Path
     shape: tuple[int, int, int]  # (C, H, W) of a picture
+    facts: Facts
     num_classes: int | None  # None: unconditional
     class_names: tuple[str, ...] | None
     own_scheduler: Any  # as it was saved
@@ -118,14 +121,15 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network_of(pipe).to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
-    parameters = inspect.signature(type(pipe).__call__).parameters
+    parameters, facts = inspect.signature(type(pipe).__call__).parameters, facts_of(pipe)
     names = getattr(pipe, "class_names", None)
     return Model(
         pipe=pipe,
         name=folder.resolve().name if Path(model).is_dir() else model,
         folder=folder,
-        shape=picture_shape(pipe),
-        num_classes=count_classes(pipe) if "class_labels" in parameters else None,
+        shape=facts.image_shape,
+        facts=facts,
+        num_classes=facts.num_classes if "class_labels" in parameters else None,
         class_names=None if names is None else tuple(names),
         own_scheduler=pipe.scheduler,
         arguments={name: parameter.default for name, parameter in parameters.items()},
@@ -138,34 +142,17 @@ def network_of(pipe: DiffusionPipeline) -> torch.nn.Module | None:
     return getattr(pipe, "transformer", None) if unet is None else unet
 
 
-def picture_shape(pipe: DiffusionPipeline) -> tuple[int, int, int]:
-    """(C, H, W) of a picture; an autoencoder enlarges the size that the network denoises."""
-    config, vae = network_of(pipe).config, getattr(pipe, "vae", None)
-    size = config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    if vae is None:
-        return config.in_channels, height, width
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    return vae.config.out_channels, height * factor, width * factor
-
-
-def count_classes(pipe: DiffusionPipeline) -> int | None:
-    """How many classes a pipeline that takes `class_labels` tells apart.
-
-    Where the network is unconditional they are those of a second one that steers it. A DiT counts them without the
-    label that stands for none.
-    """
-    config = network_of(pipe).config
-    if config.get("num_embeds_ada_norm") is not None:
-        return config.num_embeds_ada_norm
-    embeds = config.get("num_class_embeds")
-    if embeds is not None:
-        null = getattr(pipe, "null_label", None)
-        return embeds if null is None else null
-    own = getattr(pipe, "num_classes", None)
-    if own is None and getattr(pipe, "classifier", None) is not None:
-        own = len(pipe.class_names) if getattr(pipe, "class_names", None) else None
-    return own
+def facts_of(pipe: DiffusionPipeline) -> Facts:
+    """What the configs of an open pipeline's parts say, of a stock one or of one with older code too."""
+    about = of_class(type(pipe).__name__)
+    vae, classifier = (getattr(pipe, part, None) for part in ("vae", "classifier"))
+    return Facts(
+        network_of(pipe).config,
+        None if vae is None else vae.config,
+        None if classifier is None else classifier.config,
+        len(getattr(pipe, "class_names", None) or ()),
+        bool(about and about.says.get("last_label_is_null")),
+    )
 
 
 def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from pipelines import NoiseSchedule
 from pipelines.ddpm import VARIANCES
+from pipelines.facts import Facts
 from training.metrics.likelihood import bound_term, prior_term, reverse_step
 from training.randomness import seeded
 
@@ -104,7 +105,7 @@ def _check(pipe: DiffusionPipeline, images: np.ndarray, variances: list[str], ti
         raise ValueError(f"images must be at least 2 of shape {pipe.sample_shape}, got {images.shape}")
     if timesteps_per_image < 2:
         raise ValueError(f"timesteps_per_image must be at least 2, got {timesteps_per_image}")
-    learned = pipe.unet.config.out_channels == 2 * pipe.unet.config.in_channels
+    learned = Facts(pipe.unet.config).learns_variance
     for name in variances:
         if name not in VARIANCES:
             raise ValueError(f"variances must be among {', '.join(VARIANCES)}, got {name!r}")

@@ -9,9 +9,8 @@ from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import pipelines
+from pipelines.about import of_class, pipeline_names
 from training.model_index import FILE, ModelIndex, parse_index
-
-RUN_BY = {"DiTPipeline": "LatentDiffusionPipeline"}  # stock pipelines that one of ours with another name runs
 
 
 def load_pipeline(name_or_path: str) -> DiffusionPipeline:
@@ -20,12 +19,13 @@ def load_pipeline(name_or_path: str) -> DiffusionPipeline:
     Raises:
         ValueError: the folder is no pipeline, or its class is not one of this project's.
     """
-    index = _pretrained_index(name_or_path)
-    class_name = index.class_name if index.source else RUN_BY.get(index.class_name, index.class_name)
-    known = [name for name in pipelines.__all__ if name.endswith("Pipeline")]
-    if class_name not in known:
-        raise ValueError(f"pretrained_model_name_or_path must be one of {', '.join(known)}, got a {class_name}")
-    return getattr(pipelines, class_name).from_pretrained(name_or_path)
+    class_name = _pretrained_index(name_or_path).class_name
+    about = of_class(class_name)
+    if about is None:
+        raise ValueError(
+            f"pretrained_model_name_or_path must be one of {', '.join(pipeline_names())}, got a {class_name}"
+        )
+    return getattr(pipelines, about.name).from_pretrained(name_or_path)
 
 
 def pretrained_size(name_or_path: str) -> tuple[int, int]:

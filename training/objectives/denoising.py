@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
 from pipelines.conditions import Conditions
+from pipelines.facts import Facts
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
 from training.networks.adapt import fit_network, with_variance_channels
@@ -86,7 +87,7 @@ class Denoising(Objective):
         self.class_names = class_names
         self.nulls = {"class_labels": len(class_names)} if class_names else {}
         self.guidance_interval = (0.0, 1.0)
-        self.learned = network.config.out_channels == 2 * network.config.in_channels
+        self.learned = Facts(network.config).learns_variance
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
         variance = {} if class_names else {"variance_type": "learned_range" if self.learned else options.variance_type}
         self.scheduler = scheduler_class(

@@ -10,8 +10,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from pipelines.facts import Facts
 from training.files import read_json_object
-from training.model_index import ModelIndex, read_index
+from training.model_index import read_index
 from training.run_record import pushed_id, pushed_revision, record_path
 from training.sharing.card_data import base_model, datasets_of, runs_of, training_text
 from training.sharing.card_tables import (
@@ -35,24 +36,11 @@ PLOTS = {
     "likelihood.png": "The terms of the bound over t",
     "noise_accuracy.png": "Accuracy of the classifier by noise level",
 }
-SUMMARIES = {
-    "ClassifierFreeGuidancePipeline": "Draws {subject}, with classifier-free guidance "
-    "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
-    "ClassifierGuidancePipeline": "An unconditional model, steered towards {subject} by a classifier of noisy pictures "
-    "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts the "
-    "mean of each step, any other scheduler has eps shifted.",
-    "DDPMPipeline": "Draws {subject} ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
-    "DDIMPipeline": "Draws {subject} in few steps ([Song et al. 2021](https://arxiv.org/abs/2010.02502)).",
-    "LatentDiffusionPipeline": "Draws {subject}, in the latent space of an autoencoder "
-    "([Rombach et al. 2022](https://arxiv.org/abs/2112.10752)).",
-}
 CODE = (
     "The repository carries the code of its pipeline; `trust_remote_code=True` lets diffusers run it. From a clone of "
     "the\nproject, `pipelines.{kind}.from_pretrained(...)` runs the code of the clone instead."
 )
 STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
-GUIDANCE = {"ClassifierFreeGuidancePipeline": 2.0, "ClassifierGuidancePipeline": 4.0, "LatentDiffusionPipeline": 4.0}
-STEPS = {"DDPMPipeline": 100, "ClassifierGuidancePipeline": 25, "LatentDiffusionPipeline": 50}
 
 
 def render(folder: Path, repo_id: str | None = None) -> str:
@@ -70,13 +58,13 @@ def render(folder: Path, repo_id: str | None = None) -> str:
     revision = pushed_revision(folder) if repo_id in (None, known_id) else None
     name = (repo_id or folder.resolve().name).rpartition("/")[2]
     kind, carries_code = index.class_name, index.source is not None
-    model = _Model(folder, kind, index.class_names, _class_count(folder, index), "vae" in index.components)
+    model = _Model(folder, index.class_names, index.about(folder), index.facts(folder))
     card = ModelCard.from_template(
         _card_data(name, model, rows, runs),
         template_path=str(TEMPLATE),
         name=name,
         written=WRITTEN,
-        summary=SUMMARIES.get(kind, "Draws {subject}.").format(subject=_subject(model)),
+        summary=model.about.get("summary", "Draws {subject}.").format(subject=_subject(model)),
         picture=_picture(model),
         source=_source(folder, repo_id or known_id, revision, carries_code),
         call=_call(model),
@@ -97,32 +85,19 @@ class _Model:
     """What the words of a card depend on."""
 
     folder: Path
-    kind: str
     class_names: list[str]
-    num_classes: int | None
-    latent: bool
+    about: dict[str, Any]  # what its pipeline says of itself
+    facts: Facts
 
     @property
     def conditional(self) -> bool:
-        return bool(self.class_names or self.num_classes)
+        return bool(self.class_names or self.facts.num_classes)
 
 
 def is_own_card(folder: Path) -> bool:
     """Whether the README.md of a folder was written by hand, and is to stay."""
     path = folder / "README.md"
     return path.is_file() and WRITTEN not in path.read_text()
-
-
-def _class_count(folder: Path, index: ModelIndex) -> int | None:
-    """How many labels a part of the pipeline knows, as far as the configs tell."""
-    fields = {"unet": "num_class_embeds", "transformer": "num_embeds_ada_norm", "classifier": "num_classes"}
-    found = [_config(folder, name).get(field) for name, field in fields.items() if name in index.components]
-    return next((count for count in found if count), None)
-
-
-def _config(folder: Path, name: str) -> dict[str, Any]:
-    paths = [folder / name / "config.json", folder / "config.json"]
-    return next((read_json_object(path) for path in paths if path.is_file()), {})
 
 
 def _subject(model: _Model) -> str:
@@ -178,10 +153,11 @@ def _source(folder: Path, repo_id: str | None, revision: str | None, carries_cod
 
 
 def _call(model: _Model) -> str:
-    steps = f"num_inference_steps={STEPS.get(model.kind, 20)}"
+    example = {"num_inference_steps": 20} | model.about.get("example", {})
+    steps = f"num_inference_steps={example['num_inference_steps']}"
     if not model.conditional:
         return f"pipe(batch_size=4, {steps}).images[0]"
-    guided = f", guidance_scale={GUIDANCE[model.kind]}" if model.kind in GUIDANCE else ""
+    guided = f", guidance_scale={example['guidance_scale']}" if "guidance_scale" in example else ""
     names = model.class_names or [0, 1]
     labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
     return f"pipe(class_labels={labels}, {steps}{guided}).images[0]"
@@ -206,12 +182,10 @@ def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]
 
 
 def _shape(model: _Model) -> str:
-    config = _config(model.folder, "unet")
-    size = config.get("sample_size")
-    if model.latent or not size:  # the network's size is that of the latents
+    if model.facts.vae is not None or model.facts.image_shape is None:
         return ""
-    width, height = (size, size) if isinstance(size, int) else (size[1], size[0])
-    return f"The pictures are {width}x{height} and {'grey' if config.get('in_channels') == 1 else 'in colour'}. "
+    channels, height, width = model.facts.image_shape
+    return f"The pictures are {width}x{height} and {'grey' if channels == 1 else 'in colour'}. "
 
 
 def _note(rows: list[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ DDIMScheduler algorithm 2 with DDIM's steps; any other diffusers scheduler is dr
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,10 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels
-from .ddim_90af925a import check_eta, ddim_steps
-from .ddpm_21c9e858 import MeanShift, ancestral_steps
+from .ddim_532c87aa import check_eta, ddim_steps
+from .ddpm_e16350fd import MeanShift, ancestral_steps
 from .process_193ce34b import Process, output_of_x0, output_rate, predict_x0
 from .run_faceb04a import Denoiser, Step, padded_rows
 from .schedule_24ec4487 import NoiseSchedule
@@ -95,6 +96,19 @@ class ClassifierGuidancePipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet->classifier"
+    about = {
+        "summary": "An unconditional model, steered towards {subject} by a classifier of noisy pictures "
+        "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts "
+        "the mean of each step, any other scheduler has eps shifted.",
+        "paper": "https://arxiv.org/abs/2105.05233",
+        "example": {"num_inference_steps": 25, "guidance_scale": 4.0},
+        "page": {
+            "guidance_scale": {
+                "value": 4.0,
+                "info": "0 = off, 1 = as the classifier has it, higher follows the class more closely",
+            },
+        },
+    }
     _optional_components = ["classifier"]
 
     def __init__(
@@ -107,11 +121,6 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
         self.register_to_config(id2label=id2label)
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many classes the classifier knows, or without one the network."""
-        return super().num_classes if self.classifier is None else self.classifier.config.num_classes
 
     def predict_x0(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         """The network's x_0 at x_t (N, C, H, W), differentiable: what a guide that knows no noise should look at.
@@ -182,10 +191,9 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             raise ValueError(f"guide must be given to follow a condition, got None with condition {condition!r}")
         if labels is None:
             return None
-        if self.num_class_embeds is not None and super().num_classes != self.num_classes:
-            raise ValueError(
-                f"unet and classifier must know the same classes, got {super().num_classes} and {self.num_classes}"
-            )
+        own = replace(self.facts, classifier=None).num_classes
+        if own not in (None, self.num_classes):
+            raise ValueError(f"unet and classifier must know the same classes, got {own} and {self.num_classes}")
         if self.classifier is None:
             raise ValueError("guide must be given to draw a class: this pipeline has no classifier, got None")
         self.classifier.float()  # gradients in bfloat16 are too coarse to follow
@@ -259,4 +267,5 @@ def _mean_shift(gradient: Gradient, scale: float) -> MeanShift:
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .packaging_52796253 import __doc__ as _  # noqa: E402, F401
+from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
+from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401

@@ -16,7 +16,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_b7e2da26 import Labels
 from .run_faceb04a import Denoiser, Step
 from .schedule_24ec4487 import NoiseSchedule
@@ -109,7 +109,13 @@ class DDPMPipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    stock_class = "DDPMPipeline"
+    about = {
+        "summary": "Draws {subject} ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)).",
+        "paper": "https://arxiv.org/abs/2006.11239",
+        "stock": "DDPMPipeline",
+        "samplers": {"DDIM": "DDIMPipeline"},
+        "example": {"num_inference_steps": 100},
+    }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:
         super().__init__()
@@ -192,5 +198,6 @@ class DDPMPipeline(StepwisePipeline):
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .packaging_52796253 import __doc__ as _  # noqa: E402, F401
+from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
+from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401
 from .process_193ce34b import __doc__ as _  # noqa: E402, F401

@@ -17,9 +17,9 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_90af925a import check_eta, ddim_steps
+from .ddim_532c87aa import check_eta, ddim_steps
 from .run_faceb04a import Denoiser, Step
 from .schedule_24ec4487 import NoiseSchedule
 from .solvers_f7f9fac1 import PROCESS_SCHEDULERS, Solver
@@ -80,6 +80,13 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet"
+    about = {
+        "summary": "Draws {subject}, with classifier-free guidance "
+        "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
+        "paper": "https://arxiv.org/abs/2207.12598",
+        "last_label_is_null": True,
+        "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+    }
 
     def __init__(
         self,
@@ -95,7 +102,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
     @property
     def null_label(self) -> int:
         """The label that stands for "no class": the network's last one."""
-        embeds = self.unet.config.get("num_class_embeds")
+        embeds = self.num_class_embeds
         if embeds is None or embeds < 2:
             raise ValueError(f"unet must have num_class_embeds of at least 2 (the last is 'no class'), got {embeds}")
         return embeds - 1
@@ -195,5 +202,6 @@ def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .packaging_52796253 import __doc__ as _  # noqa: E402, F401
+from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
+from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401
 from .process_193ce34b import __doc__ as _  # noqa: E402, F401

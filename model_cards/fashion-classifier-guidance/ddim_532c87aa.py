@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_8de98108 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Labels
 from .process_193ce34b import broadcast
 from .run_faceb04a import Denoiser, Step
@@ -108,7 +108,12 @@ class DDIMPipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    stock_class = "DDIMPipeline"
+    about = {
+        "summary": "Draws {subject} in few steps ([Song et al. 2021](https://arxiv.org/abs/2010.02502)).",
+        "paper": "https://arxiv.org/abs/2010.02502",
+        "stock": "DDIMPipeline",
+        "samplers": {"DDPM": "DDPMPipeline"},
+    }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:
         super().__init__()
@@ -214,4 +219,5 @@ class DDIMPipeline(StepwisePipeline):
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .packaging_52796253 import __doc__ as _  # noqa: E402, F401
+from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
+from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401

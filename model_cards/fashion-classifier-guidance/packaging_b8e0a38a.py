@@ -31,8 +31,13 @@ _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 class CodeCarryingPipeline(DiffusionPipeline):
     """A pipeline whose `save_pretrained` and `push_to_hub` write a folder that loads anywhere."""
 
-    stock_class: str | None = None  # the diffusers pipeline that can run this one's model without our code
+    about: dict[str, Any] = {}  # what a pipeline says of itself: see about.py
     _carry_code = True
+
+    @property
+    def stock_class(self) -> str | None:
+        """The diffusers pipeline that can run this one's model without our code; None where there is none."""
+        return self.about.get("stock")
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, carry_code: bool = True, **kwargs: Any
