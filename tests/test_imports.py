@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("pipelines", "training", "ui", "benchmarks", "app")
 # what travels with the algorithms, and what of it each of them builds on
 COMPANIONS = {
+    "allocator": set(),  # of the programs: nothing that travels imports it
     "process": set(),
     "packaging": set(),
     "conditions": set(),

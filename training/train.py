@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser
 
+from pipelines.allocator import keep_freed_memory
 from training import hub
 from training.checkpoints import find_checkpoint
 from training.data import ImageData, load_images
@@ -88,9 +89,12 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def use_the_cores(processes: PartialState) -> None:
-    """Give this process its share of the cores: without --cpu, accelerate launch leaves it one thread."""
+    """On a CPU, keep freed memory and take this process's share of the cores: accelerate launch leaves it one thread."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if processes.device.type != "cpu" or not launched:
+    if processes.device.type != "cpu":
+        return
+    keep_freed_memory()
+    if not launched:
         return
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, usable // processes.num_processes))

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipelines.allocator import keep_freed_memory
+
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
 
@@ -62,9 +64,10 @@ def usable_cores(affinity: int, quota: str = "max 100000") -> int:
 
 @cache
 def detect() -> FastPath:
-    """The fast path of this machine; sets torch's thread count to the cores that it may use."""
+    """The fast path of this machine; sets torch's thread count to the cores that it may use, and keeps freed memory."""
     import torch
 
+    keep_freed_memory()
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores(affinity, _read("/sys/fs/cgroup/cpu.max"))))
     return choose(cpu_flags(_read("/proc/cpuinfo")), torch.cuda.is_available(), torch.backends.mps.is_available())

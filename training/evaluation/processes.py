@@ -13,6 +13,8 @@ from datetime import timedelta
 
 import torch
 
+from pipelines.allocator import keep_freed_memory
+
 PATIENCE = timedelta(days=7)  # one process may measure for hours while the others wait
 
 
@@ -28,6 +30,7 @@ class Processes:
     def launched(cls) -> Processes:
         """The processes that accelerate started, this one among them, each with its share of the cores."""
         processes = cls()
+        keep_freed_memory()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             processes._join()
         return processes
