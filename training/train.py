@@ -89,7 +89,7 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def use_the_cores(processes: PartialState) -> None:
-    """On a CPU, keep freed memory and take this process's share of the cores: accelerate launch leaves it one thread."""
+    """On a CPU, keep freed memory and take the process's share of the cores: accelerate launch leaves it one thread."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if processes.device.type != "cpu":
         return
