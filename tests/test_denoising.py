@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 from training_runs import pictures, small_settings
 
@@ -35,7 +35,7 @@ class Fake(torch.nn.Module):
     def __init__(self, answer: Tensor | None = None) -> None:
         super().__init__()
         self.answer, self.seen = answer, {}
-        self.config = SimpleNamespace(in_channels=1, out_channels=1 if answer is None else answer.shape[1])
+        self.config = FrozenDict(in_channels=1, out_channels=1 if answer is None else answer.shape[1])
 
     def forward(
         self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
