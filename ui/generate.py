@@ -111,8 +111,9 @@ class GenerateTab:
                 trigger_mode="always_last",
                 **QUIET,
             )
-        for name, follow in {"model": self.follow_model, "sampler": self.follow}.items():
-            self.controls.fields[name].input(follow, fields, fields, queue=False, **QUIET)
+        model, sampler, eta = (self.controls.fields[name] for name in ("model", "sampler", "eta"))
+        model.input(self.follow_model, fields, fields, queue=False, **QUIET)
+        sampler.input(self.follow_sampler, fields, eta, queue=False, **QUIET)
         self.controls.picture.upload(
             self.recall, self.controls.picture, [*fields, self.controls.seed_mode], queue=False, **QUIET
         )
@@ -226,9 +227,10 @@ class GenerateTab:
         what = "" if position >= len(frames.steps) else f", {kind}"
         return grid(frames.picture(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
 
-    def follow(self, *values: Any) -> list[Any]:
-        """Make the controls fit another sampler, keeping what still holds."""
-        return controls.updates(self.catalogue, Settings.recalled(self._named(values), self.catalogue))
+    def follow_sampler(self, *values: Any) -> dict[str, Any]:
+        """Show eta with the sampler that has it. No other control is touched: a visitor may be typing there."""
+        settings = Settings.recalled(self._named(values), self.catalogue)
+        return gr.update(visible=controls.looks(self.catalogue[settings.model], settings)["eta"]["visible"])
 
     def follow_model(self, *values: Any) -> list[Any]:
         """Make the controls fit another model, keeping what still holds; a scale that nobody chose becomes its own."""
