@@ -93,11 +93,16 @@ def config_in(folder: Path, part: str) -> dict[str, Any]:
     """
     for path in (folder / part / "config.json", folder / "config.json"):
         if path.is_file():
-            return _read_json(path)
+            return read_json(path)
     return {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a model holds.
+
+    Raises:
+        ValueError: there is none, or it is no JSON, by name.
+    """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

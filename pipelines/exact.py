@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import Level, Process
+from .process import Level, Process, check_prediction_type
 
 
 class GaussianMixture:
@@ -184,8 +184,7 @@ class GaussianMixture:
             ValueError: an unknown `prediction_type`.
         """
         answers = {"epsilon": self.predict_eps, "sample": self.predict_x0, "v_prediction": self.velocity}
-        if prediction_type not in answers:
-            raise ValueError(f"prediction_type must be one of {', '.join(answers)}, got {prediction_type!r}")
+        check_prediction_type(prediction_type)
 
         def denoise(x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
             return answers[prediction_type](x_t, *process.marginal(t), class_labels).to(x_t.dtype)

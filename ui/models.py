@@ -1,6 +1,5 @@
 """The models of the page: what each can do, read from its files alone, and its pipeline, loaded when first needed."""
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from pipelines.about import facts_of_folder, of_folder
+from pipelines.about import facts_of_folder, of_folder, read_json
 from pipelines.facts import Facts
 
 from . import defaults, fastpath
@@ -108,7 +107,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         ValueError: nothing there, no model_index.json, or a pipeline whose steps cannot be watched.
     """
     folder = _fetch(str(source))
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     declared = index.get("_class_name")
     about = of_folder(folder, declared)
     if about is None:
@@ -162,13 +161,6 @@ def _fetch(source: str) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model must hold a readable {path.name}: {path.parent} does not") from error
-
-
 def _part(folder: Path, name: str, file: str) -> Path:
     """A component's file: in its folder, or at the root, where the first published pipelines have all of theirs."""
     return folder / name / file if (folder / name).is_dir() else folder / file
@@ -191,7 +183,7 @@ def _shape(facts: Facts) -> tuple[int, int, int]:
 
 
 def _max_steps(config: Path) -> int:
-    trained = _read_json(config).get("num_train_timesteps") if config.is_file() else None
+    trained = read_json(config).get("num_train_timesteps") if config.is_file() else None
     return min(trained or defaults.MAX_STEPS, defaults.MAX_STEPS)
 
 
