@@ -1,4 +1,4 @@
-"""The Frechet distance of what contestants draw, against the test pictures (`training.metrics`)."""
+"""The Frechet distance of what contestants draw, against the test images (`training.metrics`)."""
 
 from collections.abc import Callable
 
@@ -26,23 +26,23 @@ def open_judge(features: str, dataset_name: str, samples: int) -> Judge:
     shape = (classifier.config.in_channels, *(classifier.config.sample_size,) * 2)
     if test.images.shape[1:] != shape:
         raise ValueError(
-            f"features must take pictures like those of dataset_name: {features} takes (channels, height, width) "
+            f"features must take images like those of dataset_name: {features} takes (channels, height, width) "
             f"{shape}, {dataset_name} has {test.images.shape[1:]}"
         )
-    found, _ = extract_cached(classifier, test.images, test.fingerprint, default_cache_dir(), "test pictures")
+    found, _ = extract_cached(classifier, test.images, test.fingerprint, default_cache_dir(), "test images")
     return Judge(classifier, found, samples)
 
 
 def distance(
     judge: Judge, draw: Callable[[int, int, int | None], list[Image.Image]], classes: int, samples: int, name: str
 ) -> float:
-    """Frechet distance of `samples` pictures, as many of each class, from `draw(count, seed, class or None)`."""
-    pictures = []
+    """Frechet distance of `samples` images, as many of each class, from `draw(count, seed, class or None)`."""
+    images = []
     with tqdm(total=samples, desc=f"Drawing {name}", unit="img", disable=None, leave=False) as bar:
         for label, count in portions(samples, classes):
-            pictures += draw(count, len(pictures), label)
+            images += draw(count, len(images), label)
             bar.update(count)
-    return judge.measure(to_pixels(pictures), None, name)["frechet_distance"]
+    return judge.measure(to_pixels(images), None, name)["frechet_distance"]
 
 
 def portions(samples: int, classes: int, most: int = 50) -> list[tuple[int | None, int]]:
@@ -58,7 +58,7 @@ def portions(samples: int, classes: int, most: int = 50) -> list[tuple[int | Non
     return parts
 
 
-def to_pixels(pictures: list[Image.Image]) -> np.ndarray:
+def to_pixels(images: list[Image.Image]) -> np.ndarray:
     """PIL images of one size -> uint8 (N, C, H, W)."""
-    stack = np.stack([np.asarray(picture) for picture in pictures])
+    stack = np.stack([np.asarray(image) for image in images])
     return stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)

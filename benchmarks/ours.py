@@ -31,13 +31,13 @@ def our_recipe(name: str, dataset_name: str, batch_size: int, **changes: object)
 
 
 def load_data(recipe: Recipe, network: str) -> ImageData:
-    """The pictures to train on, square, at the size that `network` ("stock" or another) asks for."""
+    """The images to train on, square, at the size that `network` ("stock" or another) asks for."""
     data = load_images(
         dataset_name=recipe.dataset_name, resolution=STOCK_SIZE if network == "stock" else recipe.resolution
     )
     _, _, height, width = data.images.shape
     if height != width:
-        raise ValueError(f"dataset_name must hold square pictures, {recipe.dataset_name} has {width}x{height}")
+        raise ValueError(f"dataset_name must hold square images, {recipe.dataset_name} has {width}x{height}")
     return data
 
 

@@ -42,11 +42,11 @@ class Options:
     minutes: float = flag(15.0, "wall time for each")
     recipe: str = flag("fashion-cfg", "recipe of our trainer")
     network: str = flag("recipe", NETWORK_HELP)
-    batch_size: int = flag(64, "images an update")
+    batch_size: int = flag(64, "images per update")
     dataset_name: str = flag("data/fashion", "a Hub id, or a folder of parquet, with a column named image")
     compile: bool = flag(True, "torch.compile for ours, if the recipe says so")
     stock_num_epochs: int = flag(100, "the stock loop's --num_epochs, over which its learning rate falls")
-    samples: int = flag(1000, "pictures that each draws")
+    samples: int = flag(1000, "images that each draws")
     steps: int = flag(25, "DDIM steps of ours")
     guidance_scale: float = flag(1.5, "of ours, if it has classes")
     stock_steps: int = flag(50, "DDIM steps of the stock pipeline")
@@ -135,7 +135,7 @@ def train_stock(trainer: StockTrainer, seconds: float) -> Row:
 
 
 def trained(name: str, updates: int, images: int, seconds: float) -> Row:
-    """What is known of a run before its pictures are judged."""
+    """What is known of a run before its images are judged."""
     return {
         "name": name,
         "updates": updates,
@@ -149,7 +149,7 @@ def trained(name: str, updates: int, images: int, seconds: float) -> Row:
 
 
 def from_ours(options: Options, pipe: Any, count: int, seed: int, label: int | None) -> list[Image.Image]:
-    """Pictures of our pipeline."""
+    """Images of our pipeline."""
     generator = torch.Generator().manual_seed(options.seed + seed)
     chosen: dict[str, Any] = {"batch_size": count}
     if label is not None:
@@ -158,13 +158,13 @@ def from_ours(options: Options, pipe: Any, count: int, seed: int, label: int | N
 
 
 def from_stock(options: Options, pipe: DDIMPipeline, count: int, seed: int, label: int | None) -> list[Image.Image]:
-    """Pictures of the stock pipeline."""
+    """Images of the stock pipeline."""
     generator = torch.Generator().manual_seed(options.seed + seed)
     return pipe(batch_size=count, num_inference_steps=options.stock_steps, generator=generator).images
 
 
 def run(options: Options) -> list[Row]:
-    """Train both, judge both; the first row is the peer's, the last what real training pictures score."""
+    """Train both, judge both; the first row is the peer's, the last what real training images score."""
     changes = {} if options.compile else {"torch_compile": False}
     recipe, denoising = our_recipe(
         options.recipe, options.dataset_name, options.batch_size, seed=options.seed, **changes
@@ -187,7 +187,7 @@ def run(options: Options) -> list[Row]:
     for row in (stock_row, our_row):
         row["ratio"] = stock_row["frechet_distance"] / max(row["frechet_distance"], 1e-9)
     floor = floor_of(judge, data, options.samples, options.seed)
-    real = {"name": "real training pictures", "frechet_distance": floor["frechet_distance"]}
+    real = {"name": "real training images", "frechet_distance": floor["frechet_distance"]}
     return [stock_row, our_row, real]
 
 
@@ -199,13 +199,13 @@ def new_stock(options: Options, recipe: Recipe, data: ImageData) -> StockTrainer
 
 
 def check_sizes(options: Options, data: ImageData, judge: Judge) -> None:
-    """Raise ValueError unless the judge takes pictures like those that are trained on."""
+    """Raise ValueError unless the judge takes images like those that are trained on."""
     config = judge.classifier.config
     judged = (config.in_channels, config.sample_size, config.sample_size)
     if data.images.shape[1:] != judged:
         size = np.array(data.images.shape[1:]).tolist()
         raise ValueError(
-            f"network must draw pictures that features takes, {list(judged)}; {options.network} draws {size}"
+            f"network must draw images that features takes, {list(judged)}; {options.network} draws {size}"
         )
 
 

@@ -1,4 +1,4 @@
-"""How long a batch of pictures takes: the app's default path against the stock DDIM loop, with the same weights.
+"""How long a batch of images takes: the app's default path against the stock DDIM loop, with the same weights.
 
     python -m benchmarks.sampling --model model_cards/fashion-cfg --images 16 --repeats 5 [--frechet]
 
@@ -36,14 +36,14 @@ class Options:
     """What to time."""
 
     model: str = flag("model_cards/fashion-cfg", "a pipeline's folder or a Hub id")
-    images: int = flag(16, "pictures a batch")
+    images: int = flag(16, "images per batch")
     repeats: int = flag(5, "timed turns of each contestant; medians are shown")
     steps: int = flag(50, "DDIM steps of the peer")
     guidance_scale: float = flag(2.0, "of the peer")
     timestep_spacing: str = flag("leading", "of the peer's scheduler: leading is the stock default; or trailing")
-    frechet: bool = flag(False, "draw --samples pictures each and show the Frechet distance to the test pictures")
-    samples: int = flag(1000, "pictures for the Frechet distance")
-    dataset_name: str = flag("data/fashion", "where the test pictures are")
+    frechet: bool = flag(False, "draw --samples images each and show the Frechet distance to the test images")
+    samples: int = flag(1000, "images for the Frechet distance")
+    dataset_name: str = flag("data/fashion", "where the test images are")
     features: str = flag("model_cards/fashion-features", "the classifier in whose features the distance is taken")
     json: str | None = flag(None, "write the numbers to this file")
 
@@ -58,7 +58,7 @@ class Options:
 class Contestant:
     """A way to draw.
 
-    `draw(count, seed, class or None)` gives pictures and evaluations an image (None: count them in the network);
+    `draw(count, seed, class or None)` gives images and evaluations per image (None: count them in the network);
     without a class it takes all in turn. `judged`: whether its Frechet distance is of interest.
     """
 
@@ -69,7 +69,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Timing:
-    """One run: seconds, those inside the network, and network evaluations an image."""
+    """One run: seconds, those inside the network, and network evaluations per image."""
 
     seconds: float
     network_seconds: float
@@ -173,7 +173,7 @@ def from_app(catalogue: Catalogue, count: int, seed: int, label: int | None) -> 
 
 
 def timed(contestant: Contestant, count: int) -> Timing:
-    """Draw `count` pictures once."""
+    """Draw `count` images once."""
     with network_time(contestant.network) as network:
         began = now()
         _, evaluations = contestant.draw(count, defaults.SEED, None)
@@ -193,12 +193,12 @@ def run(options: Options) -> list[Row]:
         contestant = found[row["name"]]
         row["ratio"] = rows[0]["seconds"] / row["seconds"]
         if judge is not None and contestant.judged:
-            draw = partial(pictures_only, contestant)
+            draw = partial(images_only, contestant)
             row["frechet_distance"] = distance(judge, draw, classes, options.samples, row["name"])
     return rows
 
 
-def pictures_only(contestant: Contestant, count: int, seed: int, label: int | None) -> list[Image.Image]:
+def images_only(contestant: Contestant, count: int, seed: int, label: int | None) -> list[Image.Image]:
     """What the judge wants of a contestant."""
     return contestant.draw(count, seed, label)[0]
 
@@ -217,7 +217,7 @@ def summary(name: str, results: list[Timing]) -> Row:
 
 def show(rows: list[Row]) -> str:
     """The rows as a table."""
-    heads = ["", "seconds", "range", "times faster", "evaluations an image", "outside the network"]
+    heads = ["", "seconds", "range", "times faster", "evaluations per image", "outside the network"]
     judged = any("frechet_distance" in row for row in rows)
     lines = [
         [

@@ -2,7 +2,7 @@
 
 `StockTrainer` has the structure and the defaults of diffusers' script
 examples/unconditional_image_generation/train_unconditional.py: accelerate without mixed precision, a DataLoader that
-decodes and transforms pictures as it goes, uniform timesteps, eps-prediction on the linear schedule, AdamW, clipping,
+decodes and transforms images as it goes, uniform timesteps, eps-prediction on the linear schedule, AdamW, clipping,
 and the averaged weights that the commands of its README ask for (`--use_ema`). Trackers, progress bar, checkpoints and
 sample grids are left out, which is in its favour.
 """
@@ -85,7 +85,7 @@ class Transform:
         self.resolution, self.mode = resolution, {1: "L", 3: "RGB"}[channels]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A picture of any size -> float32 (C, resolution, resolution) in [-1, 1]."""
+        """An image of any size -> float32 (C, resolution, resolution) in [-1, 1]."""
         image, size = image.convert(self.mode), self.resolution
         short = min(image.size)
         if short != size:

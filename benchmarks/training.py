@@ -1,4 +1,4 @@
-"""Images a second in training: our trainer against the loop of diffusers' train_unconditional.py, on the same U-Net.
+"""Images per second in training: our trainer against the loop of diffusers' train_unconditional.py, on the same U-Net.
 
     python -m benchmarks.training --repeats 5 --steps 10 [--network stock]
 
@@ -24,7 +24,7 @@ class Options:
 
     repeats: int = flag(5, "timed turns of each contestant; medians are shown")
     steps: int = flag(10, "updates a turn")
-    batch_size: int = flag(64, "images an update")
+    batch_size: int = flag(64, "images per update")
     recipe: str = flag("fashion-ddpm", "recipe of our trainer")
     network: str = flag("recipe", NETWORK_HELP)
     dataset_name: str = flag("data/fashion", "a Hub id, or a folder of parquet, with a column named image")

@@ -27,14 +27,14 @@ class ADMUNet2DModel(UNet2DModel):
     A stock `UNet2DModel` given this config fails on `attention_head_dim`, rather than run as another network.
 
     Args:
-        attention_head_dim: channels of a head at each level, widest picture first; the last is the middle's, too
+        attention_head_dim: channels of a head at each level, widest image first; the last is the middle's, too
         up_attention_head_dim: the same on the way up; default: as on the way down
         time_embedding_channels: of the sines and cosines; default: `block_out_channels[0]`
         timestep_scale: the network sees the timestep times this
         conv_resample: False: "conv" levels halve by averaging and double by repeating, without weights
 
     Raises:
-        ValueError: an `attention_head_dim` or `up_attention_head_dim` that is not one a level, or divides no width.
+        ValueError: an `attention_head_dim` or `up_attention_head_dim` that is not one per level, or divides no width.
     """
 
     @register_to_config
@@ -122,4 +122,4 @@ def _set_heads(block: nn.Module, head_dim: int) -> None:
 def _check_heads(name: str, heads: tuple[int, ...], widths: tuple[int, ...]) -> None:
     fits = isinstance(heads, (tuple, list)) and len(heads) == len(widths)
     if not fits or any(head < 1 or width % head for head, width in zip(heads, widths, strict=True)):
-        raise ValueError(f"{name} must be one a level and divide its channels {tuple(widths)}, got {heads}")
+        raise ValueError(f"{name} must be one per level and divide its channels {tuple(widths)}, got {heads}")

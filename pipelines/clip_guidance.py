@@ -25,10 +25,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class CLIPGuide:
-    """An object whose `log_prob` rises as a picture comes closer to a caption.
+    """An object whose `log_prob` rises as an image comes closer to a caption.
 
     Args:
-        model: a CLIPModel; for pictures that are noisy themselves, one that was trained on them
+        model: a CLIPModel; for images that are noisy themselves, one that was trained on them
         tokenizer: needed for captions that are text; None where they are given as embeddings
         predict_x0: (x_t, t) -> x_0, differentiable, such as `pipe.predict_x0`; None: the model is shown x_t itself
     """
@@ -44,7 +44,7 @@ class CLIPGuide:
     def log_prob(self, x_t: Tensor, t: Tensor | float, condition: str | list[str] | Tensor) -> Tensor:
         """tau g(x) . h(c), (N,), up to a constant; x_t (N, C, H, W) in [-1, 1], grey or RGB.
 
-        `condition` is a caption for all, one an image, or embeddings h(c), (N or 1, D).
+        `condition` is a caption for all, one per image, or embeddings h(c), (N or 1, D).
 
         Raises:
             ValueError: a number of captions that is not that of the images, or text without a tokenizer.
@@ -52,7 +52,7 @@ class CLIPGuide:
         x = x_t if self.predict_x0 is None else self.predict_x0(x_t, t)
         text = condition if isinstance(condition, Tensor) else self.embed_text(condition)
         if len(text) not in (1, len(x)):
-            raise ValueError(f"condition must be one caption or one an image ({len(x)}), got {len(text)}")
+            raise ValueError(f"condition must be one caption or one per image ({len(x)}), got {len(text)}")
         image = self.embed_image(x)
         return self.model.logit_scale.exp() * (image * normalize(text.to(image), dim=-1)).sum(-1)
 

@@ -98,7 +98,7 @@ def check_eta(eta: float, scheduler: Any, takes: tuple[str, ...] = ("DDIMSchedul
 
 
 class DDIMPipeline(StepwisePipeline):
-    """Sampling with any number of steps and any eta, and the inversion of a picture into its noise.
+    """Sampling with any number of steps and any eta, and the inversion of an image into its noise.
 
     Args:
         unet: a network of (x_t, t) and, where it has classes, labels
@@ -172,14 +172,14 @@ class DDIMPipeline(StepwisePipeline):
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
-        """Draw pictures.
+        """Draw images.
 
         Args:
             batch_size: how many, 1 unless `class_labels` says otherwise
-            class_labels: index, name, or a list with one an image, for a class-conditional network
+            class_labels: index, name, or a list with one per image, for a class-conditional network
             num_inference_steps: 1 to the length of the schedule
             eta: share of DDPM's noise, at least 0; 0 is deterministic, 1 is DDPM
-            generator: one generator, or a list with one an image
+            generator: one generator, or a list with one per image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it
             output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent"
             return_dict: False gives a tuple

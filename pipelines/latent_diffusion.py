@@ -33,7 +33,7 @@ from .solvers import Solver
 
 
 class LatentDiffusionPipeline(StepwisePipeline):
-    """Pictures decoded from latents that a U-Net or a DiT denoises; every Step holds latents, z_t as `x_t`.
+    """Images decoded from latents that a U-Net or a DiT denoises; every Step holds latents, z_t as `x_t`.
 
     Args:
         vae: the autoencoder
@@ -105,11 +105,11 @@ class LatentDiffusionPipeline(StepwisePipeline):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """x = D(z / s), (N, 3, H, W) in about [-1, 1], of latents (N, C, h, w); one at a time, so that none depends on
-        what lies beside it, and memory is that of one picture."""
+        what lies beside it, and memory is that of one image."""
         config, dtype = self.vae.config, next(self.vae.parameters()).dtype
         z = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        pictures = [self.vae.decode(one.to(dtype)).sample for one in z.split(1)]
-        return torch.cat(pictures).to(latents.dtype)
+        images = [self.vae.decode(one.to(dtype)).sample for one in z.split(1)]
+        return torch.cat(images).to(latents.dtype)
 
     # ------------------------------------------------------------------------------------------------- the pipeline
 
@@ -153,16 +153,16 @@ class LatentDiffusionPipeline(StepwisePipeline):
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
-        """Draw pictures.
+        """Draw images.
 
         Args:
-            class_labels: index, name (or a synonym of it), or a list with one an image; None draws without a class,
+            class_labels: index, name (or a synonym of it), or a list with one per image; None draws without a class,
                 and without guidance
-            batch_size: how many pictures of a single label, or without one
+            batch_size: how many images of a single label, or without one
             num_inference_steps: 1 to the length of the schedule
             guidance_scale: w >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             eta: share of DDPM's noise with a DDIMScheduler, at least 0
-            generator: one generator, or a list with one an image
+            generator: one generator, or a list with one per image
             latents: z_T, (N, C, h, w) unit noise, instead of drawing it
             output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent": z_0 = s E(x)
             return_dict: False gives a tuple

@@ -1,4 +1,4 @@
-"""A classifier of noisy pictures, p(y | x_t), whose gradient steers a diffusion model (Dhariwal & Nichol 2021, app. H).
+"""A classifier of noisy images, p(y | x_t), whose gradient steers a diffusion model (Dhariwal & Nichol 2021, app. H).
 
     grad_{x_t} log p(y | x_t)    is what classifier guidance adds to the score         https://arxiv.org/abs/2105.05233
 
@@ -53,11 +53,11 @@ class AttentionPool2d(nn.Module):
 
 
 class NoisyClassifier(ModelMixin, ConfigMixin):
-    """log p(y | x_t) of pictures at any noise level; its config has the names of `UNet2DModel`'s.
+    """log p(y | x_t) of images at any noise level; its config has the names of `UNet2DModel`'s.
 
     Args:
-        sample_size: height and width of the pictures, an int or (height, width); "attention" cannot do without
-        in_channels: of the pictures
+        sample_size: height and width of the images, an int or (height, width); "attention" cannot do without
+        in_channels: of the images
         num_classes: how many classes it tells apart
         pool: "attention", "adaptive" (mean over places), "spatial" or "spatial_v2" (means at every depth)
         patch_size: p x p pixels are folded into channels on the way in (see patched_unet.py)
@@ -195,7 +195,7 @@ def _check(config: dict) -> None:
             raise ValueError(f"{name} must be at least 1, got {config[name]}")
     kinds, channels, head = config["down_block_types"], config["block_out_channels"], config["attention_head_dim"]
     if len(kinds) != len(channels):
-        raise ValueError(f"down_block_types must be one a level ({len(channels)}), got {len(kinds)}")
+        raise ValueError(f"down_block_types must be one per level ({len(channels)}), got {len(kinds)}")
     attending = [width for kind, width in zip(kinds, channels, strict=True) if "Attn" in kind] + [channels[-1]]
     if any(width % head for width in attending):  # diffusers would round the number of heads down
         raise ValueError(f"attention_head_dim must divide the channels that attend {attending}, got {head}")

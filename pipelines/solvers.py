@@ -18,7 +18,7 @@ from .run import Denoiser, Step
 from .schedule import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-# these take two slopes a step, the first of them at its beginning
+# these take two slopes per step, the first of them at its beginning
 SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
 Clip = Callable[[Tensor], Tensor]
 

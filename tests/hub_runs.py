@@ -39,7 +39,7 @@ assert "pipelines" not in sys.modules and "training" not in sys.modules
 
 
 def trained_folder(folder: Path) -> Path:
-    """A tiny pipeline as a run leaves it: with its record, checkpoints, logs and pictures."""
+    """A tiny pipeline as a run leaves it: with its record, checkpoints, logs and images."""
     ddpm().save_pretrained(folder)
     recipe = {"recipe": "unconditional", "train_data_dir": str(folder.parent / "cats"), "prediction_type": "epsilon"}
     recipe |= {"learning_rate": 1e-3, "lr_scheduler": "cosine", "train_batch_size": 4, "ema_decay": 0.999}

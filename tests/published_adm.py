@@ -186,7 +186,7 @@ class Net(nn.Module):
 
 
 class UNet(Net):
-    """UNetModel, and SuperResModel where it is called with a picture `low_res`."""
+    """UNetModel, and SuperResModel where it is called with an image `low_res`."""
 
     def __init__(
         self, *, outputs: int = 3, num_classes: int | None = None, up_heads: int | None = None, **shape: object
@@ -224,7 +224,7 @@ class UNet(Net):
 
 
 class Encoder(Net):
-    """EncoderUNetModel with one of its four pools, for pictures of `size` pixels."""
+    """EncoderUNetModel with one of its four pools, for images of `size` pixels."""
 
     def __init__(self, *, size: int, pool: str, outputs: int, **shape: object) -> None:
         super().__init__(**shape)

@@ -56,7 +56,7 @@ class Middle(nn.Module):
 
 
 class Half(nn.Module):
-    """Encoder (`way` "down") or Decoder ("up"); `up` counts its levels from the whole picture, too."""
+    """Encoder (`way` "down") or Decoder ("up"); `up` counts its levels from the whole image, too."""
 
     def __init__(self, way: str, inputs: int, outputs: int, ch: int, mult: tuple[int, ...], layers: int) -> None:
         super().__init__()

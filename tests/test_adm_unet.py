@@ -35,10 +35,10 @@ def test_a_stock_unet_fails_on_the_config_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(attention_head_dim=8), r"attention_head_dim must be one a level and divide .* \(32, 64\), got 8"),
-        (dict(attention_head_dim=(8,)), "attention_head_dim must be one a level"),
-        (dict(attention_head_dim=(8, 48)), "attention_head_dim must be one a level"),
-        (dict(up_attention_head_dim=(8, 0)), "up_attention_head_dim must be one a level"),
+        (dict(attention_head_dim=8), r"attention_head_dim must be one per level and divide .* \(32, 64\), got 8"),
+        (dict(attention_head_dim=(8,)), "attention_head_dim must be one per level"),
+        (dict(attention_head_dim=(8, 48)), "attention_head_dim must be one per level"),
+        (dict(up_attention_head_dim=(8, 0)), "up_attention_head_dim must be one per level"),
     ],
 )
 def test_heads_that_do_not_fit_are_refused(changes: dict, message: str) -> None:

@@ -41,8 +41,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ["Cat", "Dog", "Fish"]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
     for split in ("train", "test"):
-        pictures = [Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(12)]
-        rows = {"image": pictures, "label": [i % 3 for i in range(12)]}
+        images = [Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(12)]
+        rows = {"image": images, "label": [i % 3 for i in range(12)]}
         (folder / "data/data").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_dict(rows, features=features).to_parquet(
             folder / f"data/data/{split}-00000-of-00001.parquet"
@@ -112,7 +112,7 @@ def test_quality_prints_and_writes_its_table(
     where = f"--dataset_name {place}/data --features {place}/features --json {tmp_path}/out.json"
     quality.main(f"{flags} --stock_steps 2 --samples 6 {where}".split())
     rows = table_of(capsys.readouterr().out)
-    assert [row[0] for row in rows] == ["stock loop", "ours", "real training pictures"]
+    assert [row[0] for row in rows] == ["stock loop", "ours", "real training images"]
     assert rows[0][5] == "1.0" and all(row[4] for row in rows)
     stock, ours, real = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert stock["updates"] > 0 and stock["images"] == 4 * stock["updates"]
@@ -164,7 +164,7 @@ def test_the_stock_loop_without_guidance_is_the_stock_pipeline_without_classes()
     assert unet.class_embedding is not None, "the model itself is to stay as it was"
 
 
-def test_our_pipeline_draws_the_peers_picture_from_the_peers_settings() -> None:
+def test_our_pipeline_draws_the_peers_image_from_the_peers_settings() -> None:
     pipe = guided(clip_sample=False, timestep_spacing="leading")
     label = torch.tensor([1])
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -173,7 +173,7 @@ def test_our_pipeline_draws_the_peers_picture_from_the_peers_settings() -> None:
     assert np.abs(to_pixels(stock).astype(int) - to_pixels(ours)).max() <= 1
 
 
-def test_the_transform_keeps_pixels_and_halves_larger_pictures() -> None:
+def test_the_transform_keeps_pixels_and_halves_larger_images() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     same = Transform(8, 1)(Image.fromarray(pixels))
     assert same.shape == (1, 8, 8) and same.dtype == torch.float32

@@ -91,7 +91,7 @@ def test_closing_the_stream_ends_the_work(make: object) -> None:
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_output_types_show_the_same_picture(make: object) -> None:
+def test_output_types_show_the_same_image(make: object) -> None:
     pipe = make()
     options = dict(batch_size=2, num_inference_steps=2)
     out = {kind: pipe(generator=seeded(), output_type=kind, **options).images for kind in ("pil", "np", "pt", "latent")}
@@ -116,7 +116,7 @@ def test_evaluations_are_counted_an_image(count: int) -> None:
     assert ddim()(count, num_inference_steps=3).nfe == 3
 
 
-def test_defaults_are_one_picture() -> None:
+def test_defaults_are_one_image() -> None:
     assert len(ddim()(num_inference_steps=1).images) == 1
     assert len(guided()("cat", num_inference_steps=1).images) == 1
     assert len(guided()("cat", batch_size=3, num_inference_steps=1).images) == 3

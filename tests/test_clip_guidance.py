@@ -34,12 +34,12 @@ class Words:
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
-def pictures(channels: int = 3, size: int = 8) -> Tensor:
+def noise_images(channels: int = 3, size: int = 8) -> Tensor:
     return torch.rand((2, channels, size, size), generator=seeded(), dtype=torch.float64) * 2 - 1
 
 
 def by_hand(model: CLIPModel, pixels: Tensor, ids: Tensor) -> Tensor:
-    """The model's own similarity of pictures and captions, pixels in [0, 1]: its logits on the diagonal."""
+    """The model's own similarity of images and captions, pixels in [0, 1]: its logits on the diagonal."""
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], dtype=torch.float64).view(1, 3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711], dtype=torch.float64).view(1, 3, 1, 1)
     output = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=(pixels - mean) / std)
@@ -47,7 +47,7 @@ def by_hand(model: CLIPModel, pixels: Tensor, ids: Tensor) -> Tensor:
 
 
 def test_it_is_clips_own_similarity_and_so_is_its_gradient() -> None:
-    model, x = clip(), pictures().requires_grad_()
+    model, x = clip(), noise_images().requires_grad_()
     guide, captions = CLIPGuide(model, Words()), ["a shoe", "a red bag"]
     found = guide.log_prob(x, 7, captions)
     ids = Words()(captions)["input_ids"]
@@ -58,8 +58,8 @@ def test_it_is_clips_own_similarity_and_so_is_its_gradient() -> None:
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_grey_pictures_of_any_size_and_embeddings_are_taken() -> None:
-    guide, x = CLIPGuide(clip(), Words()), pictures(1, 16)
+def test_grey_images_of_any_size_and_embeddings_are_taken() -> None:
+    guide, x = CLIPGuide(clip(), Words()), noise_images(1, 16)
     text = guide.embed_text("a shoe")
     assert text.shape == (1, 512)
     found = guide.log_prob(x, 0, text)
@@ -69,7 +69,7 @@ def test_grey_pictures_of_any_size_and_embeddings_are_taken() -> None:
 
 def test_on_the_predicted_x0_the_gradient_goes_through_the_network() -> None:
     pipe = quiet(ClassifierGuidancePipeline(tiny_unet().double(), DDIMScheduler(**SHIPPED)))
-    model, x, t = clip(), pictures(1), 300
+    model, x, t = clip(), noise_images(1), 300
     guide = CLIPGuide(model, Words(), pipe.predict_x0)
     found = gradient_of(guide.log_prob, x, t, "a shoe")
     leaf = x.clone().requires_grad_()
@@ -98,7 +98,7 @@ def test_a_guided_run_comes_closer_to_the_caption(on_x0: bool) -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     guide = CLIPGuide(clip(), Words())
-    with pytest.raises(ValueError, match=r"^condition must be one caption or one an image \(2\), got 3"):
-        guide.log_prob(pictures(), 0, ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"^condition must be one caption or one per image \(2\), got 3"):
+        guide.log_prob(noise_images(), 0, ["a", "b", "c"])
     with pytest.raises(ValueError, match="^tokenizer must be given"):
-        CLIPGuide(clip()).log_prob(pictures(), 0, "a shoe")
+        CLIPGuide(clip()).log_prob(noise_images(), 0, "a shoe")

@@ -81,7 +81,7 @@ NETWORKS = {
         ),
         False,
     ),
-    "grey pictures": (SMALL, dict(in_channels=1, outputs=1, num_heads=4), True),
+    "grey images": (SMALL, dict(in_channels=1, outputs=1, num_heads=4), True),
 }
 IMPROVED_FLAGS = "--image_size 32 --num_channels 32 --num_res_blocks 1 --num_heads 4"
 IMPROVED_SHAPE = dict(width=32, mult=(1, 2, 2, 2), attention=(2, 4), num_heads=4)
@@ -124,7 +124,7 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 
 
 def seen(net: published.UNet, channels: int, size: int) -> dict[str, Tensor]:
-    """Pictures, times and, where the network takes them, labels."""
+    """Images, times and, where the network takes them, labels."""
     inputs = {"x": torch.randn(2, channels, size, size, generator=seeded()), "t": torch.tensor([3, 712])}
     return inputs | ({"y": torch.tensor([4, 1])} if hasattr(net, "label_emb") else {})
 
@@ -236,7 +236,7 @@ def test_the_first_level_of_a_classifier_may_be_half_as_wide() -> None:
         assert_same(model(x, t), encoder(x, t))
 
 
-# --- from the command line to a picture ---
+# --- from the command line to an image ---
 
 
 DRAWN = {
@@ -251,7 +251,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_picture_is_drawn_from_a_converted_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_image_is_drawn_from_a_converted_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags, shape, encoder = DRAWN[name]
     if encoder is not None:
         encoder = published.Encoder(**SHAPE | encoder, pool="attention")
@@ -365,7 +365,7 @@ def test_the_steps_of_the_sampling_are_told_in_our_terms(
     assert f"--timestep_respacing {told}" in capsys.readouterr().out.splitlines()
 
 
-def test_pictures_that_were_not_clipped_are_not_clipped() -> None:
+def test_images_that_were_not_clipped_are_not_clipped() -> None:
     assert convert.build_scheduler(parse_flags(IMPROVED, "--clip_denoised False")).config.clip_sample is False
 
 

@@ -172,7 +172,7 @@ def test_yaml_reads_some_numbers_as_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_is_drawn(kind: str, tmp_path: Path) -> None:
+def test_a_image_is_drawn(kind: str, tmp_path: Path) -> None:
     convert.main(write(tmp_path, checkpoint_of(*networks(kind)), config_of(kind)))
     pipe = quiet(DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True))
     image = pipe(num_inference_steps=2, generator=seeded(), output_type="pt").images
@@ -247,7 +247,7 @@ def broken(change: object, kind: str = "kl") -> tuple[dict, dict]:
         (lambda s, p, u, a: u.update(model_channels=40), "--config: model_channels must give every level a multiple o"),
         (lambda s, p, u, a: u.update(num_res_blocks=10**9), "num_res_blocks must be a whole number above 0 and at mo"),
         (lambda s, p, u, a: u.update(attention_resolutions=1), "config.yaml: TypeError argument of type 'int' is not"),
-        (lambda s, p, u, a: u.update(dims=3), "--config: dims must be 2, got 3: pictures have two"),
+        (lambda s, p, u, a: u.update(dims=3), "--config: dims must be 2, got 3: images have two"),
         (lambda s, p, u, a: p.update(given_betas=[0.1]), "--config: given_betas must be None, got [0.1]: the schedul"),
         (lambda s, p, u, a: p.update(beta_schedule="cosine"), "--config: beta_schedule must be linear, got cosine: "),
         (lambda s, p, u, a: a["ddconfig"].update(tanh_out=True), "--config: tanh_out must be False, got True: diffus"),

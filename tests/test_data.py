@@ -47,23 +47,23 @@ def encoded(tmp_path: Path, image: Image.Image, name: str = "one.png", **options
 
 
 def class_folders(root: Path, size: int = 6) -> np.ndarray:
-    """Three grey pictures in the folders cat and dog, in the order in which they are loaded: (3, 1, size, size)."""
-    pictures = noise(3, 1, size, size)
-    for name, picture in zip(("cat/a.png", "cat/b.png", "dog/a.png"), pictures, strict=True):
-        save(root / name, picture[0])
-    return pictures
+    """Three grey images in the folders cat and dog, in the order in which they are loaded: (3, 1, size, size)."""
+    images = noise(3, 1, size, size)
+    for name, image in zip(("cat/a.png", "cat/b.png", "dog/a.png"), images, strict=True):
+        save(root / name, image[0])
+    return images
 
 
 # --- folders ---
 
 
 def test_class_folders_give_exact_pixels_labels_and_names(tmp_path: Path) -> None:
-    pictures = class_folders(tmp_path / "set")
+    images = class_folders(tmp_path / "set")
     (tmp_path / "set/dog/.DS_Store").write_bytes(b"x")
     (tmp_path / "set/dog/notes.txt").write_text("not an image")
     (tmp_path / "set/empty").mkdir()
     data = load_images(train_data_dir=tmp_path / "set")
-    assert data.images.dtype == np.uint8 and np.array_equal(data.images, pictures)
+    assert data.images.dtype == np.uint8 and np.array_equal(data.images, images)
     assert data.labels is not None and data.labels.dtype == np.int64 and data.labels.tolist() == [0, 0, 1]
     assert (data.class_names, data.captions, data.skipped) == (("cat", "dog"), None, 0)
 
@@ -138,13 +138,13 @@ def test_metadata_without_file_name_or_with_a_bad_line_is_refused(tmp_path: Path
 
 
 def test_broken_images_are_named_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pictures = class_folders(tmp_path, size=40)
+    images = class_folders(tmp_path, size=40)
     (tmp_path / "cat/empty.png").write_bytes(b"")
     (tmp_path / "cat/a_corrupt.jpg").write_bytes(b"these are not pixels")
     whole = save(tmp_path / "dog/cut.png", noise(40, 40)).read_bytes()
     (tmp_path / "dog/cut.png").write_bytes(whole[: len(whole) // 2])
     data = load_images(train_data_dir=tmp_path)
-    assert data.skipped == 3 and np.array_equal(data.images, pictures)
+    assert data.skipped == 3 and np.array_equal(data.images, images)
     assert data.labels is not None and data.labels.tolist() == [0, 0, 1]
     named = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for name in ("cat/empty.png", "cat/a_corrupt.jpg", "dog/cut.png"):
@@ -194,13 +194,13 @@ def test_max_samples_keeps_every_class(tmp_path: Path) -> None:
     assert data.labels is not None and data.labels.tolist() == [0, 1, 2, 3]
 
 
-# --- one picture ---
+# --- one image ---
 
 
 def test_resizing_crops_the_centre_and_averages(tmp_path: Path) -> None:
-    picture = Image.fromarray(noise(40, 120))
-    shorter_side_then_crop = picture.resize((30, 10), Image.Resampling.LANCZOS).crop((10, 0, 20, 10))
-    assert np.array_equal(decode(encoded(tmp_path, picture), 10, None).pixels[0], shorter_side_then_crop)
+    image = Image.fromarray(noise(40, 120))
+    shorter_side_then_crop = image.resize((30, 10), Image.Resampling.LANCZOS).crop((10, 0, 20, 10))
+    assert np.array_equal(decode(encoded(tmp_path, image), 10, None).pixels[0], shorter_side_then_crop)
     checks = np.indices((64, 64)).sum(0) % 2 * 255  # a checkerboard averages to middle grey; sampling would alias
     small = decode(encoded(tmp_path, Image.fromarray(checks.astype(np.uint8))), 8, None).pixels
     assert np.abs(small.astype(int) - 127).max() <= 3
@@ -256,31 +256,31 @@ def test_second_load_maps_the_same_file_without_decoding(tmp_path: Path, monkeyp
 
 
 def test_a_changed_file_or_setting_is_decoded_again(tmp_path: Path) -> None:
-    pictures = class_folders(tmp_path / "set")
+    images = class_folders(tmp_path / "set")
     first = load_images(train_data_dir=tmp_path / "set")
-    changed = save(tmp_path / "set/cat/a.png", 255 - pictures[0, 0])
+    changed = save(tmp_path / "set/cat/a.png", 255 - images[0, 0])
     later = changed.stat().st_mtime_ns + 1_000_000
     os.utime(changed, ns=(later, later))
     second = load_images(train_data_dir=tmp_path / "set")
-    assert np.array_equal(second.images[0], 255 - pictures[0]) and second.fingerprint != first.fingerprint
+    assert np.array_equal(second.images[0], 255 - images[0]) and second.fingerprint != first.fingerprint
     os.utime(changed, ns=(later + 10, later + 10))
     assert load_images(train_data_dir=tmp_path / "set").fingerprint == second.fingerprint, "the content is the same"
     assert load_images(train_data_dir=tmp_path / "set", resolution=3).images.shape == (3, 1, 3, 3)
 
 
 def test_a_damaged_cache_entry_is_built_again(tmp_path: Path) -> None:
-    pictures = class_folders(tmp_path / "set")
+    images = class_folders(tmp_path / "set")
     load_images(train_data_dir=tmp_path / "set")
     (file,) = pixel_files(tmp_path)
     file.write_bytes(file.read_bytes()[:-5])
-    assert np.array_equal(load_images(train_data_dir=tmp_path / "set").images, pictures)
+    assert np.array_equal(load_images(train_data_dir=tmp_path / "set").images, images)
 
 
 def test_builders_at_the_same_time_agree(tmp_path: Path) -> None:
-    pictures = class_folders(tmp_path / "set")
+    images = class_folders(tmp_path / "set")
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: load_images(train_data_dir=tmp_path / "set"), range(8)))
-    assert all(np.array_equal(data.images, pictures) for data in found)
+    assert all(np.array_equal(data.images, images) for data in found)
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [pixel_files(tmp_path)[0].parent.name]
 
 

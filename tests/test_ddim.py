@@ -12,7 +12,7 @@ from pipelines.ddim import ddim_inversion_steps, ddim_steps
 
 
 def round_trip(x_0: torch.Tensor, schedule: NoiseSchedule, count: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_T of `x_0`, and the picture drawn from it."""
+    """x_T of `x_0`, and the image drawn from it."""
     denoiser = mixture_denoiser([0.4, 0.6], [-0.5, 0.6], [0.2, 0.15], schedule.alphas_cumprod, kind)
     short = schedule.respace(schedule.spaced_timesteps(count))
     for step in ddim_inversion_steps(denoiser, x_0, short, prediction_type=kind):
@@ -35,7 +35,7 @@ def test_the_error_of_inversion_and_return_is_of_first_order(kind: str) -> None:
     assert all(later < 0.65 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
 
 
-def test_inversion_finds_the_noise_that_draws_the_picture() -> None:
+def test_inversion_finds_the_noise_that_draws_the_image() -> None:
     """Monotone in one dimension: the probability flow carries the quantiles of the data to those of the noise."""
     schedule = NoiseSchedule.cosine()
     mean, std = 0.3, 0.2
@@ -46,7 +46,7 @@ def test_inversion_finds_the_noise_that_draws_the_picture() -> None:
     torch.testing.assert_close(x_T, quantiles, rtol=0, atol=0.02)
 
 
-def test_invert_and_call_return_the_picture_of_a_network() -> None:
+def test_invert_and_call_return_the_image_path_a_network() -> None:
     pipe = ddim(clip_sample=False, beta_schedule="linear")
     pipe.unet.conv_out.weight.data *= 0.1
     x_0 = torch.rand(2, 1, 8, 8, generator=seeded()) * 2 - 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
-from training_runs import pictures, small_settings
+from training_runs import noise_images, small_settings
 
 from training.networks.open import load_pipeline
 from training.objectives.denoising import Denoising, hybrid_loss
@@ -51,8 +51,8 @@ def objective(folder: Path, network: Fake, names: tuple[str, ...] | None = NAMES
 
 
 def batch_of(count: int) -> dict[str, Tensor]:
-    """float64 pictures in [-1, 1] and labels."""
-    data = pictures(count, classes=3)
+    """float64 images in [-1, 1] and labels."""
+    data = noise_images(count, classes=3)
     return {"images": torch.from_numpy(data.images).double() / 127.5 - 1, "labels": torch.from_numpy(data.labels)}
 
 
@@ -251,7 +251,7 @@ def test_importance_goes_by_the_root_mean_square_of_a_steps_terms() -> None:
 
 def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe, options = small_settings(tmp_path / "run", variance_type="learned_range", class_conditional=False)
-    task = Denoising.build(recipe, options, pictures(classes=None))
+    task = Denoising.build(recipe, options, noise_images(classes=None))
     assert task.network.config.out_channels == 2 and task.scheduler.config.variance_type == "learned_range"
     task.pipeline(task.network).save_pretrained(tmp_path / "folder")
     pipe = load_pipeline(str(tmp_path / "folder"))
@@ -261,16 +261,16 @@ def test_a_network_that_learned_its_variance_is_drawn_with_it(tmp_path: Path, ca
     )
     assert fixed.variance_type == "fixed_small"
     with caplog.at_level("INFO"):  # what a network has learned, it goes on learning
-        assert Denoising.build(again, fixed, pictures(classes=None)).learned
+        assert Denoising.build(again, fixed, noise_images(classes=None)).learned
     assert "variance_type is learned_range" in caplog.text
 
 
 def test_a_plain_network_can_be_given_variance_channels(tmp_path: Path) -> None:
     recipe, options = small_settings(tmp_path / "run", class_conditional=False)
-    plain = Denoising.build(recipe, options, pictures(classes=None))
+    plain = Denoising.build(recipe, options, noise_images(classes=None))
     plain.pipeline(plain.network).save_pretrained(tmp_path / "folder")
     more = replace(recipe, pretrained_model_name_or_path=str(tmp_path / "folder"))
-    task = Denoising.build(more, replace(options, variance_type="learned_range"), pictures(classes=None))
+    task = Denoising.build(more, replace(options, variance_type="learned_range"), noise_images(classes=None))
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 3])
     before, after = plain.network(x, t).sample, task.network(x, t).sample
     torch.testing.assert_close(after[:, :1], before, rtol=0, atol=1e-6)

@@ -24,11 +24,11 @@ NAMES = ("dots", "lines", "noise")
 
 
 def write_data(folder: Path, size: int = 8, labels: bool = True) -> None:
-    """Parquet with a train and a test split of 30 grey pictures each."""
+    """Parquet with a train and a test split of 30 grey images each."""
     rng = np.random.default_rng(size)
     for split in ("train", "test"):
-        pictures = [Image.fromarray(rng.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(30)]
-        columns: dict[str, Any] = {"image": pictures}
+        images = [Image.fromarray(rng.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(30)]
+        columns: dict[str, Any] = {"image": images}
         features: dict[str, Any] = {"image": ImageFeature()}
         if labels:
             columns["label"], features["label"] = [i % 3 for i in range(30)], ClassLabel(names=list(NAMES))
@@ -61,7 +61,7 @@ def fill(place: Path) -> Path:
     FeatureClassifier(num_classes=3, sample_size=8, class_names=("a", "b", "c"), **shape).save_pretrained(
         place / "others"
     )
-    write_data(place / "pictures")
+    write_data(place / "images")
     write_data(place / "unnamed", labels=False)
     write_data(place / "large", size=12)
     return place
@@ -78,7 +78,7 @@ def cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def command(*more: str, model: str = "cfg", data: str = "pictures", features: str = "features") -> list[str]:
+def command(*more: str, model: str = "cfg", data: str = "images", features: str = "features") -> list[str]:
     """A command line that takes a moment; what is said again in `more` wins."""
     settings = ["--num_samples", "12", "--batch_size", "5", "--num_inference_steps", "2", "--dtype", "float32"]
     return [model, "--dataset_name", data, "--features", features, *settings, *more]
@@ -117,12 +117,12 @@ def test_a_fresh_process_and_this_one_write_the_same_numbers(place: Path) -> Non
     assert row["settings"]["seed"] == 0 and row["settings"]["guidance_scale"] == 2.0
     assert row["floor"]["nearest_train_ratio"] == 1.0 and row["real"]["nearest_samples"] == 12
     assert row["real"]["precision_recall_images"] == 30 and len(row["real"]["test"]["fingerprint"]) == 64
-    assert row["command"].startswith("python -m training.evaluate cfg --dataset_name pictures")
+    assert row["command"].startswith("python -m training.evaluate cfg --dataset_name images")
     assert set(row["versions"]) == {"python", "torch", "diffusers", "numpy"}
     assert str(place) not in json.dumps({**row, "command": ""})
-    with Image.open(written[0].with_name("samples.png")) as picture:
-        assert picture.size == (3 * 8 * 3, 4 * 8 * 3)
-        assert "guidance_scale=2.0" in picture.info["settings"]
+    with Image.open(written[0].with_name("samples.png")) as image:
+        assert image.size == (3 * 8 * 3, 4 * 8 * 3)
+        assert "guidance_scale=2.0" in image.info["settings"]
 
 
 def test_the_numbers_do_not_depend_on_the_batch_size(place: Path) -> None:
@@ -152,14 +152,14 @@ def test_a_sweep_writes_a_row_a_setting_and_keeps_the_others(place: Path) -> Non
     assert [row["measured"]["nfe"] for row in rows] == [1, 2, 2, 4, 3, 6]
 
 
-def test_the_picture_of_a_sweep_is_the_best_setting_s(place: Path) -> None:
+def test_the_image_path_a_sweep_is_the_best_setting_s(place: Path) -> None:
     output = ["--output", "best/metrics.json"]
     evaluate.main(command("--guidance_scale", "0", "8", *output))
     evaluate.main(command("--guidance_scale", "0", "8", "1", "4", *output))  # two of them are there already
     rows = json.loads((place / "best/metrics.json").read_text())["results"].values()
     distances = {row["settings"]["guidance_scale"]: row["measured"]["frechet_distance"] for row in rows}
-    with Image.open(place / "best/samples.png") as picture:
-        assert f"guidance_scale={min(distances, key=distances.get)} " in picture.text["settings"]
+    with Image.open(place / "best/samples.png") as image:
+        assert f"guidance_scale={min(distances, key=distances.get)} " in image.text["settings"]
     assert len(distances) == 4
 
 
@@ -168,15 +168,15 @@ def test_the_default_place_is_the_models_own_folder_and_an_unconditional_model_h
     (row,) = json.loads((place / "plain/metrics.json").read_text())["results"].values()
     assert "class_accuracy" not in row["measured"] and row["settings"]["guidance_scale"] is None
     assert 0 <= row["measured"]["class_entropy_bits"] <= np.log2(3) and row["measured"]["nfe"] == 2.0
-    with Image.open(place / "plain/samples.png") as picture:
-        assert picture.size == (10 * 8 * 3, 8 * 3)
+    with Image.open(place / "plain/samples.png") as image:
+        assert image.size == (10 * 8 * 3, 8 * 3)
 
 
 def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Oracle:
-        """Knows the class by the order of the pictures, and is wrong on every fourth."""
+        """Knows the class by the order of the images, and is wrong on every fourth."""
 
         def extract(self, classifier: object, pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
             wrong = (np.arange(len(pixels)) % 4 == 0).astype(int)
@@ -191,11 +191,11 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (command(model="pictures"), "'pictures' has no model_index.json"),
+        (command(model="images"), "'images' has no model_index.json"),
         (command(model="./nowhere"), "model must be a pipeline's folder or a Hub id, got './nowhere'"),
         (command(data="unnamed"), "dataset_name must have labels"),
         (command(data="large"), "takes 1 channel(s) of 8x8, large has 1 channel(s) of 12x12"),
-        (command(features="pictures"), "features must be a classifier from python -m training.feature_classifier"),
+        (command(features="images"), "features must be a classifier from python -m training.feature_classifier"),
         (command(features="others"), "model and features must know the same classes"),
         (command("--guidance_scale", "nan"), "guidance_scale must be a finite number of at least 0, got nan"),
         (command("--guidance_scale", "1", "-2"), "guidance_scale must be a finite number of at least 0, got -2.0"),
@@ -204,7 +204,7 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--scheduler", "DPMSolver"), "got 'DPMSolver' (did you mean DPMSolver++?)"),
         (command("--scheduler", "DDIM", "Unipc2"), "got 'Unipc2' (did you mean UniPC?)"),
         (command("--num_inference_steps", "2000"), "num_inference_steps must be at most 1000"),
-        (command("--bits_per_dim", "31"), "bits_per_dim must be at most 30, the pictures of 'test', got 31"),
+        (command("--bits_per_dim", "31"), "bits_per_dim must be at most 30, the images of 'test', got 31"),
         (command("--bits_per_dim", "1"), "bits_per_dim must be 0, or at least 2"),
         (command("--bits_per_dim", "4", "--variance_type", "learned_range"), "cfg has learned no variance"),
         (command("--bits_per_dim", "4", "--variance_type", "small"), "variance_type must be one of fixed_small"),
@@ -240,7 +240,7 @@ def test_a_model_of_another_size_than_the_data_is_refused(place: Path) -> None:
 def test_the_classifier_trains_to_a_folder_that_loads_the_same_twice(place: Path) -> None:
     for name in ("one", "two"):
         options = feature_classifier.Options(
-            output_dir=name, dataset_name="pictures", num_train_epochs=1, train_batch_size=16, mixed_precision="no"
+            output_dir=name, dataset_name="images", num_train_epochs=1, train_batch_size=16, mixed_precision="no"
         )
         metrics = feature_classifier.run(options)
     one, two = (FeatureClassifier.from_pretrained(place / name) for name in ("one", "two"))

@@ -50,13 +50,11 @@ def rows_of(path: Path, section: str = "results") -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------------------------- feature networks
 
 
-def test_efficientnet_sees_the_pictures_as_it_was_trained_on_them() -> None:
-    """The package's own network, given pictures scaled by hand: (x - 127) / 128 at 224 px, grey repeated."""
+def test_efficientnet_sees_the_images_as_it_was_trained_on_them() -> None:
+    """The package's own network, given images scaled by hand: (x - 127) / 128 at 224 px, grey repeated."""
     net = open_features("efficientnet-lite0")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 14, 14), dtype=np.uint8)
-    large = [
-        Image.fromarray(picture[0]).convert("F").resize((224, 224), Image.Resampling.BILINEAR) for picture in pixels
-    ]
+    large = [Image.fromarray(image[0]).convert("F").resize((224, 224), Image.Resampling.BILINEAR) for image in pixels]
     x = torch.from_numpy((np.stack(large) - 127) / 128).float()[:, None].repeat(1, 3, 1, 1)
     with torch.no_grad():
         logits = net.network(x)
@@ -141,8 +139,8 @@ def test_a_network_without_classes_measures_all_but_the_classes(place: Path, mon
 
 def test_features_without_classes_come_back_from_the_cache(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
-    first = extract_cached(Small(), pixels, "a", tmp_path, "pictures")
-    second = extract_cached(Small(), pixels, "a", tmp_path, "pictures")
+    first = extract_cached(Small(), pixels, "a", tmp_path, "images")
+    second = extract_cached(Small(), pixels, "a", tmp_path, "images")
     assert first[1] is second[1] is None and np.array_equal(first[0], second[0])
 
 
@@ -162,8 +160,8 @@ def test_a_steered_model_has_the_classes_of_its_classifier(place: Path) -> None:
     off, strong = rows[3]["measured"], rows[4]["measured"]
     assert off["frechet_distance"] != strong["frechet_distance"]
     for name in ("guidance.png",):
-        with Image.open(place / "steered" / name) as picture:
-            assert picture.width > 1000
+        with Image.open(place / "steered" / name) as image:
+            assert image.width > 1000
 
 
 # ----------------------------------------------------------------------------------------------------------- bits/dim
@@ -190,8 +188,8 @@ def test_bits_per_dim_are_those_of_the_estimate(place: Path, model: str) -> None
     assert small["measured"]["bits_per_dim"] != large["measured"]["bits_per_dim"]
     assert large["settings"]["num_images"] == 4 and large["measured"]["standard_error"] > 0
     assert large["curve"]["timesteps"] == expected.timesteps.tolist()
-    with Image.open(path.with_name("likelihood.png")) as picture:
-        assert picture.width > 500
+    with Image.open(path.with_name("likelihood.png")) as image:
+        assert image.width > 500
 
 
 def prepared(arguments: list[str]) -> tuple:

@@ -42,12 +42,12 @@ def test_guidance_is_drawn_against_fidelity_and_diversity() -> None:
     distance, accuracy, precision, recall = figure.axes
     assert lines(distance)["UniPC"][0] == [1.0, 2.0, 4.0]
     assert lines(distance)["DDIM"][1] == pytest.approx([2.15, 2.25, 2.45])
-    assert lines(distance)["real pictures"][1] == [0.3, 0.3]
+    assert lines(distance)["real images"][1] == [0.3, 0.3]
     assert lines(accuracy)["DDIM"][1] == pytest.approx([0.2, 0.3, 0.5])
-    assert lines(recall)["real pictures"][1] == [0.9, 0.9] and lines(precision)["DDIM"][1] == [0.8] * 3
+    assert lines(recall)["real images"][1] == [0.9, 0.9] and lines(precision)["DDIM"][1] == [0.8] * 3
     assert {axis.get_xlabel() for axis in figure.axes} == {"Guidance scale"}
     assert distance.get_title(loc="left") == "Fréchet distance (lower is better)"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DDIM", "UniPC", "real pictures"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DDIM", "UniPC", "real images"]
     assert figure.get_suptitle() == "toy: 1,000 samples, 20 steps"
     dashed = [line.get_linestyle() for line in distance.get_lines()]
     assert dashed == ["-", "-", "--"]
@@ -57,7 +57,7 @@ def test_steps_are_drawn_on_a_log_axis_a_line_a_sampler() -> None:
     rows = [row(None, steps, name) for name in ("DDIM", "UniPC", "Heun") for steps in (50, 10, 100)]
     figure = steps_figure(rows)
     (axis,) = figure.axes
-    assert axis.get_xscale() == "log" and set(lines(axis)) == {"DDIM", "UniPC", "Heun", "real pictures"}
+    assert axis.get_xscale() == "log" and set(lines(axis)) == {"DDIM", "UniPC", "Heun", "real images"}
     assert lines(axis)["Heun"][0] == [10, 50, 100] and lines(axis)["Heun"][1] == pytest.approx([1.1, 1.02, 1.01])
     assert axis.get_ylabel() == "Fréchet distance (lower is better)"
     assert figure.get_suptitle() == "toy: 1,000 samples"
@@ -66,7 +66,7 @@ def test_steps_are_drawn_on_a_log_axis_a_line_a_sampler() -> None:
 def test_two_guidance_scales_are_two_lines_over_the_steps() -> None:
     rows = [row(scale, steps) for scale in (1.0, 2.0) for steps in (10, 20)]
     (axis,) = steps_figure(rows).axes
-    assert set(lines(axis)) == {"guidance 1", "guidance 2", "real pictures"}
+    assert set(lines(axis)) == {"guidance 1", "guidance 2", "real images"}
 
 
 def test_only_what_varies_is_drawn(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_only_what_varies_is_drawn(tmp_path: Path) -> None:
     assert write_plots(tmp_path, [row(1.0), row(2.0)]) == [tmp_path / "guidance.png"]
     both = [row(scale, steps, distance="fd_effnet_lite0") for scale in (1.0, 2.0) for steps in (5, 10)]
     assert write_plots(tmp_path, both) == [tmp_path / "guidance.png", tmp_path / "steps.png"]
-    with Image.open(tmp_path / "steps.png") as picture:
-        assert picture.width == 1008
+    with Image.open(tmp_path / "steps.png") as image:
+        assert image.width == 1008
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -82,8 +82,8 @@ def test_killed_in_the_middle_of_a_row_it_goes_on_where_it_was(
     assert 3 <= kept < COUNT and not (place / "killed/metrics.json").exists()
     evaluate.main([*arguments, "--output", "killed/metrics.json"])
     assert len(drawn) == 2 * COUNT - kept
-    assert f"{kept} of {COUNT} pictures were drawn by an earlier run" in capsys.readouterr().out
-    assert not list(cache.glob("drawn-*")), "the pictures of a finished row are of no more use"
+    assert f"{kept} of {COUNT} images were drawn by an earlier run" in capsys.readouterr().out
+    assert not list(cache.glob("drawn-*")), "the images of a finished row are of no more use"
     drawn.clear()
     evaluate.main([*arguments, "--output", "whole/metrics.json"])
     assert len(drawn) == 2 * COUNT
@@ -112,7 +112,7 @@ def test_other_weights_or_data_are_measured_anew(place: Path, drawn: list[range]
     for change in ("weights", "features", "data"):
         (row,) = json.loads(json.dumps(content))["results"].values()
         if change == "data":
-            row["real"]["train"]["fingerprint"] = "of other pictures"
+            row["real"]["train"]["fingerprint"] = "of other images"
         elif change == "features":
             row["features"]["weights"] = "others"
         else:
@@ -139,13 +139,13 @@ def test_a_row_without_a_newer_measure_is_completed(place: Path, drawn: list[ran
 def test_a_damaged_batch_is_drawn_again(place: Path, cache: Path, drawn: list[range]) -> None:
     model = open_model(str(place / "plain"), torch.float32)
     kept = Kept(cache, "one")
-    first = draw(model, 6, 2, 0, "pictures", kept, num_inference_steps=2)
+    first = draw(model, 6, 2, 0, "images", kept, num_inference_steps=2)
     places = sorted(cache.glob("drawn-*/*.npz"))
     assert len(places) == 3 and first.before == 0
     places[1].write_bytes(places[1].read_bytes()[:50])
     places[2].unlink()
     drawn.clear()
-    second = draw(model, 6, 2, 0, "pictures", kept, num_inference_steps=2)
+    second = draw(model, 6, 2, 0, "images", kept, num_inference_steps=2)
     assert drawn == [range(2, 4), range(4, 6)] and second.before == 2
     assert np.array_equal(first.pixels, second.pixels) and first.nfe == second.nfe == 2.0
 
@@ -215,5 +215,5 @@ def test_each_process_draws_its_share(place: Path, cache: Path, drawn: list[rang
             pass
 
     model = open_model(str(place / "plain"), torch.float32)
-    assert draw(model, 10, 2, 0, "pictures", Kept(cache, "two"), Second(), num_inference_steps=1) is None
+    assert draw(model, 10, 2, 0, "images", Kept(cache, "two"), Second(), num_inference_steps=1) is None
     assert drawn == [range(2, 4), range(6, 8)]

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from toys import guided, patched_unet, quiet, tiny_unet
-from training_runs import command, forget_accelerate, noise, picture_folder, pictures, run_here
+from training_runs import command, forget_accelerate, image_folder, noise, noise_images, run_here
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline
 from training.networks.adapt import fit_network
@@ -48,8 +48,8 @@ def inputs() -> tuple[Tensor, Tensor]:
 # --- through the command line ---
 
 
-def colour_pictures(root: Path) -> Path:
-    """30 colour pictures of several sizes, of a class that the model knows and of one that it does not."""
+def colour_images(root: Path) -> Path:
+    """30 colour images of several sizes, of a class that the model knows and of one that it does not."""
     for i in range(30):
         folder = root / ("Bird", "Dog")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,12 +58,12 @@ def colour_pictures(root: Path) -> Path:
     return root
 
 
-def test_own_pictures_in_two_folders_become_a_folder_that_draws_both(tmp_path: Path) -> None:
+def test_own_images_in_two_folders_become_a_folder_that_draws_both(tmp_path: Path) -> None:
     start, end = tmp_path / "start", tmp_path / "run"
     pipe = guided(patched_unet(4), num_train_timesteps=5)
     pipe.register_to_config(guidance_interval=[0.2, 0.8])
     pipe.save_pretrained(start)
-    flags = {"train_data_dir": colour_pictures(tmp_path / "mine"), "pretrained_model_name_or_path": start}
+    flags = {"train_data_dir": colour_images(tmp_path / "mine"), "pretrained_model_name_or_path": start}
     flags |= {"output_dir": end, "max_train_steps": 2, "validation_steps": 2, "checkpointing_steps": 2}
     launch = "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no"
     launch += " --dynamo_backend no -m training.train"
@@ -103,7 +103,7 @@ def test_a_stock_pipeline_can_be_fine_tuned_unconditional_and_then_with_classes(
 ) -> None:
     unet, linear = tiny_unet(), DDPMScheduler(num_train_timesteps=4, beta_schedule="linear")
     StockPipeline(unet, linear).save_pretrained(tmp_path / "stock")
-    folder = picture_folder(tmp_path / "pictures")
+    folder = image_folder(tmp_path / "images")
     flags = {"train_data_dir": folder, "max_train_steps": 1, "checkpointing_steps": 9}
     flags |= {"prediction_type": "sample", "pretrained_model_name_or_path": tmp_path / "stock"}
     with caplog.at_level(logging.INFO):
@@ -120,7 +120,7 @@ def test_a_stock_pipeline_can_be_fine_tuned_unconditional_and_then_with_classes(
 
 
 def test_what_cannot_be_fine_tuned_is_named(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path / "pictures")
+    folder = image_folder(tmp_path / "images")
     empty, foreign = tmp_path / "empty", tmp_path / "foreign"
     empty.mkdir()
     foreign.mkdir()
@@ -145,7 +145,7 @@ def test_a_class_keeps_its_embedding_by_name_and_a_new_one_takes_over_one_that_i
     x, t = inputs()
     labels = torch.tensor([2, 0, 3, 3])
     expected = pipe.unet(x, t, labels).sample
-    network = fit_network(pipe, pictures(6), ("Fish", "Bird", "Cat", "Cow"))
+    network = fit_network(pipe, noise_images(6), ("Fish", "Bird", "Cat", "Cow"))
     new = network.class_embedding.weight.detach()
     assert torch.equal(new, torch.stack([old[2], old[1], old[0], old[3], old[3]]))  # Bird's was Dog's; Cow's is new
     assert network.config.num_class_embeds == 5
@@ -157,7 +157,7 @@ def test_a_class_keeps_its_embedding_by_name_and_a_new_one_takes_over_one_that_i
 def test_the_same_classes_change_nothing_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     pipe = guided(tiny_unet(4))
     before = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
-    after = fit_network(pipe, pictures(6), NAMES).state_dict()
+    after = fit_network(pipe, noise_images(6), NAMES).state_dict()
     assert before.keys() == after.keys() and all(torch.equal(value, after[key]) for key, value in before.items())
     assert caplog.text == ""
 
@@ -168,7 +168,7 @@ def test_an_unconditional_network_from_a_conditional_one_is_the_one_without_a_cl
     pipe = guided(tiny_unet(4))
     x, t = inputs()
     expected, other = (pipe.unet(x, t, torch.full((4,), label)).sample for label in (3, 0))
-    network = fit_network(pipe, pictures(6), None)
+    network = fit_network(pipe, noise_images(6), None)
     assert network.class_embedding is None and network.config.num_class_embeds is None
     torch.testing.assert_close(network(x, t).sample, expected, rtol=0, atol=1e-5)
     assert (expected - other).abs().max().item() > 1e-3
@@ -179,14 +179,14 @@ def test_an_unconditional_network_that_gets_classes_draws_as_before_with_each() 
     unet = tiny_unet()
     x, t = inputs()
     expected = unet(x, t).sample
-    network = fit_network(DDPMPipeline(unet, DDPMScheduler()), pictures(6), ("bird", "cat"))
+    network = fit_network(DDPMPipeline(unet, DDPMScheduler()), noise_images(6), ("bird", "cat"))
     for label in range(3):
         assert torch.equal(network(x, t, torch.full((4,), label)).sample, expected)
 
 
 def test_the_result_is_saved_and_loaded_with_its_new_shape(tmp_path: Path) -> None:
     pipe = guided(patched_unet(4))
-    network = fit_network(pipe, pictures(6, size=12), ("Bird", "Dog"))
+    network = fit_network(pipe, noise_images(6, size=12), ("Bird", "Dog"))
     ClassifierFreeGuidancePipeline(network, pipe.scheduler, {"0": "Bird", "1": "Dog"}).save_pretrained(tmp_path / "new")
     loaded = load_pipeline(str(tmp_path / "new"))
     assert loaded.sample_shape == (1, 12, 12) and pretrained_size(str(tmp_path / "new")) == (1, 12)
@@ -194,11 +194,11 @@ def test_the_result_is_saved_and_loaded_with_its_new_shape(tmp_path: Path) -> No
 
 
 def test_another_size_is_said_and_one_that_cannot_be_halved_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    network = fit_network(guided(tiny_unet(4)), pictures(4, size=12), NAMES)
+    network = fit_network(guided(tiny_unet(4)), noise_images(4, size=12), NAMES)
     assert network.config.sample_size == 12 and "sample_size changes from 8 to 12" in caplog.text
     assert network(torch.zeros(1, 1, 12, 12), 0, torch.tensor([0])).sample.shape == (1, 1, 12, 12)
     with pytest.raises(ValueError, match=r"--resolution must be a multiple of 4 .*try 16.*got 14x14"):
-        fit_network(guided(patched_unet(4)), pictures(4, size=14), NAMES)
+        fit_network(guided(patched_unet(4)), noise_images(4, size=14), NAMES)
 
 
 def test_a_stock_network_of_three_channels_tells_its_size(tmp_path: Path) -> None:

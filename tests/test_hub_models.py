@@ -22,7 +22,7 @@ SHIPPED = {folder.name: folder for folder in shipped_folders()}
 
 
 def drawn(pipe: DiffusionPipeline) -> str:
-    """The digest of one picture, drawn here by the project's own class."""
+    """The digest of one image, drawn here by the project's own class."""
     pipe.set_progress_bar_config(disable=True)
     options = {"class_labels": 1} if "Classifier" in type(pipe).__name__ or pipe.class_names else {}
     out = pipe(num_inference_steps=2, generator=seeded(0), output_type="pt", **options)

@@ -91,7 +91,7 @@ def test_the_card_parses_and_pins_the_revision_once_pushed(hub: HubServer, folde
     card = ModelCard(repository.files["README.md"].decode())
     assert card.data.library_name == "diffusers" and card.data.pipeline_tag == "unconditional-image-generation"
     assert 'from_pretrained("me/cats", trust_remote_code=True)' in card.text
-    assert "--recipe unconditional --train_data_dir cats" in card.text and "24 pictures" in card.text
+    assert "--recipe unconditional --train_data_dir cats" in card.text and "24 images" in card.text
     pinned = f'from_pretrained("me/cats", revision="{repository.head}", trust_remote_code=True)'
     assert pinned in (folder / "README.md").read_text()
     revisions = len(repository.revisions)
@@ -282,7 +282,7 @@ def test_the_pipeline_of_a_checkpoint_brings_its_record(hub: HubServer, folder: 
     folder.rename(checkpoint / "pipeline")
     assert push(hub, checkpoint / "pipeline", "me/cats").returncode == 0
     files = hub.repositories[MODEL].files
-    assert "training.json" in files and "24 pictures" in files["README.md"].decode()
+    assert "training.json" in files and "24 images" in files["README.md"].decode()
     assert "# cats" in files["README.md"].decode()
 
 

@@ -1,4 +1,4 @@
-"""From a Hub id to a Hub id: fine-tuning on pictures of one's own with two processes, and pushing what came out."""
+"""From a Hub id to a Hub id: fine-tuning on images of one's own with two processes, and pushing what came out."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 from served import free_port
 from toys import guided
-from training_runs import command, picture_folder
+from training_runs import command, image_folder
 
 
 def launch(hub: HubServer, place: Path, arguments: str, **options: str | None) -> subprocess.CompletedProcess:
@@ -40,7 +40,7 @@ def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: 
     guided().save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "training.json").write_text(json.dumps(RECORD))
     assert push(hub, tmp_path / "base", "me/fashion-cfg").returncode == 0
-    picture_folder(tmp_path / "mine")
+    image_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path me/fashion-cfg --train_data_dir mine --output_dir out"
     done = launch(hub, tmp_path, f"{flags} --push_to_hub --hub_model_id me/mine --hub_private_repo")
     assert done.returncode == 0, done.stderr
@@ -59,8 +59,8 @@ def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: 
     }
     card = ModelCard(repository.files["README.md"].decode())
     assert card.data.base_model == "me/fashion-cfg"
-    assert card.data.to_dict().get("license") is None  # that of the pictures is not ours to state
-    for said in ("2 processes", "(from `me/fashion-cfg`)", "--train_data_dir mine", "10 pictures", "bird, cat"):
+    assert card.data.to_dict().get("license") is None  # that of the images is not ours to state
+    for said in ("2 processes", "(from `me/fashion-cfg`)", "--train_data_dir mine", "10 images", "bird, cat"):
         assert said in card.text
     assert "minutes on a far machine" in card.text  # the run before, from the repository of the base model
     record = json.loads(repository.files["training.json"])
@@ -71,7 +71,7 @@ def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: 
 
 
 def test_a_hub_that_refuses_is_known_before_training(hub: HubServer, tmp_path: Path) -> None:
-    picture_folder(tmp_path / "mine")
+    image_folder(tmp_path / "mine")
     flags = "--recipe unconditional --train_data_dir mine --output_dir out --push_to_hub --hub_model_id you/mine"
     done = launch(hub, tmp_path, flags)
     assert done.returncode != 0
@@ -81,7 +81,7 @@ def test_a_hub_that_refuses_is_known_before_training(hub: HubServer, tmp_path: P
 
 def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(hub: HubServer, tmp_path: Path) -> None:
     guided().save_pretrained(tmp_path / "base")
-    picture_folder(tmp_path / "mine")
+    image_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path base --train_data_dir mine --output_dir out"
     hub.break_request(4, "drop", forever=True)  # after the repository was made
     done = launch(hub, tmp_path, f"{flags} --push_to_hub")

@@ -18,7 +18,7 @@ from test_saving import content, fresh
 from test_stock_folders import training, two, write_json  # noqa: F401
 from torch import Tensor
 from toys import quiet, seeded, tiny_unet
-from training_runs import command, picture_folder, pictures, run_here
+from training_runs import command, image_folder, noise_images, run_here
 
 from pipelines import LatentDiffusionPipeline
 from pipelines.base import StepwisePipeline
@@ -334,12 +334,12 @@ def test_parts_that_do_not_fit_are_named() -> None:
         LatentDiffusionPipeline(vae, scheduler, unet=unet, id2label={str(i): str(i) for i in range(4)})
 
 
-# --- one seed, one picture ---
+# --- one seed, one image ---
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
-def test_a_picture_does_not_depend_on_the_batch(threads: int, kind: type, dit: Path) -> None:
+def test_a_image_does_not_depend_on_the_batch(threads: int, kind: type, dit: Path) -> None:
     pipe, before = load_dit(dit), torch.get_num_threads()
     pipe.scheduler = kind.from_config(pipe.scheduler.config)
     torch.set_num_threads(threads)
@@ -351,7 +351,7 @@ def test_a_picture_does_not_depend_on_the_batch(threads: int, kind: type, dit: P
     assert torch.equal(single, images[8][:1])
     for n, batch in images.items():
         assert torch.equal(batch, images[8][:n]), n
-    assert len({picture.numpy().tobytes() for picture in images[8]}) == 8
+    assert len({image.numpy().tobytes() for image in images[8]}) == 8
 
 
 # --- saved again ---
@@ -400,7 +400,7 @@ def test_without_code_the_stock_pipeline_opens_a_dit_and_no_other(dit: Path, tmp
 @pytest.mark.usefixtures("training")
 def test_a_model_of_latents_is_not_fine_tuned_as_if_it_were_of_pixels(dit: Path, tmp_path: Path) -> None:
     over_unet(3).save_pretrained(tmp_path / "latents")
-    folder = picture_folder(tmp_path / "pictures")
+    folder = image_folder(tmp_path / "images")
     for path, expected in ((dit, "hold unet/config.json"), (tmp_path / "latents", "denoise pixels")):
         flags = {"train_data_dir": folder, "pretrained_model_name_or_path": path, "output_dir": tmp_path / "run"}
         with pytest.raises(SystemExit, match=f"pretrained_model_name_or_path must {expected}"):
@@ -412,7 +412,7 @@ def test_a_model_of_latents_is_not_fine_tuned_as_if_it_were_of_pixels(dit: Path,
 
 @pytest.mark.parametrize("guidance_scale, nfe", [(1.0, 2), (W, 4)])
 @pytest.mark.parametrize("kind, classes", [("unet", 3), ("dit", 1000), ("stock", 1000), ("unconditional", None)])
-def test_evaluate_draws_whole_pictures(
+def test_evaluate_draws_whole_images(
     kind: str, classes: int | None, guidance_scale: float, nfe: int, dit: Path, tmp_path: Path
 ) -> None:
     if kind == "stock":
@@ -432,4 +432,4 @@ def test_bits_of_pixels_are_refused_for_latents(tmp_path: Path) -> None:
     over_unet(3).save_pretrained(tmp_path / "latent")
     model = open_model(str(tmp_path / "latent"), torch.float32)
     with pytest.raises(ValueError, match="bits_per_dim must be 0: latent diffuses latents"):
-        check_bits(model, Options("noise", bits_per_dim=2, bits_per_dim_steps=10), pictures(size=16, channels=3))
+        check_bits(model, Options("noise", bits_per_dim=2, bits_per_dim_steps=10), noise_images(size=16, channels=3))

@@ -167,7 +167,7 @@ def test_what_is_wrong_is_named() -> None:
         variational_bound(lambda x, t: x, x0, schedule, "learned_range")
 
 
-def test_a_predicted_picture_can_be_clipped() -> None:
+def test_a_predicted_image_can_be_clipped() -> None:
     x0, schedule = torch.full((1, 1, 1, 1), 0.9, dtype=torch.float64), NoiseSchedule.linear(20)
     noise = torch.zeros(20, 1, 1, 1, 1, dtype=torch.float64)
 
@@ -249,14 +249,14 @@ def test_slices_cover_the_schedule_once_and_begin_with_the_decoder(length: int, 
     assert [t for part in slices for t in part] == list(range(length))
 
 
-def pictures() -> np.ndarray:
+def noise_images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(("channels", "variance"), [(1, "fixed_small"), (1, "fixed_large"), (2, "learned_range")])
 def test_all_timesteps_give_the_bound_itself(channels: int, variance: str) -> None:
     pipe = ddpm(tiny_unet(out_channels=channels), num_train_timesteps=12)
-    images = pictures()
+    images = noise_images()
     found = bits_per_dim(pipe, images, num_inference_steps=6, variances=[variance], timesteps_per_image=6, seed=4)
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler).respace([1, 3, 5, 7, 9, 11])
     noise = torch.stack(
@@ -277,7 +277,7 @@ def test_all_timesteps_give_the_bound_itself(channels: int, variance: str) -> No
 
 
 def test_fewer_timesteps_estimate_the_same_whatever_the_batch() -> None:
-    pipe, images = ddpm(num_train_timesteps=40), pictures()
+    pipe, images = ddpm(num_train_timesteps=40), noise_images()
     full = bits_per_dim(pipe, images, num_inference_steps=40, timesteps_per_image=40)["fixed_small"]
     few = [
         bits_per_dim(pipe, images, num_inference_steps=40, timesteps_per_image=8, seed=seed)["fixed_small"].total
@@ -292,10 +292,10 @@ def test_fewer_timesteps_estimate_the_same_whatever_the_batch() -> None:
 def test_bad_arguments_are_named_before_any_work() -> None:
     pipe = ddpm(num_train_timesteps=4)
     with pytest.raises(ValueError, match="images must be at least 2 of shape"):
-        bits_per_dim(pipe, pictures()[:1], num_inference_steps=4)
+        bits_per_dim(pipe, noise_images()[:1], num_inference_steps=4)
     with pytest.raises(ValueError, match="variances must be fixed_small or fixed_large for this network"):
-        bits_per_dim(pipe, pictures(), num_inference_steps=4, variances=["learned_range"])
+        bits_per_dim(pipe, noise_images(), num_inference_steps=4, variances=["learned_range"])
     with pytest.raises(ValueError, match=r"num_inference_steps must be an integer in \[1, 4\], got 5"):
-        bits_per_dim(pipe, pictures(), num_inference_steps=5)
+        bits_per_dim(pipe, noise_images(), num_inference_steps=5)
     with pytest.raises(ValueError, match="timesteps_per_image must be at least 2, got 1"):
-        bits_per_dim(pipe, pictures(), num_inference_steps=4, timesteps_per_image=1)
+        bits_per_dim(pipe, noise_images(), num_inference_steps=4, timesteps_per_image=1)

@@ -149,7 +149,7 @@ def bytes_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_the_nearest_training_picture_is_that_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_training_image_is_that_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.metrics.nearest.CHUNK", 7)
     rng = np.random.default_rng(10)
     pixels, train = bytes_of(rng, 9, 3, 4, 4), bytes_of(rng, 30, 3, 4, 4)
@@ -157,7 +157,7 @@ def test_the_nearest_training_picture_is_that_of_brute_force(monkeypatch: pytest
     np.testing.assert_allclose(nearest_distances(pixels, train), np.min(pairs, axis=1), rtol=1e-12)
 
 
-def test_copies_have_a_distance_of_zero_and_new_pictures_a_ratio_of_one() -> None:
+def test_copies_have_a_distance_of_zero_and_new_images_a_ratio_of_one() -> None:
     rng = np.random.default_rng(11)
     train, test, new = (bytes_of(rng, 200, 1, 6, 6) for _ in range(3))
     memorisation = Memorisation(train, test, 100, seed=0)
@@ -169,7 +169,7 @@ def test_copies_have_a_distance_of_zero_and_new_pictures_a_ratio_of_one() -> Non
     assert 0 < memorisation.measure(near)["nearest_train_ratio"] < 0.2
 
 
-def test_without_held_back_pictures_there_is_no_ratio() -> None:
+def test_without_held_back_images_there_is_no_ratio() -> None:
     train, new = (bytes_of(np.random.default_rng(seed), 20, 1, 6, 6) for seed in (1, 2))
     memorisation = Memorisation(train, train, 10, seed=0)
     assert memorisation.floor() == {"nearest_train_distance": 0.0}
@@ -184,8 +184,8 @@ def test_only_as_many_samples_as_asked_are_compared() -> None:
     assert Memorisation(train, bytes_of(rng, 40, 1, 4, 4), 100, 0).measure(pixels)["nearest_train_distance"] > 0.1
 
 
-def test_pictures_of_another_shape_have_no_distance() -> None:
-    with pytest.raises(ValueError, match="pictures of one shape"):
+def test_images_of_another_shape_have_no_distance() -> None:
+    with pytest.raises(ValueError, match="images of one shape"):
         nearest_distances(np.zeros((2, 1, 4, 4), np.uint8), np.zeros((2, 1, 4, 5), np.uint8))
 
 
@@ -234,7 +234,7 @@ def test_precision_and_recall_at_the_extremes() -> None:
     assert precision_recall(np.repeat(points, 4, axis=0), points) == (1.0, 1.0)  # balls of radius 0 hold their centre
 
 
-def test_a_model_that_draws_one_picture_has_precision_and_no_recall() -> None:
+def test_a_model_that_draws_one_image_has_precision_and_no_recall() -> None:
     rng = np.random.default_rng(6)
     real = rng.normal(size=(200, 4))
     collapsed = real.mean(0) + 1e-6 * rng.normal(size=(50, 4))
@@ -286,22 +286,22 @@ def test_features_are_cached_by_content_and_a_damaged_entry_is_made_again(
     monkeypatch.setattr(cached_features, "extract", lambda *args: calls.append(1) or extract(*args))
     classifier = tiny_classifier()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
-    first = extract_cached(classifier, pixels, "a", tmp_path, "pictures")
-    second = extract_cached(classifier, pixels, "a", tmp_path, "pictures")
+    first = extract_cached(classifier, pixels, "a", tmp_path, "images")
+    second = extract_cached(classifier, pixels, "a", tmp_path, "images")
     assert len(calls) == 1 and np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
-    extract_cached(classifier, pixels[:4], "b", tmp_path, "pictures")
+    extract_cached(classifier, pixels[:4], "b", tmp_path, "images")
     with torch.no_grad():
         classifier.head.bias[0] += 1
-    extract_cached(classifier, pixels, "a", tmp_path, "pictures")
+    extract_cached(classifier, pixels, "a", tmp_path, "images")
     assert len(calls) == 3
     for entry in tmp_path.iterdir():
         entry.write_bytes(entry.read_bytes()[:100])
-    again = extract_cached(classifier, pixels, "a", tmp_path, "pictures")
+    again = extract_cached(classifier, pixels, "a", tmp_path, "images")
     assert len(calls) == 4 and np.array_equal(again[0], first[0])
     assert len(list(tmp_path.iterdir())) == 3  # and nothing temporary is left
 
 
-def test_shifts_and_flips_move_whole_pictures() -> None:
+def test_shifts_and_flips_move_whole_images() -> None:
     pixels = torch.arange(1.0, 26.0).reshape(1, 1, 5, 5).repeat(64, 1, 1, 1)
     moved = augment(pixels, 1, torch.Generator().manual_seed(0))
     centres = {float(value) for value in moved[:, 0, 2, 2]}
@@ -397,13 +397,13 @@ def test_a_stock_pipeline_is_drawn_from_and_its_network_calls_are_counted(tmp_pa
     model = open_model(str(tmp_path / "stock"), torch.float32)
     model.use_scheduler("DDIM")
     assert (model.name, model.scheduler, model.shape, model.num_classes) == ("stock", "DDIM", (1, 8, 8), None)
-    drawn = draw(model, 5, batch_size=3, seed=0, name="pictures", num_inference_steps=2)
+    drawn = draw(model, 5, batch_size=3, seed=0, name="images", num_inference_steps=2)
     assert drawn.pixels.shape == (5, 1, 8, 8) and drawn.nfe == 2.0
     assert not np.array_equal(drawn.pixels[0], drawn.pixels[1])
 
 
 def test_heun_draws_without_blowing_up() -> None:
-    """From t = T - 1 of a cosine schedule its pictures are black and white."""
+    """From t = T - 1 of a cosine schedule its images are black and white."""
     model = open_model(str(CARDS / "fashion-cfg"), torch.float32)
     model.use_scheduler("Heun", 8)
     pixels = draw_batch(model, range(4), seed=0, num_inference_steps=8).pixels
@@ -417,4 +417,4 @@ def test_a_model_that_draws_nan_is_an_error(tmp_path: Path) -> None:
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "broken")
     model = open_model(str(tmp_path / "broken"), torch.float32)
     with pytest.raises(ValueError, match="broken drew values that are not finite"):
-        draw(model, 2, batch_size=2, seed=0, name="pictures", num_inference_steps=1)
+        draw(model, 2, batch_size=2, seed=0, name="images", num_inference_steps=1)

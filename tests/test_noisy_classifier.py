@@ -1,4 +1,4 @@
-"""The classifier of noisy pictures is the published one, which published_adm.py writes out."""
+"""The classifier of noisy images is the published one, which published_adm.py writes out."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_patches_are_pixels_folded_into_channels() -> None:
     torch.testing.assert_close(patched(x, 5), plain(folded, 5), rtol=0, atol=1e-12)
 
 
-def test_pictures_need_not_be_square() -> None:
+def test_images_need_not_be_square() -> None:
     model = make(sample_size=(8, 16))
     assert model(torch.randn(2, 3, 8, 16, dtype=torch.float64), 5).shape == (2, 5)
 
@@ -230,7 +230,7 @@ def test_half_precision_leaves_it_and_its_gradients_in_float32(tmp_path: Path) -
         ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"attention_head_dim": 12}, "attention_head_dim must divide the channels that attend .*, got 12"),
-        ({"down_block_types": ("DownBlock2D",)}, r"down_block_types must be one a level \(3\), got 1"),
+        ({"down_block_types": ("DownBlock2D",)}, r"down_block_types must be one per level \(3\), got 1"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Training a classifier of noisy pictures: it learns, the network it will steer stays as it is, the result draws."""
+"""Training a classifier of noisy images: it learns, the network it will steer stays as it is, the result draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from toys import ddim, ddpm, guided, seeded
-from training_runs import assert_same, command, forget_accelerate, picture_folder, pictures, run_here, settings_of
+from training_runs import assert_same, command, forget_accelerate, image_folder, noise_images, run_here, settings_of
 
 from pipelines import ClassifierGuidancePipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
@@ -63,7 +63,7 @@ def classifier_config(root: Path, **changes: object) -> str:
 
 
 def steered(root: Path, steps: int = 10) -> Path:
-    """The folder of an unconditional pipeline of 8 x 8 grey pictures."""
+    """The folder of an unconditional pipeline of 8 x 8 grey images."""
     if not (root / "steered").exists():
         ddpm(num_train_timesteps=steps).save_pretrained(root / "steered")
     return root / "steered"
@@ -80,7 +80,7 @@ def recipe_and_objective(
 ) -> tuple[Recipe, NoisyClassification]:
     chosen = flags(root, objective="noisy_classifier", **changes)
     recipe, options = settings_of(NoisyClassification, chosen)
-    return recipe, NoisyClassification.build(recipe, options, data or pictures())
+    return recipe, NoisyClassification.build(recipe, options, data or noise_images())
 
 
 def objective(root: Path, data: ImageData | None = None, **changes: object) -> NoisyClassification:
@@ -91,12 +91,12 @@ def black_and_white(count: int = 16) -> ImageData:
     """The bird is black, the cat is white."""
     images = np.zeros((count, 1, 8, 8), dtype=np.uint8)
     images[1::2] = 255
-    return replace(pictures(count), images=images)
+    return replace(noise_images(count), images=images)
 
 
 def run(root: Path, name: str, **changes: object) -> Path:
     """A run through the command line, from a recipe whose data are replaced."""
-    arguments = flags(root, output_dir=root / name, train_data_dir=root / "pictures", **changes)
+    arguments = flags(root, output_dir=root / name, train_data_dir=root / "images", **changes)
     arguments.pop("ddpm_num_steps", None)
     run_here(command("--recipe fashion-noisy-classifier", **arguments, ddpm_num_steps=None))
     return root / name
@@ -122,8 +122,8 @@ def test_a_few_dozen_updates_tell_black_from_white_at_little_noise(tmp_path: Pat
     assert [*shown] == ["accuracy"] and np.asarray(shown["accuracy"]).std() > 10
 
 
-def test_the_loss_is_the_cross_entropy_of_the_pictures_under_the_noise_of_the_pipeline(tmp_path: Path) -> None:
-    data, root = pictures(16), tmp_path / "root"
+def test_the_loss_is_the_cross_entropy_of_the_images_under_the_noise_of_the_pipeline(tmp_path: Path) -> None:
+    data, root = noise_images(16), tmp_path / "root"
     ddim(num_train_timesteps=48, beta_schedule="linear").save_pretrained(root / "steered")
     recipe, task = recipe_and_objective(root, data, output_dir=str(tmp_path / "run"))
     trainer = Trainer(recipe, data, task)
@@ -142,7 +142,7 @@ def test_the_loss_is_the_cross_entropy_of_the_pictures_under_the_noise_of_the_pi
 
 def test_the_optimizer_has_the_classifier_and_nothing_else(tmp_path: Path) -> None:
     recipe, task = recipe_and_objective(tmp_path / "root", output_dir=str(tmp_path / "run"))
-    trainer = Trainer(recipe, pictures(), task)
+    trainer = Trainer(recipe, noise_images(), task)
     held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in trainer.network.parameters()}
     assert isinstance(trainer.network, NoisyClassifier)
@@ -171,7 +171,7 @@ def test_without_a_config_the_classifier_is_the_shipped_shape(tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    picture_folder(root / "pictures", count=12)
+    image_folder(root / "images", count=12)
     return root
 
 
@@ -243,7 +243,7 @@ def test_training_goes_on_from_the_classifier_of_a_pipeline(finished: Path, tmp_
     assert_same(dict(task.network.state_dict()), load_file(finished / "classifier" / WEIGHTS))
     assert all(p.requires_grad for p in task.network.parameters())
     with pytest.raises(ValueError, match="the data must have the 2 classes of the classifier to train on, got 3"):
-        objective(tmp_path, pictures(classes=3), pretrained_model_name_or_path=str(finished))
+        objective(tmp_path, noise_images(classes=3), pretrained_model_name_or_path=str(finished))
 
 
 # --- what is refused ---
@@ -251,7 +251,7 @@ def test_training_goes_on_from_the_classifier_of_a_pipeline(finished: Path, tmp_
 
 def test_data_without_labels_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = tmp_path / "root"
-    picture_folder(root / "pictures", count=4, names=())
+    image_folder(root / "images", count=4, names=())
     with pytest.raises(SystemExit, match="error: objective must be denoising for data without labels"):
         run(root, "run")
     assert not (root / "run").exists()
@@ -263,7 +263,7 @@ def test_pipelines_that_cannot_be_steered_are_refused_by_name(tmp_path: Path) ->
     with pytest.raises(ValueError, match=f"{named}, got a ClassifierFreeGuidancePipeline"):
         objective(tmp_path, pretrained_model_name_or_path=str(tmp_path / "cfg"))
     with pytest.raises(ValueError, match=r"resolution must be that of .*, 1 channel\(s\) of 8x8, got .* 16x16"):
-        objective(tmp_path, pictures(size=16))
+        objective(tmp_path, noise_images(size=16))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ class Brightness(torch.nn.Module):
 
 
 def test_accuracy_counts_what_is_recognised_under_noise_that_no_batch_changes() -> None:
-    data, schedule = pictures(7), NoiseSchedule.linear(20)
+    data, schedule = noise_images(7), NoiseSchedule.linear(20)
     levels, found, shown = [0, 5, 19], [], []
     for batch_size in (7, 3):
         judge = Brightness()
@@ -320,7 +320,7 @@ def test_accuracy_counts_what_is_recognised_under_noise_that_no_batch_changes() 
 
 @pytest.mark.parametrize("wrong", [[20], [-1], []])
 def test_timesteps_outside_the_schedule_are_refused(wrong: list[int]) -> None:
-    data = pictures(4)
+    data = noise_images(4)
     with pytest.raises(ValueError, match=r"timesteps must be in \[0, 19\]"):
         accuracy_by_noise_level(Brightness(), data.images, data.labels, NoiseSchedule.linear(20), wrong)
 
@@ -336,7 +336,7 @@ def parquet(root: Path, count: int = 12) -> Path:
     from datasets import Image as ImageFeature
 
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=["bird", "cat"])})
-    data = pictures(count)
+    data = noise_images(count)
     rows = {"image": [Image.fromarray(image[0]) for image in data.images], "label": data.labels.tolist()}
     (root / "data").mkdir(parents=True)
     Dataset.from_dict(rows, features=features).to_parquet(root / "data" / "test-00000-of-00001.parquet")
@@ -354,7 +354,7 @@ def test_the_command_writes_a_table_a_file_and_a_plot(
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "model" / "noise_accuracy.json").read_text())
     assert [*found["accuracy"]] == ["0", "1", "2", "5", "7"]
-    truth = pictures(12)
+    truth = noise_images(12)
     schedule = NoiseSchedule.from_scheduler(DDIMScheduler.from_config(pipe.scheduler.config))
     expected = accuracy_by_noise_level(pipe.classifier, truth.images, truth.labels, schedule, noise_levels(schedule))
     assert found["accuracy"] == {str(t): share for t, share in expected.items()}

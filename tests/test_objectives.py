@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toys import tiny_unet
-from training_runs import SMALL, forget_accelerate, picture_folder, pictures, small_settings
+from training_runs import SMALL, forget_accelerate, image_folder, noise_images, small_settings
 
 from pipelines import DDPMPipeline
 from training.loop import Trainer
@@ -145,7 +145,7 @@ def test_a_card_reads_records_of_old_and_new_noisy_classifiers_alike() -> None:
     expected = "accelerate launch -m training.train --recipe fashion-noisy-classifier --learning_rate 0.001"
     for record in (recipe | vars(options), old):
         assert command_of(record) == f"{expected} --adam_weight_decay 0.1"
-        assert "cross-entropy on noisy pictures" in training_text(runs_of(RUN | {"recipe": record}))
+        assert "cross-entropy on noisy images" in training_text(runs_of(RUN | {"recipe": record}))
 
 
 def test_a_card_does_not_import_what_a_record_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ class Captioned(Denoising):
 
 @pytest.mark.parametrize(("size", "micro_steps"), [(4, 1), (2, 2), (1, 4)])
 def test_an_objective_sees_the_captions_of_the_images_of_its_batch(size: int, micro_steps: int, tmp_path: Path) -> None:
-    data = replace(pictures(10), captions=tuple("picture" + "!" * i for i in range(10)))
+    data = replace(noise_images(10), captions=tuple("image" + "!" * i for i in range(10)))
     flags = {"train_batch_size": size, "gradient_accumulation_steps": micro_steps}
     recipe, options = small_settings(tmp_path / "run", **flags)
     task = Captioned.build(recipe, options, data)
@@ -193,12 +193,12 @@ def test_an_objective_sees_the_captions_of_the_images_of_its_batch(size: int, mi
     for (_, image), i in zip(task.seen, index, strict=True):
         torch.testing.assert_close(image, torch.from_numpy(data.images[i]) / 127.5 - 1.0, check_dtype=False)
     lengths = torch.cat(task.lengths)
-    assert lengths.dtype == torch.float32 and lengths.tolist() == [7.0 + i for i in index]
+    assert lengths.dtype == torch.float32 and lengths.tolist() == [5.0 + i for i in index]
 
 
 def test_data_without_captions_make_batches_without_them(tmp_path: Path) -> None:
     recipe, options = small_settings(tmp_path / "run")
-    trainer = Trainer(recipe, pictures(), Denoising.build(recipe, options, pictures()))
+    trainer = Trainer(recipe, noise_images(), Denoising.build(recipe, options, noise_images()))
     assert {*trainer.batch(0)[0]} == {"images", "labels"}
 
 
@@ -229,8 +229,8 @@ class Frozen(Denoising):
 )
 def test_frozen_modules_are_still_and_cast_unless_they_are_saved(precision: str, dtypes: dict, tmp_path: Path) -> None:
     recipe, options = small_settings(tmp_path / "run", class_conditional=False, mixed_precision=precision)
-    task = Frozen.build(recipe, options, pictures())
-    trainer = Trainer(recipe, pictures(), task)
+    task = Frozen.build(recipe, options, noise_images())
+    trainer = Trainer(recipe, noise_images(), task)
     before = {name: [v.clone() for v in module.state_dict().values()] for name, module in task.frozen.items()}
     assert torch.isfinite(torch.tensor([trainer.update() for _ in range(2)])).all()
     for name, module in task.frozen.items():
@@ -318,7 +318,7 @@ def launch(folder: Path, **flags: object) -> subprocess.CompletedProcess:
 
 def test_an_objective_of_ones_own_trains_through_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "my_objective.py").write_text(OUTSIDE)
-    flags = {"train_data_dir": picture_folder(tmp_path / "pictures"), "output_dir": tmp_path / "run"}
+    flags = {"train_data_dir": image_folder(tmp_path / "images"), "output_dir": tmp_path / "run"}
     flags |= {"max_train_steps": 3, "checkpointing_steps": 2, "strength": 0.5}
     done = launch(tmp_path, **flags)
     assert done.returncode == 0, done.stderr

@@ -84,7 +84,7 @@ def visit(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
 
 
 def draw(page: Page) -> None:
-    """Press Draw and wait for the pictures."""
+    """Press Draw and wait for the images."""
     page.locator("#draw").click()
     expect(page.locator("#status")).not_to_contain_text("Drawn in", timeout=PATIENCE)
     expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
@@ -99,11 +99,11 @@ def set_number(page: Page, label: str, value: str) -> None:
 
 
 def shown(page: Page) -> str:
-    """Address of the big picture."""
+    """Address of the big image."""
     return page.locator("#preview img").get_attribute("src") or ""
 
 
-def pictures(page: Page) -> list[bytes]:
+def noise_images(page: Page) -> list[bytes]:
     """The files of the gallery."""
     sources = [image.get_attribute("src") or "" for image in page.locator("#gallery .grid-container img").all()]
     return [page.request.get(source).body() for source in sources]
@@ -111,7 +111,7 @@ def pictures(page: Page) -> list[bytes]:
 
 @contextmanager
 def watched(page: Page) -> Iterator[Callable[[], list[str]]]:
-    """Record each picture that the page shows meanwhile."""
+    """Record each image that the page shows meanwhile."""
     page.evaluate(
         """() => {
             window.seen = [];
@@ -143,14 +143,14 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     page = visit()
     page.get_by_role("radio", name="keep").check()
     set_number(page, "Steps", "12")
-    set_number(page, "Pictures", "3")
+    set_number(page, "Images", "3")
     set_number(page, "Seed", "41")
     with watched(page) as seen:
         draw(page)
         assert len(seen()) >= 6 and "nothing" not in seen()
     expect(page.locator("#status")).to_contain_text("12 steps")
-    expect(page.locator("#status")).to_contain_text("19 network evaluations a picture")
-    first, last = pictures(page), shown(page)
+    expect(page.locator("#status")).to_contain_text("19 network evaluations per image")
+    first, last = noise_images(page), shown(page)
     assert len(first) == 3
 
     set_number(page, "Look back over the steps", "2")
@@ -158,10 +158,10 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     assert shown(page) != last
 
     draw(page)
-    assert pictures(page) == first
-    set_number(page, "Pictures", "2")
+    assert noise_images(page) == first
+    set_number(page, "Images", "2")
     draw(page)
-    again = [Image.open(_file(tmp_path, content)) for content in (first[1], pictures(page)[1])]
+    again = [Image.open(_file(tmp_path, content)) for content in (first[1], noise_images(page)[1])]
     assert again[0].tobytes() == again[1].tobytes()
 
     page.reload()
@@ -171,7 +171,7 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     page.get_by_role("button", name="Advanced").click()
     page.locator("#advanced input[type=file]").set_input_files(_file(tmp_path, first[2]))
     expect(page.get_by_label("Seed", exact=True)).to_have_value("43", timeout=PATIENCE)
-    expect(page.get_by_label("number input for Pictures")).to_have_value("3")
+    expect(page.get_by_label("number input for Images")).to_have_value("3")
 
 
 def _file(folder: Path, content: bytes) -> Path:
@@ -183,7 +183,7 @@ def _file(folder: Path, content: bytes) -> Path:
 def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="Advanced").click()
-    page.get_by_role("radio", name="Heun").check()  # two evaluations a step: 100 take long enough to be stopped
+    page.get_by_role("radio", name="Heun").check()  # two evaluations per step: 100 take long enough to be stopped
     set_number(page, "Steps", "100")
     page.locator("#draw").click()
     expect(page.locator("#status")).to_contain_text(re.compile(r"Step ([3-9]|\d\d) of 199"), timeout=PATIENCE)
@@ -215,7 +215,7 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
     page.get_by_role("radio", name="DDIM").check()
     expect(page.get_by_label("number input for Eta")).to_be_visible(timeout=PATIENCE)
     draw(page)
-    expect(page.locator("#status")).to_contain_text("8 network evaluations a picture")
+    expect(page.locator("#status")).to_contain_text("8 network evaluations per image")
 
 
 def test_settings_beyond_the_reach_of_the_handles_are_drawn(visit: Callable[..., Page]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
-from training_runs import command, network_file, picture_folder, run_here
+from training_runs import command, image_folder, network_file, run_here
 
 from training import train
 from training.objectives import find_objective
@@ -93,7 +93,7 @@ def test_a_flag_beats_the_row_of_the_recipe() -> None:
     assert recipe.torch_compile and recipe.mixed_precision == "bf16"
 
 
-def test_own_pictures_replace_the_data_set_of_the_recipe() -> None:
+def test_own_images_replace_the_data_set_of_the_recipe() -> None:
     recipe, _ = parse(["--recipe", "fashion-cfg", "--train_data_dir", "mine"])
     assert (recipe.train_data_dir, recipe.dataset_name) == ("mine", None)
 
@@ -153,7 +153,7 @@ def test_a_missing_checkpoint_is_named_with_those_there_before_any_work(
 
 
 def test_data_without_labels_cannot_be_class_conditional(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    loose = picture_folder(tmp_path / "loose", names=())
+    loose = image_folder(tmp_path / "loose", names=())
     message = error_of(command("--recipe conditional", train_data_dir=loose, output_dir=tmp_path / "run"), capsys)
     assert "class_conditional must be False" in message and "labels" in message
     assert not (tmp_path / "run").exists()
@@ -163,7 +163,7 @@ def test_data_without_labels_cannot_be_class_conditional(tmp_path: Path, capsys:
 def test_a_size_that_cannot_be_halved_names_one_that_works(
     size: int, works: int, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    folder = picture_folder(tmp_path / "pictures", count=4, size=8)
+    folder = image_folder(tmp_path / "images", count=4, size=8)
     flags = {"train_data_dir": folder, "output_dir": tmp_path / "run", "max_train_steps": 1, "train_batch_size": 2}
     flags |= {"model_config_name_or_path": network_file(tmp_path / "n.json", _class_name="PatchedUNet2DModel")}
     message = error_of(command("--recipe conditional", resolution=size, **flags), capsys)

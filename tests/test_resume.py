@@ -23,9 +23,9 @@ from training_runs import (
     assert_same,
     command,
     forget_accelerate,
+    image_folder,
     network_file,
-    picture_folder,
-    pictures,
+    noise_images,
     run_here,
     small_trainer,
 )
@@ -53,16 +53,16 @@ def one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and a network with dropout."""
+    """Images, and a network with dropout."""
     root = tmp_path_factory.mktemp("runs")
-    picture_folder(root / "pictures", count=14)
+    image_folder(root / "images", count=14)
     network_file(root / "network.json", dropout=0.1)
     return root
 
 
 def arguments(place: Path, name: str, **flags: object) -> list[str]:
     """The same run in another output folder."""
-    fixed = {"train_data_dir": place / "pictures", "model_config_name_or_path": place / "network.json"}
+    fixed = {"train_data_dir": place / "images", "model_config_name_or_path": place / "network.json"}
     fixed |= {"max_train_steps": STEPS, "checkpointing_steps": EVERY, "report_to": "tensorboard"}
     fixed |= {"random_flip": True, "gradient_accumulation_steps": 2, "train_batch_size": 2}
     return command("--recipe conditional", output_dir=place / name, **fixed | flags)
@@ -300,6 +300,6 @@ def test_starting_afresh_beside_old_checkpoints_and_resuming_on_other_data_are_s
     small_trainer(tmp_path / "run", max_train_steps=1).train()
     assert "holds checkpoints of an earlier run" in caplog.text
     forget_accelerate()
-    others = replace(pictures(), fingerprint="others")
+    others = replace(noise_images(), fingerprint="others")
     small_trainer(tmp_path / "run", others, max_train_steps=1, resume_from_checkpoint="latest").train()
     assert "the data are not those" in caplog.text

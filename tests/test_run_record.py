@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from toys import guided
-from training_runs import pictures, small_settings
+from training_runs import noise_images, small_settings
 
 from training.files import weights_hash, write_json
 from training.model_index import is_pipeline, parse_index, read_index
@@ -34,7 +34,7 @@ def test_a_fine_tune_does_not_hash_the_weights_it_starts_from(pushed: Path, monk
     real = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: hashed.append(file.name) or real(file, kind))
     recipe, _ = small_settings(pushed.parent / "run", pretrained_model_name_or_path=str(pushed))
-    assert origin(recipe, {}, pictures())["base_model"] == "me/cats"
+    assert origin(recipe, {}, noise_images())["base_model"] == "me/cats"
     assert not hashed
     pushed_revision(pushed)
     assert hashed, "the weights would have been seen"

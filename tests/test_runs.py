@@ -88,7 +88,7 @@ def test_the_stream_takes_the_arguments_of_the_call_and_no_others() -> None:
 
 
 def conditions() -> tuple[dict[str, Tensor], dict[str, Tensor | int]]:
-    """Labels, a sentence of two tokens, and a picture that is never dropped."""
+    """Labels, a sentence of two tokens, and an image that is never dropped."""
     torch.manual_seed(0)
     given = {"class_labels": torch.tensor([2, 0]), "text": torch.randn(2, 2, 3), "low_res": torch.randn(2, 1, 4, 4)}
     return given, {"class_labels": 9, "text": torch.zeros(1, 2, 3)}

@@ -1,4 +1,4 @@
-"""What version 0.1.0 saved stays good: its folders draw the same pictures and open everywhere, its checkpoints resume,
+"""What version 0.1.0 saved stays good: its folders draw the same images and open everywhere, its checkpoints resume,
 and the names that others read have not changed. tests/saved_0_1_0/README.md says what lies there."""
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ SAMPLERS = {
 OWN = "own"
 
 
-# ------------------------------------------------------------------------------------------- the pictures are the same
+# ------------------------------------------------------------------------------------------- the images are the same
 
 
 @cache
@@ -88,7 +88,7 @@ def both(name: str) -> tuple[DiffusionPipeline, DiffusionPipeline]:
 
 
 def drawn(pipe: DiffusionPipeline, sampler: str, **call: object) -> tuple[np.ndarray, float]:
-    """8-bit pictures (N, H, W) in four steps, and the evaluations per image."""
+    """8-bit images (N, H, W) in four steps, and the evaluations per image."""
     own = pipe.scheduler
     if sampler != OWN:
         pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(own.config, timestep_spacing="trailing")
@@ -115,7 +115,7 @@ def test_the_working_tree_draws_what_the_carried_code_draws(name: str, sampler: 
         (before, evaluations_before), (now, evaluations) = (drawn(pipe, sampler, **call) for pipe in (carried, ours))
         assert np.array_equal(before, now), call
         assert evaluations == evaluations_before, call
-        assert len(np.unique(before)) > 20, "black and white pictures would agree whatever the code does"
+        assert len(np.unique(before)) > 20, "black and white images would agree whatever the code does"
 
 
 def test_the_folders_are_all_compared() -> None:
@@ -424,12 +424,12 @@ def test_the_page_remembers_and_reads_addresses_by_the_same_names(demo: gr.Block
         assert values == [chosen[name] for name in FIELDS] and "keep" in updates
 
 
-def test_the_endpoint_and_its_pictures_keep_their_names(demo: gr.Blocks) -> None:
+def test_the_endpoint_and_its_images_keep_their_names(demo: gr.Blocks) -> None:
     known = demo.get_api_info()["named_endpoints"]["/generate"]["parameters"]
     assert {each["parameter_name"] for each in known} >= SETTINGS
     (endpoint,) = [handler for handler in demo.fns.values() if handler.api_name == "generate"]
-    for pictures, said, _ in endpoint.fn(model="free_guidance", count=2, steps=2, seed=5):
-        texts, report = [Image.open(path).info for path, _ in pictures], json.loads(said)
+    for images, said, _ in endpoint.fn(model="free_guidance", count=2, steps=2, seed=5):
+        texts, report = [Image.open(path).info for path, _ in images], json.loads(said)
     assert set(report) >= SETTINGS | {"seconds", "network_evaluations"}
     inside = [json.loads(text["stepwise"]) for text in texts]
     assert [settings["seed"] for settings in inside] == [5, 6]

@@ -52,7 +52,7 @@ for job in json.load(open("job.json")):
 
 
 def fresh(place: Path, jobs: list[dict]) -> list[np.ndarray]:
-    """Run `jobs` in one new process in `place`, with its own caches, offline; the pictures of each."""
+    """Run `jobs` in one new process in `place`, with its own caches, offline; the images of each."""
     place.mkdir(parents=True)
     jobs = [job | {"folder": str(job["folder"]), "pixels": f"{i}.npy"} for i, job in enumerate(jobs)]
     (place / "job.json").write_text(json.dumps(jobs, default=str))

@@ -1,4 +1,4 @@
-"""One seed, one picture: image i depends on its own seed alone, whatever is drawn beside it."""
+"""One seed, one image: image i depends on its own seed alone, whatever is drawn beside it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CASES: dict[str, Callable[[], tuple[StepwisePipeline, dict]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_picture_does_not_depend_on_the_batch(case: str) -> None:
+def test_a_image_does_not_depend_on_the_batch(case: str) -> None:
     pipe, options = CASES[case]()
     options |= {"num_inference_steps": 4, "output_type": "latent"}
     alone = {n: pipe(batch_size=n, generator=seeded(7), **options).images for n in SIZES}
@@ -71,11 +71,11 @@ def test_a_picture_does_not_depend_on_the_batch(case: str) -> None:
         assert torch.equal(alone[n], alone[16][:n]), n  # float32, to the last bit
         shown = [np.asarray(image) for image in pipe.to_images(alone[n])]
         assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(shown, pipe.to_images(alone[16]), strict=False))
-    pictures = {image.numpy().tobytes() for image in alone[16]}
-    assert len(pictures) == 16
+    images = {image.numpy().tobytes() for image in alone[16]}
+    assert len(images) == 16
 
 
-def test_each_generator_of_a_list_draws_its_own_picture() -> None:
+def test_each_generator_of_a_list_draws_its_own_image() -> None:
     pipe = ddpm()
     options = dict(num_inference_steps=3, output_type="latent")
     seeds = [5, 3, 8]

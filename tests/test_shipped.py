@@ -85,7 +85,7 @@ def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
     lines = (FOLDERS[name] / "README.md").read_text().split("| setting |")[1].split("\n\n")[0].splitlines()
     heads, *table = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
     rows = list(json.loads((FOLDERS[name] / "metrics.json").read_text())["results"].values())
-    assert len(table) == len(rows) + 1 and table[-1][0].startswith("real training pictures")
+    assert len(table) == len(rows) + 1 and table[-1][0].startswith("real training images")
     for setting, *cells in table[:-1]:
         fitting = [row for row in rows if cells == [CELLS[head](row) for head in heads]]
         assert len(fitting) == 1, setting

@@ -35,7 +35,7 @@ def test_ddim_step_is_the_stock_step(count: int, eta: float) -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("clip", [{"clip_sample": True}, {"clip_sample": True, "clip_sample_range": 0.5}, {}])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_ddim_pictures_are_those_of_the_stock_scheduler(kind: str, clip: dict, eta: float) -> None:
+def test_ddim_images_are_those_of_the_stock_scheduler(kind: str, clip: dict, eta: float) -> None:
     """eps has to agree with the clipped x_0, as in the paper's code: `use_clipped_model_output` of the stock step."""
     pipe = ddim(**{"clip_sample": False, "prediction_type": kind, "beta_schedule": "linear"} | clip)
     x = torch.randn(4, 1, 8, 8, generator=seeded())
@@ -82,7 +82,7 @@ def test_ddpm_step_with_learned_variance_is_the_stock_step() -> None:
     ],
     ids=["shipped", "fixed_large", "epsilon", "thresholding", "learned_range"],
 )
-def test_ddpm_pictures_are_those_of_the_stock_scheduler(config: dict, channels: int) -> None:
+def test_ddpm_images_are_those_of_the_stock_scheduler(config: dict, channels: int) -> None:
     pipe = ddpm(tiny_unet(out_channels=channels), **config)
     pipe.unet.conv_out.weight.data *= 0.2  # a variance channel within [-1, 1]
     generators = [seeded(i) for i in range(4)]

@@ -20,7 +20,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from test_saving import content, fresh
 from toys import quiet, seeded
-from training_runs import command, forget_accelerate, picture_folder, run_here
+from training_runs import command, forget_accelerate, image_folder, run_here
 
 from pipelines import DDIMPipeline, DDPMPipeline
 from training.evaluation.drawing import draw_batch, open_model
@@ -42,7 +42,7 @@ CELEBA = {"levels": 6, "attention": 4, "size": 32, "variance": "fixed_small"}
 
 
 def root_folder(folder: Path, levels: int, attention: int, size: int, variance: str, steps: int = 1000) -> Path:
-    """A folder like the published ones, but narrow, 32 channels a level where they have 128 to 512, and small."""
+    """A folder like the published ones, but narrow, 32 channels per level where they have 128 to 512, and small."""
     down = ["AttnDownBlock2D" if level == attention else "DownBlock2D" for level in range(levels)]
     up = ["AttnUpBlock2D" if level == attention else "UpBlock2D" for level in reversed(range(levels))]
     config = {
@@ -143,11 +143,11 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("training")
-def test_a_root_folder_can_be_fine_tuned_to_other_pictures(tmp_path: Path) -> None:
+def test_a_root_folder_can_be_fine_tuned_to_other_images(tmp_path: Path) -> None:
     start, end = root_folder(tmp_path / "start", **CIFAR, steps=5), tmp_path / "run"
     assert pretrained_size(str(start)) == (3, 32)
     flags = {"pretrained_model_name_or_path": start, "output_dir": end, "max_train_steps": 2, "lr_warmup_steps": 0}
-    flags |= {"train_data_dir": picture_folder(tmp_path / "pictures", size=40), "checkpointing_steps": 9}
+    flags |= {"train_data_dir": image_folder(tmp_path / "images", size=40), "checkpointing_steps": 9}
     run_here(command("--recipe finetune --class_conditional False --train_batch_size 2", **flags))
     tuned, first = DDPMPipeline.from_pretrained(end), DDPMPipeline.from_pretrained(start)
     assert tuned.sample_shape == (3, 32, 32) and tuned.scheduler.config.beta_schedule == "linear"

@@ -19,9 +19,9 @@ from torch import Tensor
 from training_runs import (
     command,
     forget_accelerate,
+    image_folder,
     network_file,
-    picture_folder,
-    pictures,
+    noise_images,
     run_here,
     small_settings,
     small_trainer,
@@ -110,18 +110,18 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path: Path) -> Non
     np.testing.assert_allclose(used, np.array(share) * 1e-3, rtol=1e-12, atol=1e-15)
 
 
-def test_a_few_dozen_steps_learn_four_pictures(tmp_path: Path) -> None:
+def test_a_few_dozen_steps_learn_four_images(tmp_path: Path) -> None:
     images = np.zeros((4, 1, 8, 8), dtype=np.uint8)
     images[1::2] = 255  # the cat is white, the bird is black
     flags = {"train_batch_size": 8, "learning_rate": 3e-3, "lr_warmup_steps": 5, "ddpm_num_steps": 1000}
-    trainer = small_trainer(tmp_path / "run", replace(pictures(4), images=images), max_train_steps=60, **flags)
+    trainer = small_trainer(tmp_path / "run", replace(noise_images(4), images=images), max_train_steps=60, **flags)
     losses = [trainer.update() for _ in range(40)]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5]), losses
     assert np.isfinite(losses).all()
 
 
-def test_batches_hold_the_pictures_of_the_order_in_range(tmp_path: Path) -> None:
-    data = pictures(10, classes=2)
+def test_batches_hold_the_images_of_the_order_in_range(tmp_path: Path) -> None:
+    data = noise_images(10, classes=2)
     trainer = small_trainer(tmp_path / "run", data)
     seen = []
     for trainer.step in range(5):
@@ -136,7 +136,7 @@ def test_batches_hold_the_pictures_of_the_order_in_range(tmp_path: Path) -> None
 
 
 def test_random_flip_mirrors_about_half(tmp_path: Path) -> None:
-    data = pictures(64)
+    data = noise_images(64)
     plain = small_trainer(tmp_path / "plain", data, train_batch_size=64).batch(0)[0]["images"]
     forget_accelerate()
     mixed = small_trainer(tmp_path / "mixed", data, train_batch_size=64, random_flip=True).batch(0)[0]["images"]
@@ -217,13 +217,13 @@ def with_history(folder: Path, **changes: object) -> Trainer:
     forget_accelerate()
     flags = {"gradient_accumulation_steps": 2, "train_batch_size": 2, "max_train_steps": 3} | changes
     recipe, options = small_settings(folder, **flags)
-    return Trainer(recipe, pictures(), WithHistory.build(recipe, options, pictures()))
+    return Trainer(recipe, noise_images(), WithHistory.build(recipe, options, noise_images()))
 
 
 def test_a_history_is_told_of_every_example_and_goes_into_checkpoints(tmp_path: Path) -> None:
     trainer = with_history(tmp_path / "run", checkpointing_steps=2)
     trainer.train()
-    labels = pictures().labels[trainer.order.indices(0, 12).numpy()]
+    labels = noise_images().labels[trainer.order.indices(0, 12).numpy()]
     assert trainer.objective.history.told == [[float(label), 0.5] for label in labels]
     again = with_history(tmp_path / "run", resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     again._resume()
@@ -277,7 +277,7 @@ def test_a_nan_loss_stops_the_run_and_leaves_the_last_checkpoint_alone(
         return loss(self, *args) * float("nan")
 
     monkeypatch.setattr(Denoising, "loss", fails_late)
-    flags = {"train_data_dir": picture_folder(tmp_path / "pictures"), "checkpointing_steps": 2}
+    flags = {"train_data_dir": image_folder(tmp_path / "images"), "checkpointing_steps": 2}
     flags["model_config_name_or_path"] = network_file(tmp_path / "network.json")
     with pytest.raises(SystemExit, match=r"error: the loss is nan at step 3; .*--learning_rate"):
         run_here(command("--recipe conditional", output_dir=folder, **flags))
@@ -295,7 +295,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         patch.setenv("STEPWISE_CACHE", str(root / "cache"))
-        flags = {"train_data_dir": picture_folder(root / "pictures"), "output_dir": root / "run"}
+        flags = {"train_data_dir": image_folder(root / "images"), "output_dir": root / "run"}
         flags |= {"model_config_name_or_path": network_file(root / "network.json"), "report_to": "tensorboard"}
         run_here(command("--recipe conditional", validation_steps=4, checkpointing_steps=4, **flags))
     return root / "run"
@@ -312,7 +312,7 @@ def test_tensorboard_has_the_curves_and_the_samples(finished: Path) -> None:
     assert [image.step for image in events.Images("samples")] == [4, 6]
 
 
-def test_sample_grids_are_pictures_of_every_class(finished: Path) -> None:
+def test_sample_grids_are_images_of_every_class(finished: Path) -> None:
     grids = sorted(path.name for path in (finished / "samples").iterdir())
     assert grids == ["step-000004.png", "step-000006.png"]
     grid = Image.open(finished / "samples" / grids[-1])

@@ -119,7 +119,7 @@ def test_settings_survive_the_png_that_gradio_writes(tmp_path: Path) -> None:
     assert png.read(path)["model"] == "größer"
 
 
-@pytest.mark.parametrize("content", [b"no picture", None])
+@pytest.mark.parametrize("content", [b"no image", None])
 def test_a_file_without_settings_is_refused_by_name(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "holiday.png"
     Image.new("L", (4, 4)).save(path)
@@ -325,7 +325,7 @@ def test_a_shipped_model_draws_a_bag_with_every_sampler(name: str, sampler: str)
 
 
 @pytest.mark.parametrize("class_name", ["any", "Coat"])
-def test_a_picture_does_not_depend_on_the_count(class_name: str, catalogue: Catalogue) -> None:
+def test_a_image_does_not_depend_on_the_count(class_name: str, catalogue: Catalogue) -> None:
     batch = Settings("tiny-cfg", class_name, steps=3, count=4, sampler="DDPM")
     alone = Settings(**(batch.of_image(2).as_dict() | {"count": 1}))
     assert (final_pixels(batch, catalogue)[2] == final_pixels(alone, catalogue)[0]).all()
@@ -368,7 +368,7 @@ def test_a_long_run_keeps_a_bounded_number_of_frames(catalogue: Catalogue, monke
 # ------------------------------------------------------------------------------------------------------------ the code
 
 
-def test_the_code_draws_the_same_pictures_in_a_fresh_process(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_the_code_draws_the_same_images_in_a_fresh_process(catalogue: Catalogue, tmp_path: Path) -> None:
     runs = [
         Settings("tiny-cfg", steps=3, count=3, guidance_scale=1.7, seed=20),
         Settings("tiny-cfg", "Bag", steps=3, count=2, sampler="DDIM", eta=0.5, seed=30),

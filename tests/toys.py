@@ -106,7 +106,7 @@ def guided(
 
 
 def tiny_classifier(size: int = 8, num_classes: int = 3) -> NoisyClassifier:
-    """A classifier of noisy pictures, of a few thousand weights, the same ones every time."""
+    """A classifier of noisy images, of a few thousand weights, the same ones every time."""
     torch.manual_seed(1)
     return NoisyClassifier(
         sample_size=size,
@@ -129,7 +129,7 @@ def steered(
 
 
 def latent(unet: UNet2DModel | None = None, **config: object) -> LatentDiffusionPipeline:
-    """Pictures of 8 x 8 from latents of 4 x 4."""
+    """Images of 8 x 8 from latents of 4 x 4."""
     torch.manual_seed(2)
     vae = AutoencoderKL(
         in_channels=1,

@@ -1,4 +1,4 @@
-"""Training runs small enough for a test: a U-Net of 60 thousand weights, a dozen pictures of noise, one thread."""
+"""Training runs small enough for a test: a U-Net of 60 thousand weights, a dozen images of noise, one thread."""
 
 import json
 import os
@@ -41,15 +41,15 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def pictures(count: int = 10, size: int = 8, channels: int = 1, classes: int | None = 2) -> ImageData:
+def noise_images(count: int = 10, size: int = 8, channels: int = 1, classes: int | None = 2) -> ImageData:
     """Noise in memory, of classes that take turns: the bird, the cat, the dog."""
     labels = None if classes is None else np.arange(count) % classes
     names = None if classes is None else ("bird", "cat", "dog")[:classes]
     return ImageData(noise(count, channels, size, size), labels, names, None, 0, "noise")
 
 
-def picture_folder(root: Path, count: int = 10, size: int = 8, names: tuple[str, ...] = ("bird", "cat")) -> Path:
-    """Grey pictures of noise in class folders, or loose without names."""
+def image_folder(root: Path, count: int = 10, size: int = 8, names: tuple[str, ...] = ("bird", "cat")) -> Path:
+    """Grey images of noise in class folders, or loose without names."""
     for i in range(count):
         folder = root / names[i % len(names)] if names else root
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def forget_accelerate() -> None:
 
 def small_trainer(folder: Path, data: ImageData | None = None, double: bool = False, **changes: object) -> Trainer:
     """A trainer, in this process, ready for `update()` or `train()`."""
-    (recipe, options), data = small_settings(folder, **changes), data or pictures()
+    (recipe, options), data = small_settings(folder, **changes), data or noise_images()
     objective = Denoising.build(recipe, options, data)
     if double:
         objective.network.double()

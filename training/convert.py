@@ -166,7 +166,7 @@ def _filled(
 
 
 def _channels(state: dict[str, Tensor], flags: Flags) -> int:
-    """3, as published, or 1 where the file says so: of a picture."""
+    """3, as published, or 1 where the file says so: of an image."""
     weight = state.get("input_blocks.0.0.weight")
     inputs = 2 if flags.super_resolution else 1
     return 1 if weight is not None and weight.ndim == 4 and weight.shape[1] == inputs else 3

@@ -2,9 +2,9 @@
 
     python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion --guidance_scale 1 1.5 2
 
-Draws pictures, the same number of each class, and measures them in the features of a network that trains no
-generator: class accuracy, Frechet and kernel distance to all test pictures, precision and recall; and in pixels the
-distance to the nearest training picture. Beside each stands the floor, what as many real pictures score. Several values
+Draws images, the same number of each class, and measures them in the features of a network that trains no
+generator: class accuracy, Frechet and kernel distance to all test images, precision and recall; and in pixels the
+distance to the nearest training image. Beside each stands the floor, what as many real images score. Several values
 of a setting make a sweep; a row is written as soon as it is measured, and not measured again when the command is
 repeated. Bits/dim are measured where they are asked for.
 """
@@ -28,7 +28,7 @@ from training.metrics.judge import measure_names
 
 
 def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | None) -> np.ndarray | None:
-    """Draw what a row's settings give, fill in its numbers and write it; its 8-bit pictures (N, C, H, W).
+    """Draw what a row's settings give, fill in its numbers and write it; its 8-bit images (N, C, H, W).
 
     `measuring` is None, and so is the result, in every process but the first.
     """
@@ -44,7 +44,7 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     if drawn is None:
         return None
     if drawn.before:
-        print(f"{drawn.before} of {options.num_samples} pictures were drawn by an earlier run: {name}")
+        print(f"{drawn.before} of {options.num_samples} images were drawn by an earlier run: {name}")
     speed = options.num_samples * evaluation.processes.count / drawn.seconds
     measured = measuring.measure(drawn.pixels, model.num_classes)
     row["measured"] = measured | {"nfe": drawn.nfe, "images_per_second": round(speed, 2)}
@@ -70,8 +70,8 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
         pixels = draw_and_measure(evaluation, wanted[index], measuring)
         rows[index] = wanted[index]
         if options.grid and pixels is not None and is_best(rows[index], rows, evaluation.network.frechet_name):
-            picture = evaluation.output.with_name("samples.png")
-            write_grid(picture, pixels, model.num_classes or 10, key_of(rows[index]["settings"]))
+            image = evaluation.output.with_name("samples.png")
+            write_grid(image, pixels, model.num_classes or 10, key_of(rows[index]["settings"]))
     return rows
 
 
@@ -102,7 +102,7 @@ def tell(evaluation: Evaluation, rows: list[Row]) -> None:
     folder = evaluation.output.parent
     print(table(rows))
     if any(row["measured"].get("nearest_train_ratio", 1) < 1 for row in rows):
-        print("warning: a ratio below 1: samples lie nearer to training pictures than unseen ones (copies, or smooth)")
+        print("warning: a ratio below 1: samples lie nearer to training images than unseen ones (copies, or smooth)")
     written = plots.write_plots(folder, rows)
     if evaluation.options.bits_per_dim:
         bounds = bits.measure_bits(evaluation)

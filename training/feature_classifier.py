@@ -34,20 +34,20 @@ class Options:
     output_dir: str = field(metadata={"help": "the folder for the weights, config.json and metrics.json"})
     dataset_name: str | None = field(default=None, metadata={"help": "a Hub id, or a folder of parquet"})
     train_data_dir: str | None = field(default=None, metadata={"help": "a folder of class folders of images"})
-    resolution: int | None = field(default=None, metadata={"help": "side of the pictures; default: as they are"})
+    resolution: int | None = field(default=None, metadata={"help": "side of the images; default: as they are"})
     test_split: str = field(default="test", metadata={"help": "the split whose accuracy is reported"})
-    num_train_epochs: int = field(default=10, metadata={"help": "passes over the training pictures"})
-    train_batch_size: int = field(default=128, metadata={"help": "pictures a step"})
+    num_train_epochs: int = field(default=10, metadata={"help": "passes over the training images"})
+    train_batch_size: int = field(default=128, metadata={"help": "images per step"})
     learning_rate: float = field(default=4e-3, metadata={"help": "highest rate of the cycle"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on every weight"})
-    max_shift: int = field(default=1, metadata={"help": "pictures are moved by up to so many pixels"})
+    max_shift: int = field(default=1, metadata={"help": "images are moved by up to so many pixels"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on so many only, for a trial"})
     mixed_precision: str = field(default="bf16", metadata={"help": "bf16 or no", "choices": ["bf16", "no"]})
     seed: int = 0
 
 
 def augment(pixels: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
-    """Pictures (N, C, H, W), each flipped with probability 1/2 and moved by up to `max_shift` pixels; edges repeat."""
+    """Images (N, C, H, W), each flipped with probability 1/2 and moved by up to `max_shift` pixels; edges repeat."""
     count, channels, height, width = pixels.shape
     flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
     pixels = torch.where(flip, pixels.flip(-1), pixels)
@@ -61,7 +61,7 @@ def augment(pixels: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
 
 
 def batches(data: ImageData, options: Options, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """A pass in random order: augmented pictures (N, C, H, W) in [-1, 1] and classes (N,), all batches full."""
+    """A pass in random order: augmented images (N, C, H, W) in [-1, 1] and classes (N,), all batches full."""
     labels = torch.from_numpy(data.labels)
     size = min(options.train_batch_size, len(labels))
     for chosen in torch.randperm(len(labels), generator=rng).split(size):
@@ -103,10 +103,10 @@ A residual network of {parameters:,} parameters in whose features generators are
 distance, precision and recall (`python -m training.evaluate`). **It measures only.** No generator is trained with it,
 so that its verdict stays independent of them; it is no general classifier either.
 
-Test accuracy {test_accuracy:.2%} on {test_samples:,} pictures, after {epochs} passes over {train_samples:,}
+Test accuracy {test_accuracy:.2%} on {test_samples:,} images, after {epochs} passes over {train_samples:,}
 ({train_seconds:,.0f} seconds). Settings, versions and fingerprints of the data are in metrics.json.
 
-Pictures ({channels}, {size}, {size}) in [-1, 1]; classes: {classes}.
+Images ({channels}, {size}, {size}) in [-1, 1]; classes: {classes}.
 
 ```python
 from training.metrics.features import FeatureClassifier
@@ -167,7 +167,7 @@ def run(options: Options) -> dict:
     began = time.perf_counter()
     train(classifier, data, options, device)
     seconds = time.perf_counter() - began
-    _, recognised = extract(classifier, test.images, "test pictures")
+    _, recognised = extract(classifier, test.images, "test images")
     metrics = {
         "test_accuracy": round(float(np.mean(recognised == test.labels)), 4),
         "test_samples": len(test.labels),
@@ -192,7 +192,7 @@ def main() -> None:
         metrics = run(options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"test accuracy {metrics['test_accuracy']:.2%} on {metrics['test_samples']} pictures: {options.output_dir}")
+    print(f"test accuracy {metrics['test_accuracy']:.2%} on {metrics['test_samples']} images: {options.output_dir}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
 from training.run_record import device_name, origin
-from training.sample_grid import keep_pictures, picture_of, sample_grid
+from training.sample_grid import image_path, keep_images, sample_grid
 
 logger = logging.getLogger(__name__)
 
@@ -213,11 +213,11 @@ class Trainer:
             return
         with self.accelerator.autocast():
             grid = sample_grid(self.pipeline(), self.recipe.seed)
-            values, pictures = self.objective.diagnostics(self.averaged)
+            values, images = self.objective.diagnostics(self.averaged)
         if values:
             self.accelerator.log(values, step=self.step)
         trackers = self.accelerator.trackers
-        keep_pictures({"samples": grid} | pictures, self.output_dir / "samples", self.step, trackers)
+        keep_images({"samples": grid} | images, self.output_dir / "samples", self.step, trackers)
 
     def _save_checkpoint(self) -> None:
         limit = self.recipe.checkpoints_total_limit
@@ -259,7 +259,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.pipeline().save_pretrained(self.output_dir)
             write_json(self.output_dir / "training.json", self._record())
-            last = picture_of(self.output_dir / "samples", self.step)
+            last = image_path(self.output_dir / "samples", self.step)
             if last.is_file():
                 shutil.copyfile(last, self.output_dir / "samples.png")  # of the card
         self.accelerator.end_training()

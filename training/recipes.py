@@ -1,4 +1,4 @@
-"""What a training run can be told: the flags of every run, as a frozen dataclass, and one table with a row a recipe.
+"""What a training run can be told: the flags of every run, as a frozen dataclass, and one table with a row per recipe.
 
 A row holds what differs from the defaults, of the run and of its objective alike. Above each shipped row stand its
 command and the score of what is shipped, as `training.evaluate` measured it.
@@ -66,8 +66,8 @@ class Recipe:
     pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of a pipeline to fine-tune or steer")
     model_config_name_or_path: str | None = flag(None, "folder or JSON file with the network's config")
     # optimization
-    train_batch_size: int = flag(64, "examples a process and a micro-step")
-    gradient_accumulation_steps: int = flag(1, "micro-steps an update")
+    train_batch_size: int = flag(64, "examples per process and micro-step")
+    gradient_accumulation_steps: int = flag(1, "micro-steps per update")
     max_train_steps: int = flag(10_000, "updates")
     learning_rate: float = flag(1e-3, "peak learning rate of AdamW")
     lr_scheduler: str = flag("cosine", ", ".join(LR_SCHEDULERS))
@@ -147,7 +147,7 @@ _FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
 
 RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe fashion-cfg
-    # model_cards/fashion-cfg, 544,000 images: Frechet distance 0.503 at guidance 2 (real pictures: 0.335)
+    # model_cards/fashion-cfg, 544,000 images: Frechet distance 0.503 at guidance 2 (real images: 0.335)
     "fashion-cfg": {"dataset_name": "data/fashion", "class_conditional": True, **_FAST_CPU},
     # accelerate launch -m training.train --recipe fashion-ddpm
     # model_cards/fashion-ddpm, with --variance_type learned_range, 396,800 images on from fashion-cfg: Frechet distance

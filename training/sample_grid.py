@@ -1,4 +1,4 @@
-"""Pictures of a run as it goes on: grids of samples, of the same seeds each time so that progress shows."""
+"""Images of a run as it goes on: grids of samples, of the same seeds each time so that progress shows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ ROWS, COLUMNS, TILE = 4, 10, 56
 
 
 def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 2.0) -> Image.Image:
-    """Four rows of ten pictures, for a class-conditional pipeline one class a column (the first ten classes)."""
+    """Four rows of ten images, for a class-conditional pipeline one class per column (the first ten classes)."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(ROWS * COLUMNS)]
     steps = min(25, pipeline.scheduler.config.num_train_timesteps)
@@ -28,7 +28,7 @@ def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 
 
 
 def tile(images: list[Image.Image], columns: int, size: int) -> Image.Image:
-    """Pictures side by side on white, each enlarged by a whole factor to about `size` pixels, without smoothing."""
+    """Images side by side on white, each enlarged by a whole factor to about `size` pixels, without smoothing."""
     factor = max(1, round(size / images[0].width))
     width, height = images[0].width * factor, images[0].height * factor
     rows, gap = -(-len(images) // columns), 2
@@ -40,31 +40,31 @@ def tile(images: list[Image.Image], columns: int, size: int) -> Image.Image:
     return grid
 
 
-def picture_of(folder: Path, step: int, name: str = "samples") -> Path:
-    """Where `keep_pictures` writes a picture of an update."""
+def image_path(folder: Path, step: int, name: str = "samples") -> Path:
+    """Where `keep_images` writes an image of an update."""
     prefix = "" if name == "samples" else f"{name}-"
     return folder / f"{prefix}step-{step:06d}.png"
 
 
-def keep_pictures(pictures: dict[str, Image.Image], folder: Path, step: int, trackers: Sequence[Any]) -> None:
+def keep_images(images: dict[str, Image.Image], folder: Path, step: int, trackers: Sequence[Any]) -> None:
     """Write "samples" as step-NNNNNN.png and any other as NAME-step-NNNNNN.png, and give them to accelerate's trackers.
 
-    Trackers that know no pictures are passed over.
+    Trackers that know no images are passed over.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        picture.save(picture_of(folder, step, name))
+    for name, image in images.items():
+        image.save(image_path(folder, step, name))
     for tracker in trackers:
         if not hasattr(tracker, "log_images"):
             continue
         as_asked = _as_batch if tracker.name == "tensorboard" else _as_list
-        tracker.log_images({name: as_asked(picture) for name, picture in pictures.items()}, step)
+        tracker.log_images({name: as_asked(image) for name, image in images.items()}, step)
 
 
-def _as_batch(picture: Image.Image) -> np.ndarray:
+def _as_batch(image: Image.Image) -> np.ndarray:
     """(1, 3, H, W), as tensorboard's writer wants it."""
-    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)[None]
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
 
 
-def _as_list(picture: Image.Image) -> list[Image.Image]:
-    return [picture]
+def _as_list(image: Image.Image) -> list[Image.Image]:
+    return [image]

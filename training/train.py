@@ -38,7 +38,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     name = _recipe_name(arguments)
     row = dict(RECIPES[name])
     if _values(arguments, "--train_data_dir"):
-        row.pop("dataset_name", None)  # one's own pictures stand in for the recipe's data set
+        row.pop("dataset_name", None)  # one's own images stand in for the recipe's data set
     objective = [row.get("objective", Recipe.objective), *_values(arguments, "--objective")][-1]
     kinds = Recipe, _options_of(objective)
     parser = HfArgumentParser(

@@ -1,4 +1,4 @@
-"""The demo: one file a tab, and `build_demo`, which works for any pipeline here."""
+"""The demo: one file per tab, and `build_demo`, which works for any pipeline here."""
 
 from .demo import build_demo
 from .models import Catalogue

@@ -21,7 +21,7 @@ class Controls:
     fields: dict[str, gr.components.Component]
     seed_mode: gr.Radio
     preview: gr.Radio
-    picture: gr.File
+    image: gr.File
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `FIELDS`, then the seed mode and the preview."""
@@ -41,7 +41,7 @@ def build(catalogue: Catalogue) -> Controls:
     with gr.Row():
         made["steps"] = gr.Slider(1, step=1, label="Steps", min_width=140, buttons=[], **look["steps"])
         made["count"] = gr.Slider(
-            1, defaults.MAX_COUNT, step=1, label="Pictures", min_width=140, buttons=[], **look["count"]
+            1, defaults.MAX_COUNT, step=1, label="Images", min_width=140, buttons=[], **look["count"]
         )
     made["guidance_scale"] = gr.Slider(
         0,
@@ -75,8 +75,8 @@ def build(catalogue: Catalogue) -> Controls:
             **look["guidance_rescale"],
         )
         preview = gr.Radio(list(defaults.PREVIEWS), value=defaults.PREVIEWS[0], label="Preview")
-        picture = gr.File(label="Settings from a picture", file_types=[".png"], height=150)
-    return Controls({name: made[name] for name in FIELDS}, seed_mode, preview, picture)
+        image = gr.File(label="Settings from an image", file_types=[".png"], height=150)
+    return Controls({name: made[name] for name in FIELDS}, seed_mode, preview, image)
 
 
 def looks(info: ModelInfo, settings: Settings) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from .generate import GenerateTab
 from .models import Catalogue
 
 TITLE = """<h1>Stepwise</h1><p>Diffusion models you can see, train and share</p>"""
-CACHE_SECONDS = (3600, 3600)  # how often pictures are cleared away, and from which age
+CACHE_SECONDS = (3600, 3600)  # how often images are cleared away, and from which age
 
 
 def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:

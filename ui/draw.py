@@ -1,4 +1,4 @@
-"""A run: from settings to pictures, a step at a time. Closing the generator stops the work."""
+"""A run: from settings to images, a step at a time. Closing the generator stops the work."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from .settings import Settings
 
 @dataclass
 class Frames:
-    """What the scrubber moves over: previews of a run, thinned to `STORED_FRAMES`, and the pictures at its end.
+    """What the scrubber moves over: previews of a run, thinned to `STORED_FRAMES`, and the images at its end.
 
     `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps` and `timesteps`.
     """
@@ -33,7 +33,7 @@ class Frames:
     def __len__(self) -> int:
         return len(self.steps) + (self.final is not None)
 
-    def picture(self, position: int, kind: str) -> np.ndarray:
+    def image(self, position: int, kind: str) -> np.ndarray:
         """The preview at a position, 0 to len - 1; positions beyond the ends give the ends."""
         position = min(max(position, 0), len(self) - 1)
         return self.final if position == len(self.steps) else self.previews[kind][position]
@@ -42,7 +42,7 @@ class Frames:
         """Which step a position shows."""
         position = min(max(position, 0), len(self) - 1)
         if position == len(self.steps):
-            return f"the pictures after step {self.num_steps} of {self.num_steps}"
+            return f"the images after step {self.num_steps} of {self.num_steps}"
         return f"step {self.steps[position]} of {self.num_steps}, t = {self.timesteps[position]:.0f}"
 
 
@@ -60,7 +60,7 @@ class Progress:
 
 
 def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
-    """Draw the pictures of `settings`, yielding after each step and, with the images, at the end."""
+    """Draw the images of `settings`, yielding after each step and, with the images, at the end."""
     import torch
 
     info = catalogue[settings.model]
@@ -92,8 +92,8 @@ def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], flo
 
 def _preview(pipe: Any, step: Any) -> dict[str, np.ndarray]:
     tensors = (step.pred_original_sample, step.x_t)
-    pictures = [to_uint8(pipe.to_images(tensor, "np")) for tensor in tensors]
-    return dict(zip(defaults.PREVIEWS, pictures, strict=True))
+    images = [to_uint8(pipe.to_images(tensor, "np")) for tensor in tensors]
+    return dict(zip(defaults.PREVIEWS, images, strict=True))
 
 
 def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray]) -> None:
@@ -102,5 +102,5 @@ def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray]) -> None:
         return
     frames.steps.append(step.index + 1)
     frames.timesteps.append(step.timestep)
-    for kind, pictures in preview.items():
-        frames.previews[kind].append(pictures)
+    for kind, images in preview.items():
+        frames.previews[kind].append(images)

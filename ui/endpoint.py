@@ -34,16 +34,16 @@ def add_endpoint(catalogue: Catalogue) -> None:
         guidance_high: float | None = None,
         guidance_rescale: float | None = None,
     ) -> Iterator[tuple[list[tuple[str, str]], str, str]]:
-        """Draw pictures with a diffusion model. Every argument may be left out.
+        """Draw images with a diffusion model. Every argument may be left out.
 
         Args:
             model: name of the model; the first of the page unless given
-            class_name: what to draw, a class name of the model, or "any" for a random class an image
+            class_name: what to draw, a class name of the model, or "any" for a random class per image
             steps: sampling steps, 1 to 1000
             guidance_scale: 0 to 30; 1 is the class alone, 0 is no class at all, higher follows the class more closely;
                 for a model that a classifier guides, 0 is off; 2 or, with a classifier, 4 unless given
-            seed: of the first picture, 0 to 4294967295; picture i is drawn from seed + i alone
-            count: how many pictures, 1 to 16
+            seed: of the first image, 0 to 4294967295; image i is drawn from seed + i alone
+            count: how many images, 1 to 16
             sampler: DPM-Solver++, UniPC, Heun, DDIM or DDPM
             eta: share of DDPM's noise in DDIM, 0 to 1
             guidance_low: guide above this share of the noise process, 0 to 1
@@ -51,8 +51,8 @@ def add_endpoint(catalogue: Catalogue) -> None:
             guidance_rescale: 0 to 1, tames contrast at high guidance scales
 
         Returns:
-            The pictures as PNG files, each with its settings inside; a report as JSON: settings, seconds and network
-            evaluations an image; and Python that draws them again.
+            The images as PNG files, each with its settings inside; a report as JSON: settings, seconds and network
+            evaluations per image; and Python that draws them again.
         """
         given = (model, class_name, steps, guidance_scale, seed, count, sampler)
         given = (*given, eta, guidance_low, guidance_high, guidance_rescale)
@@ -85,7 +85,7 @@ def add_endpoint(catalogue: Catalogue) -> None:
         for name in _ARGUMENTS
     ]
     outputs = [
-        gr.Gallery(label="pictures", format="png", visible=False),
+        gr.Gallery(label="images", format="png", visible=False),
         gr.Textbox(label="report", visible=False),
         gr.Code(label="code", language="python", visible=False),
     ]

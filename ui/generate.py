@@ -1,4 +1,4 @@
-"""The Generate tab: choose, draw, watch it denoise, look back over the steps, take the pictures and the code along."""
+"""The Generate tab: choose, draw, watch it denoise, look back over the steps, take the images and the code along."""
 
 import secrets
 import tempfile
@@ -42,7 +42,7 @@ class GenerateTab:
                     self.draw_button = gr.Button("Draw", variant="primary", scale=3, min_width=120, elem_id="draw")
                     self.stop_button = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_id="stop")
                 self.status = gr.HTML(status(f"Loading {first.name} …"), elem_id="status")
-                self.picture = gr.Image(
+                self.image = gr.Image(
                     opening(first),
                     format="png",
                     type="pil",
@@ -50,7 +50,7 @@ class GenerateTab:
                     interactive=False,
                     buttons=["download", "fullscreen"],
                     elem_id="preview",
-                    alt_text="The pictures as they are being drawn, side by side",
+                    alt_text="The images as they are being drawn, side by side",
                 )
                 self.scrubber = gr.Slider(
                     0,
@@ -63,7 +63,7 @@ class GenerateTab:
                     elem_id="scrubber",
                 )
         self.gallery = gr.Gallery(
-            label="Pictures, each with its settings inside",
+            label="Images, each with its settings inside",
             format="png",
             columns=16,
             height="auto",
@@ -81,7 +81,7 @@ class GenerateTab:
         fields = [self.controls.fields[name] for name in FIELDS]
         inputs = self.controls.inputs()
         outputs = [
-            self.picture,
+            self.image,
             self.status,
             self.controls.fields["seed"],
             self.scrubber,
@@ -106,7 +106,7 @@ class GenerateTab:
             event(
                 self.look_back,
                 [self.frames, self.scrubber, self.controls.preview],
-                [self.picture, self.status],
+                [self.image, self.status],
                 queue=False,
                 trigger_mode="always_last",
                 **QUIET,
@@ -114,8 +114,8 @@ class GenerateTab:
         model, sampler, eta = (self.controls.fields[name] for name in ("model", "sampler", "eta"))
         model.input(self.follow_model, fields, fields, queue=False, **QUIET)
         sampler.input(self.follow_sampler, fields, eta, queue=False, **QUIET)
-        self.controls.picture.upload(
-            self.recall, self.controls.picture, [*fields, self.controls.seed_mode], queue=False, **QUIET
+        self.controls.image.upload(
+            self.recall, self.controls.image, [*fields, self.controls.seed_mode], queue=False, **QUIET
         )
         gr.on(
             [part.change for part in inputs],
@@ -134,7 +134,7 @@ class GenerateTab:
         fields = [self.controls.fields[name] for name in FIELDS]
         own = [self.controls.seed_mode, self.controls.preview]
         demo.load(self.restore, self.remembered, [*fields, *own], queue=False, **QUIET).then(
-            self.sample, fields, [self.picture, self.status, self.code], **QUEUE, **QUIET
+            self.sample, fields, [self.image, self.status, self.code], **QUEUE, **QUIET
         )
 
     def restore(self, remembered: dict[str, Any] | None, request: gr.Request) -> list[Any]:
@@ -146,7 +146,7 @@ class GenerateTab:
         return [*controls.updates(self.catalogue, settings), mode, kind]
 
     def sample(self, *values: Any) -> tuple[Any, str, str]:
-        """A first picture, so that nobody meets an empty page: the model's own, or drawn now, once; and its code."""
+        """A first image, so that nobody meets an empty page: the model's own, or drawn now, once; and its code."""
         settings = Settings.recalled(self._named(values), self.catalogue)
         model, info = settings.model, self.catalogue[settings.model]
         if model not in self._samples and info.samples:
@@ -154,7 +154,7 @@ class GenerateTab:
         if model not in self._samples:
             *_, last = draw(Settings(model), self.catalogue)
             self._samples[model] = grid(last.frames.final)
-        text = status(f"Samples of {model}. Press Draw for pictures of your own.")
+        text = status(f"Samples of {model}. Press Draw for images of your own.")
         return self._samples[model], text, snippet(settings, info, fastpath.detect())
 
     # ------------------------------------------------------------------------------------------------------- drawing
@@ -181,7 +181,7 @@ class GenerateTab:
         return status("Nothing was drawn."), gr.update(interactive=True), gr.update(interactive=False)
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Draw, showing each step. The pictures on the page stay until the first step replaces them."""
+        """Draw, showing each step. The images on the page stay until the first step replaces them."""
         *values, seed_mode, kind = values
         settings = self._settings(self._named(values), seed_mode)
         code = snippet(settings, self.catalogue[settings.model], fastpath.detect())
@@ -192,8 +192,8 @@ class GenerateTab:
                     break
                 seed = settings.seed if progress.index == 1 else keep
                 scrubber = gr.update(interactive=False) if progress.index == 1 else keep
-                picture = grid(progress.preview[kind], LIVE_WIDTH)
-                yield picture, report(progress), seed, scrubber, keep, keep, keep, keep, keep
+                image = grid(progress.preview[kind], LIVE_WIDTH)
+                yield image, report(progress), seed, scrubber, keep, keep, keep, keep, keep
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
             yield self._ending(settings, progress, kind, code, Path(folder))
 
@@ -211,11 +211,11 @@ class GenerateTab:
         scrubber = gr.update(maximum=max(last, 1), value=last, visible=last > 0, interactive=True)
         if progress.images is None:
             stopped = report(progress, "Stopped after")
-            picture = grid(frames.picture(last, kind))
-            return picture, stopped, settings.seed, scrubber, gr.skip(), gr.skip(), frames, *buttons
-        picture = png.tag(grid(frames.final), settings.as_json())
-        pictures = gr.update(value=files(settings, self.catalogue, progress, folder), visible=True, selected_index=None)
-        return picture, report(progress, "Drawn in"), settings.seed, scrubber, pictures, code, frames, *buttons
+            image = grid(frames.image(last, kind))
+            return image, stopped, settings.seed, scrubber, gr.skip(), gr.skip(), frames, *buttons
+        image = png.tag(grid(frames.final), settings.as_json())
+        images = gr.update(value=files(settings, self.catalogue, progress, folder), visible=True, selected_index=None)
+        return image, report(progress, "Drawn in"), settings.seed, scrubber, images, code, frames, *buttons
 
     # ------------------------------------------------------------------------------------------------ around the run
 
@@ -225,7 +225,7 @@ class GenerateTab:
             return gr.skip(), gr.skip()
         position = int(position)
         what = "" if position >= len(frames.steps) else f", {kind}"
-        return grid(frames.picture(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
+        return grid(frames.image(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
 
     def follow_sampler(self, *values: Any) -> dict[str, Any]:
         """Show eta with the sampler that has it. No other control is touched: a visitor may be typing there."""
@@ -246,10 +246,10 @@ class GenerateTab:
         return dict(zip(FIELDS, values, strict=True))
 
     def recall(self, path: str) -> list[Any]:
-        """The settings of a picture that was dropped on the page."""
+        """The settings of an image that was dropped on the page."""
         try:
             settings = Settings.recalled(png.read(path), self.catalogue)
         except ValueError as error:
             raise gr.Error(str(error), title="No settings in this file") from error
-        gr.Info(f"Settings of the picture with seed {settings.seed} recalled.")
+        gr.Info(f"Settings of the image with seed {settings.seed} recalled.")
         return [*controls.updates(self.catalogue, settings), controls.KEEP_SEED]

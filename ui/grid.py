@@ -1,4 +1,4 @@
-"""Pictures side by side, enlarged without smoothing: a pixel of a 28-pixel picture is meant to be seen."""
+"""Images side by side, enlarged without smoothing: a pixel of a 28-pixel image is meant to be seen."""
 
 import math
 
@@ -30,5 +30,5 @@ def grid(images: np.ndarray, width: int = WIDTH) -> Image.Image:
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) in [0, 1] -> uint8, rounded as diffusers rounds its pictures."""
+    """(N, H, W, C) in [0, 1] -> uint8, rounded as diffusers rounds its images."""
     return (pixels * 255).round().astype(np.uint8)

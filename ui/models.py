@@ -29,7 +29,7 @@ class ModelInfo:
         accepts: arguments of a run, those of the pipeline's `__call__` but for the output's
         class_names: by index; empty for an unconditional model
         labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
-        shape: (height, width, channels) of its pictures, as far as the configs of network and autoencoder tell
+        shape: (height, width, channels) of its images, as far as the configs of network and autoencoder tell
         samplers: what may be chosen; empty where the pipeline has no scheduler to swap
         max_steps: length of the noise schedule
         page: settings of the page by name, {"value": ..., "info": ...}, where the pipeline's differ
@@ -52,7 +52,7 @@ class ModelInfo:
 
     @property
     def samples(self) -> Path | None:
-        """The picture that the folder brings along, if any."""
+        """The image that the folder brings along, if any."""
         path = self.folder / "samples.png"
         return path if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""What the page and the endpoint hand out: picture files, the status line, the picture that a page opens with."""
+"""What the page and the endpoint hand out: image files, the status line, the image that a page opens with."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def opening(info: ModelInfo) -> Image.Image:
 
 
 def files(settings: Settings, catalogue: Catalogue, progress: Progress, folder: Path) -> list[tuple[str, str]]:
-    """Write each picture as a PNG that holds its own settings: (path, caption)."""
+    """Write each image as a PNG that holds its own settings: (path, caption)."""
     info, classes = catalogue[settings.model], settings.classes(catalogue[settings.model])
     written = []
     for i, image in enumerate(progress.images):
@@ -40,7 +40,7 @@ def status(text: str, share: float | None = None) -> str:
 
 def report(progress: Progress, verb: str = "") -> str:
     """Where a run stands: steps, seconds, network evaluations."""
-    cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations a picture"
+    cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"
     if verb == "Drawn in":
         return status(f"Drawn in {progress.num_steps} steps · {cost}", 1.0)
     step = f"step {progress.index} of {progress.num_steps}"

@@ -1,4 +1,4 @@
-"""Settings inside a PNG, in the text chunk `stepwise`, so that a picture can be drawn again from its file alone."""
+"""Settings inside a PNG, in the text chunk `stepwise`, so that an image can be drawn again from its file alone."""
 
 import json
 from pathlib import Path
@@ -31,14 +31,14 @@ def read(path: str | Path) -> dict[str, Any]:
     """The settings inside a PNG.
 
     Raises:
-        ValueError: no picture, or one without settings of ours.
+        ValueError: no image, or one without settings of ours.
     """
     try:
         with Image.open(path) as image:
             image.load()  # text may follow the pixels
             settings = json.loads(image.info[KEY])
     except (OSError, UnidentifiedImageError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"picture must be a PNG that this page drew: {Path(path).name} holds no settings") from error
+        raise ValueError(f"image must be a PNG that this page drew: {Path(path).name} holds no settings") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"picture must be a PNG that this page drew: {Path(path).name} holds no settings")
+        raise ValueError(f"image must be a PNG that this page drew: {Path(path).name} holds no settings")
     return settings

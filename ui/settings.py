@@ -18,7 +18,7 @@ def own_scale(info: ModelInfo) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the pictures of a run. Image i is drawn from `seed + i` alone.
+    """Everything that decides the images of a run. Image i is drawn from `seed + i` alone.
 
     `guidance_scale` is 1 for the conditional prediction only and 0 for the unconditional (with a classifier, 0 is off);
     guidance acts between the shares `guidance_low` and `guidance_high` of the noise process.

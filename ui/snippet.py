@@ -1,4 +1,4 @@
-"""The Python that draws the pictures of a run, to be pasted and run as it stands."""
+"""The Python that draws the images of a run, to be pasted and run as it stands."""
 
 import json
 
@@ -53,7 +53,7 @@ def _call(settings: Settings, info: ModelInfo) -> list[str]:
         arguments["class_labels"] = f"[{', '.join(map(_literal, labels))}]"
     lines = [f"    {name}={value}," for name, value in arguments.items()]
     return [
-        f"seeds = range({settings.seed}, {settings.seed + settings.count})  # a picture depends on its own seed alone",
+        f"seeds = range({settings.seed}, {settings.seed + settings.count})  # an image depends on its own seed alone",
         "images = pipe(",
         *lines,
         "    generator=[torch.Generator().manual_seed(seed) for seed in seeds],",

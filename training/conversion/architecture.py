@@ -19,7 +19,7 @@ from training.conversion.flags import Flags
 GROUPS = 32  # of every normalisation
 WIDEST, MOST = 2**16, 2**14  # channels of a level, and numbers listed in a flag: far above what was ever trained
 LONG, MIDDLE, SHORT = (1, 1, 2, 2, 4, 4), (1, 1, 2, 3, 4), (1, 2, 3, 4)
-MULTIPLIERS = {  # by the size of the pictures
+MULTIPLIERS = {  # by the size of the images
     "guided-diffusion": {512: (0.5, 1, 1, 2, 2, 4, 4), 256: LONG, 128: MIDDLE, 64: SHORT},
     "improved-diffusion": {256: LONG, 64: SHORT, 32: (1, 2, 2, 2)},
     "guided-diffusion super-resolution": {512: LONG, 256: LONG, 64: SHORT},
@@ -29,13 +29,13 @@ MULTIPLIERS = {  # by the size of the pictures
 
 @dataclass(frozen=True)
 class Architecture:
-    """A published network, level by level; level 0 sees the whole picture.
+    """A published network, level by level; level 0 sees the whole image.
 
     Attributes:
-        size: height and width of the pictures
+        size: height and width of the images
         model_channels: width of the timestep's sines and cosines, and what `widths` are multiples of
         widths, attends: channels, and whether there is attention, of each level; the middle always has it
-        layers: residual blocks a level
+        layers: residual blocks per level
         heads, up_heads: channels of an attention head at each level, on the way down and up
         scale_shift, resblock_updown, conv_resample, new_order: as the flags of (almost) these names
         dropout: share of activations dropped, in training
@@ -208,7 +208,7 @@ def _widths(flags: Flags, size: int, channels: int, name: str) -> tuple[int, ...
 
 
 def _attends(size: int, levels: int, resolutions: str, name: str) -> tuple[bool, ...]:
-    """Published: a level attends if it halves the picture size // r times, for any of the resolutions r."""
+    """Published: a level attends if it halves the image size // r times, for any of the resolutions r."""
     given = _numbers(name, resolutions, int)
     return tuple(2**level in {size // resolution for resolution in given} for level in range(levels))
 

@@ -163,7 +163,7 @@ class Flags(argparse.Namespace):
 
     @property
     def super_resolution(self) -> bool:
-        """Whether they describe a network that enlarges pictures."""
+        """Whether they describe a network that enlarges images."""
         return bool(self.given & set(SUPER_RESOLUTION))
 
 

@@ -18,7 +18,7 @@ PLAIN = (  # where, option, the one value that is read, and why no other is
     ("", "beta_schedule", "linear", "the scheduler written is scaled_linear, its name in diffusers"),
     ("", "given_betas", None, "the scheduler is written by linear_start and linear_end"),
     ("", "learn_logvar", False, "it belongs to another loss"),
-    ("unet", "dims", 2, "pictures have two"),
+    ("unet", "dims", 2, "images have two"),
     ("unet", "use_spatial_transformer", False, "no network here has cross-attention"),
     ("unet", "num_classes", None, "only unconditional models are read"),
     ("unet", "n_embed", None, "no network here predicts codes"),
@@ -89,7 +89,7 @@ def numbers(config: Mapping[str, Any], name: str, otherwise: tuple[int, ...] | N
     """A list of whole numbers above 0, at least one; missing without `otherwise`: KeyError."""
     given = config[name] if otherwise is None else config.get(name, otherwise)
     if not isinstance(given, (list, tuple)) or not given:
-        raise ValueError(f"--config: {name} must be a list of whole numbers, one a level, got {str(given)[:80]}")
+        raise ValueError(f"--config: {name} must be a list of whole numbers, one per level, got {str(given)[:80]}")
     return [number({name: value}, name, int) for value in given]
 
 

@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: `<cache>/images-<key>/pixels.npy` and `about.json`, whole or not at all.
+"""Decoded images on disk: `<cache>/images-<key>/pixels.npy` and `about.json`, whole or not at all.
 
 An entry is written in a temporary folder beside its place and renamed into it, so a reader never sees half of one. When
 two processes build the same entry, the second rename fails (the place is taken) and the second uses the first's.
@@ -32,9 +32,9 @@ def key_of(*parts: object) -> str:
 
 
 class PixelWriter:
-    """Appends (C, H, W) uint8 pictures to one .npy file of shape (N, C, H, W), N unknown until it is closed.
+    """Appends (C, H, W) uint8 images to one .npy file of shape (N, C, H, W), N unknown until it is closed.
 
-    All must agree in H and W. The first 3-channel picture turns the 1-channel ones before it, and those after it,
+    All must agree in H and W. The first 3-channel image turns the 1-channel ones before it, and those after it,
     into three equal channels. Plain writes, not a memory map: a full disk is then an OSError and not a SIGBUS.
     """
 
@@ -53,7 +53,7 @@ class PixelWriter:
         self._file.close()
 
     def append(self, pixels: np.ndarray) -> None:
-        """Add one picture (C, H, W), C = 1 or 3."""
+        """Add one image (C, H, W), C = 1 or 3."""
         if self.shape is None:
             self.shape = pixels.shape
             self._header()
@@ -77,8 +77,8 @@ class PixelWriter:
         self.shape = (3, *self.shape[1:])
         self._file = open(self.path, "wb")
         self._header()
-        for picture in grey:
-            self._file.write(np.broadcast_to(picture, self.shape).tobytes())
+        for image in grey:
+            self._file.write(np.broadcast_to(image, self.shape).tobytes())
         del grey
         grey_path.unlink()
 

@@ -1,7 +1,7 @@
-"""One encoded picture of any size and mode -> one uint8 array of the size and channels asked for.
+"""One encoded image of any size and mode -> one uint8 array of the size and channels asked for.
 
 Size: the centre square is cut out and resized to `resolution` with LANCZOS (which low-pass filters when it shrinks),
-the same picture as "resize the shorter side, then crop the centre" gives. Nothing is ever padded. Transparency is laid
+the same image as "resize the shorter side, then crop the centre" gives. Nothing is ever padded. Transparency is laid
 on white *before* resizing: compositing is linear in premultiplied colours, so this equals a premultiplied resize, and
 the colours hidden under transparent pixels cannot bleed in.
 """
@@ -21,18 +21,18 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Encoded = bytes | Path | None
-Item = tuple[str, Encoded]  # the name for messages, and where the encoded picture is
-CHUNK = 16  # pictures a task: enough to hide the pool's overhead, few enough for large photographs
+Item = tuple[str, Encoded]  # the name for messages, and where the encoded image is
+CHUNK = 16  # images a task: enough to hide the pool's overhead, few enough for large photographs
 
 
 class Decoded(NamedTuple):
-    """A picture, and what it was before any conversion."""
+    """An image, and what it was before any conversion."""
 
     pixels: np.ndarray  # uint8 (C, H, W)
     grey: bool
 
 
-Answer = tuple[str, Decoded | Exception]  # the name, and the picture or what is wrong with it
+Answer = tuple[str, Decoded | Exception]  # the name, and the image or what is wrong with it
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -44,9 +44,9 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """A picture of any mode -> mode L or RGB, transparency laid on white. Raises ValueError for float pictures."""
+    """An image of any mode -> mode L or RGB, transparency laid on white. Raises ValueError for float images."""
     if image.mode == "F":
-        raise ValueError("float pictures have no fixed range; save them as 8 or 16 bits")
+        raise ValueError("float images have no fixed range; save them as 8 or 16 bits")
     image = to_8_bit(image)
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
@@ -59,7 +59,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> Decoded:
-    """Decode one picture. `resolution=None` keeps its size; `channels=None` gives 1 for a grey picture (by mode or
+    """Decode one image. `resolution=None` keeps its size; `channels=None` gives 1 for a grey image (by mode or
     R = G = B) and 3 for any other. Raises whatever Pillow raises for a broken file, ValueError for none at all."""
     if encoded is None:
         raise ValueError("no image in this row")
@@ -83,7 +83,7 @@ def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> De
 
 
 def decode_chunk(items: list[Item], resolution: int | None, channels: int | None) -> list[Answer]:
-    """Decode some pictures; a broken one is answered by its exception."""
+    """Decode some images; a broken one is answered by its exception."""
     answers: list[Answer] = []
     for name, encoded in items:
         try:
@@ -94,7 +94,7 @@ def decode_chunk(items: list[Item], resolution: int | None, channels: int | None
 
 
 def decode_all(items: Iterable[Item], resolution: int | None, channels: int | None) -> Iterator[Answer]:
-    """Decode in a pool of threads (Pillow releases the interpreter lock), in order, with few pictures in flight."""
+    """Decode in a pool of threads (Pillow releases the interpreter lock), in order, with few images in flight."""
     Image.init()  # once, here: loading Pillow's plugins is not thread-safe
     workers = min(8, os.cpu_count() or 1)
     iterator = iter(items)

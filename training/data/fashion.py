@@ -149,7 +149,7 @@ def table(images: np.ndarray, labels: np.ndarray, split: str) -> Dataset:
 
 
 def png(image: np.ndarray) -> bytes:
-    """One uint8 (H, W) picture as a PNG."""
+    """One uint8 (H, W) image as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

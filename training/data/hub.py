@@ -62,7 +62,7 @@ def open_dataset(name: str, config: str | None, split: str) -> Dataset:
 
 
 def dataset_rows(dataset: Dataset, columns: Columns, max_samples: int | None) -> Rows:
-    """The rows of a data set, its pictures still encoded. Raises ValueError for columns that are not there."""
+    """The rows of a data set, its images still encoded. Raises ValueError for columns that are not there."""
     from datasets import Image
 
     where = "the data set"

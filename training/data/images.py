@@ -1,4 +1,4 @@
-"""Folders of pictures and Hub data sets -> decoded arrays, decoded and resized once and cached.
+"""Folders of images and Hub data sets -> decoded arrays, decoded and resized once and cached.
 
 data = load_images(dataset_name="data/fashion")               # a folder of parquet, or a Hub id
 data = load_images(train_data_dir="my_photos", resolution=64)  # class folders, flat, or with a metadata file
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageData:
-    """Pictures in memory order: row i of every field is picture i."""
+    """Images in memory order: row i of every field is image i."""
 
     images: np.ndarray  # uint8 (N, C, H, W), a read-only memory map of the cache
     labels: np.ndarray | None  # int64 (N,)
     class_names: tuple[str, ...] | None  # None with labels: plain numbers, labels.max() + 1 classes
     captions: tuple[str, ...] | None
-    skipped: int  # pictures that could not be decoded
+    skipped: int  # images that could not be decoded
     fingerprint: str  # hash of the decoded content and the decode settings
 
 
@@ -72,13 +72,13 @@ def load_images(
 ) -> ImageData:
     """Load one split of `dataset_name` (a Hub id, or a folder of parquet) or of `train_data_dir` (a folder of images).
 
-    `resolution`: the centre square of each picture, resized to this; None keeps the size on which all must agree.
-    `channels`: 1 or 3 converts; None gives 1 if every picture is grey, else 3.
+    `resolution`: the centre square of each image, resized to this; None keeps the size on which all must agree.
+    `channels`: 1 or 3 converts; None gives 1 if every image is grey, else 3.
     `label_column`, `caption_column`: None leaves them out; the default names may be absent from the data.
     `max_samples`: that many, evenly spaced through the data, so that sorted classes are all kept.
     `cache_dir`: default $STEPWISE_CACHE, else ~/.cache/stepwise.
 
-    Pictures that cannot be decoded are named in warnings, skipped and counted. Raises ValueError, naming what is
+    Images that cannot be decoded are named in warnings, skipped and counted. Raises ValueError, naming what is
     allowed, for a source, split, column or setting that does not exist, and when nothing can be decoded.
     """
     settings = Settings(resolution, channels, max_samples)
@@ -143,7 +143,7 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
 
 
 def pick(values: list[Any] | None, kept: list[int]) -> list[Any] | None:
-    """The values of the pictures that were kept."""
+    """The values of the images that were kept."""
     return None if values is None else [values[i] for i in kept]
 
 

@@ -1,4 +1,4 @@
-"""What a source of pictures is: an `identity` that changes whenever the data do, and the rows behind it.
+"""What a source of images is: an `identity` that changes whenever the data do, and the rows behind it.
 
 A Source is cheap to make; it reads its rows only when they are not in the cache. `folders.py` makes one of a folder of
 image files, `hub.py` of whatever `datasets.load_dataset` opens.
@@ -19,7 +19,7 @@ OPTIONAL = {"label": "label", "text": "text"}  # these names may be absent: nobo
 
 @dataclass(frozen=True)
 class Rows:
-    """The encoded pictures, in order, and what is known of each."""
+    """The encoded images, in order, and what is known of each."""
 
     items: Iterable[Item]
     count: int

@@ -1,1 +1,1 @@
-"""What training.evaluate needs around the metrics: options, checks, models and pictures, processes, results, plots."""
+"""What training.evaluate needs around the metrics: options, checks, models and images, processes, results, plots."""

@@ -1,7 +1,7 @@
-"""Drawing many pictures, batch by batch, so that a run which is killed loses at most the batch it was at.
+"""Drawing many images, batch by batch, so that a run which is killed loses at most the batch it was at.
 
 Each batch is written to the cache when it is drawn, whole or not at all, under a key of everything that decides its
-pictures, and read from there when the run is started again. Several processes share the work by the same files.
+images, and read from there when the run is started again. Several processes share the work by the same files.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from training.files import write_whole
 
 @dataclass(frozen=True)
 class Drawn:
-    """8-bit pictures (N, C, H, W), seconds of drawing summed over the processes, and network evaluations an image.
+    """8-bit images (N, C, H, W), seconds of drawing summed over the processes, and network evaluations per image.
 
-    `before`: how many of the pictures an earlier run had drawn.
+    `before`: how many of the images an earlier run had drawn.
     """
 
     pixels: np.ndarray
@@ -44,7 +44,7 @@ class Kept:
         self.folder = cache_dir / f"drawn-{key_of(*decides)}"
 
     def read(self, chosen: range) -> Batch | None:
-        """The batch of the pictures of these numbers."""
+        """The batch of the images of these numbers."""
         try:
             with np.load(self._place(chosen)) as entry:
                 return Batch(entry["pixels"], float(entry["evaluations"]), float(entry["seconds"]))
@@ -66,7 +66,7 @@ class Kept:
 
 
 def decided_by(model: Model, pipeline: str, seed: int, dtype: str, settings: dict[str, Any]) -> list[Any]:
-    """All that decides the pictures of a batch, for `Kept`; `pipeline` is `pipeline_hash` of the model's folder.
+    """All that decides the images of a batch, for `Kept`; `pipeline` is `pipeline_hash` of the model's folder.
 
     The number of threads and the versions are among it, for the last bits depend on them.
     """
@@ -86,7 +86,7 @@ def draw(
     processes: Processes | None = None,
     **settings: Any,
 ) -> Drawn | None:
-    """Draw `count` pictures as `draw_batch` does; `name` goes to the bar.
+    """Draw `count` images as `draw_batch` does; `name` goes to the bar.
 
     Batches that are `kept` are not drawn again. Of several processes, which need `kept` to meet, each draws its share
     of the others; the first returns all, and the rest None.

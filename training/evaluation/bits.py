@@ -1,4 +1,4 @@
-"""Rows of metrics.json for bits/dim, the variational bound of a model on test pictures.
+"""Rows of metrics.json for bits/dim, the variational bound of a model on test images.
 
 `training.metrics.bound_estimate` measures it. It belongs to the network and its noise schedule, and not to a sampler:
 the rows stand in a section of their own.

@@ -11,7 +11,7 @@ from training.metrics.judge import NEIGHBOURS
 
 
 def load_split(options: Options, split: str) -> ImageData:
-    """A split of the real pictures."""
+    """A split of the real images."""
     return load_images(dataset_name=options.dataset_name, split=split, resolution=options.resolution)
 
 
@@ -21,28 +21,28 @@ def dimensions(shape: tuple[int, ...]) -> str:
 
 
 def check_features(options: Options, network: nn.Module, test: ImageData) -> None:
-    """Raise ValueError unless the network takes such pictures; those that are not ours take any."""
+    """Raise ValueError unless the network takes such images; those that are not ours take any."""
     if not hasattr(network, "head"):
         return
     size = network.config.sample_size
     expected = (network.config.in_channels, size, size)
     if test.images.shape[1:] != expected:
         raise ValueError(
-            f"features must have been trained on pictures like those of dataset_name: {options.features} takes "
+            f"features must have been trained on images like those of dataset_name: {options.features} takes "
             f"{dimensions(expected)}, {options.dataset_name} has {dimensions(test.images.shape[1:])}"
         )
 
 
 def check_splits(options: Options, train: ImageData, test: ImageData) -> None:
-    """Raise ValueError unless both splits hold pictures of one shape, and enough of them."""
+    """Raise ValueError unless both splits hold images of one shape, and enough of them."""
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError(
-            f"train_split and test_split must hold pictures of one shape: {dimensions(train.images.shape[1:])} and "
+            f"train_split and test_split must hold images of one shape: {dimensions(train.images.shape[1:])} and "
             f"{dimensions(test.images.shape[1:])}"
         )
     for name, data in ((options.train_split, train), (options.test_split, test)):
         if len(data.images) <= NEIGHBOURS:
-            raise ValueError(f"split {name!r} must hold more than {NEIGHBOURS} pictures, got {len(data.images)}")
+            raise ValueError(f"split {name!r} must hold more than {NEIGHBOURS} images, got {len(data.images)}")
 
 
 def check_fit(model: Model, options: Options, network: nn.Module, test: ImageData) -> None:
@@ -90,7 +90,7 @@ def check_bits(model: Model, options: Options, test: ImageData) -> None:
         return
     if options.bits_per_dim > len(test.images):
         raise ValueError(
-            f"bits_per_dim must be at most {len(test.images)}, the pictures of {options.test_split!r}, "
+            f"bits_per_dim must be at most {len(test.images)}, the images of {options.test_split!r}, "
             f"got {options.bits_per_dim}"
         )
     most = model.own_scheduler.config.get("num_train_timesteps", 0)

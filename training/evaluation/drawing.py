@@ -38,7 +38,7 @@ class Model:
     pipe: DiffusionPipeline
     name: str  # the folder's name, or the Hub id
     folder: Path
-    shape: tuple[int, int, int]  # (C, H, W) of a picture
+    shape: tuple[int, int, int]  # (C, H, W) of an image
     facts: Facts
     num_classes: int | None  # None: unconditional
     class_names: tuple[str, ...] | None
@@ -66,7 +66,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Batch:
-    """8-bit pictures (N, C, H, W), network evaluations summed over them, and the seconds that they took."""
+    """8-bit images (N, C, H, W), network evaluations summed over them, and the seconds that they took."""
 
     pixels: np.ndarray
     evaluations: float
@@ -107,7 +107,7 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
     """Load a pipeline with its own code, on `device`, by default the GPU if there is one.
 
     Raises:
-        ValueError: no pipeline, or one that does not draw pictures with a single `unet` or `transformer`.
+        ValueError: no pipeline, or one that does not draw images with a single `unet` or `transformer`.
     """
     folder = find_folder(model)
     try:
@@ -156,7 +156,7 @@ def facts_of(pipe: DiffusionPipeline) -> Facts:
 
 
 def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch:
-    """The pictures of the numbers in `chosen`: number k from the seed `seed` + k and, where there are classes, of the
+    """The images of the numbers in `chosen`: number k from the seed `seed` + k and, where there are classes, of the
     class k mod their number, so that neither depends on the batch. `settings` go to the pipeline's __call__.
 
     Raises:
@@ -170,13 +170,13 @@ def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch
     seconds = time.perf_counter() - began
     if not np.isfinite(images).all():
         raise ValueError(
-            f"{model.name} drew values that are not finite, among pictures {chosen.start} to {chosen.stop - 1}"
+            f"{model.name} drew values that are not finite, among images {chosen.start} to {chosen.stop - 1}"
         )
     return Batch((images * 255).round().astype(np.uint8).transpose(0, 3, 1, 2), evaluations, seconds)
 
 
 def call(pipe: DiffusionPipeline, **arguments: Any) -> tuple[np.ndarray, float]:
-    """Pictures (N, H, W, C) in [0, 1], and network evaluations summed over them: the pipeline's own count, which
+    """Images (N, H, W, C) in [0, 1], and network evaluations summed over them: the pipeline's own count, which
     leaves out rows that pad a batch, or the rows that a hook sees."""
     rows = 0
 

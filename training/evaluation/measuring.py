@@ -1,4 +1,4 @@
-"""All that the pictures of one evaluation are measured with, and what real ones score."""
+"""All that the images of one evaluation are measured with, and what real ones score."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from training.metrics.nearest import Memorisation
 
 
 class Measuring:
-    """The measures of an evaluation, with the features of its real pictures in the cache.
+    """The measures of an evaluation, with the features of its real images in the cache.
 
-    `floor` is what as many training pictures score. `test_accuracy` is the network's on the test pictures; None where
+    `floor` is what as many training images score. `test_accuracy` is the network's on the test images; None where
     it names no classes, or they have none.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
         options, network, test = evaluation.options, evaluation.network, evaluation.test
-        cached = extract_cached(network, test.images, test.fingerprint, default_cache_dir(), "test pictures")
+        cached = extract_cached(network, test.images, test.fingerprint, default_cache_dir(), "test images")
         features, recognised = cached
         self.test_accuracy = class_measures(recognised, test.labels).get("class_accuracy")
         self.judge = Judge(network, features, options.num_samples)
@@ -35,17 +35,17 @@ class Measuring:
             self.floor |= self.memorisation.floor()
 
     def measure(self, pixels: np.ndarray, num_classes: int | None) -> dict[str, Any]:
-        """The numbers of 8-bit pictures (N, C, H, W), of classes that take turns."""
+        """The numbers of 8-bit images (N, C, H, W), of classes that take turns."""
         asked = None if num_classes is None else np.arange(len(pixels)) % num_classes
         found = self.judge.measure(pixels, asked, "samples")
         return found | (self.memorisation.measure(pixels) if self.memorisation else {})
 
 
 def floor_of(judge: Judge, train: ImageData, count: int, seed: int) -> dict[str, Any]:
-    """The numbers of `count` training pictures, chosen at random: what a perfect model would score."""
+    """The numbers of `count` training images, chosen at random: what a perfect model would score."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train.images))[:count])
     labels = None if train.labels is None else train.labels[chosen]
     which = f"{train.fingerprint} {count} {seed}"
     cache_dir = default_cache_dir()
-    found = extract_cached(judge.classifier, train.images[chosen], which, cache_dir, "training pictures")
+    found = extract_cached(judge.classifier, train.images[chosen], which, cache_dir, "training images")
     return {"num_samples": len(chosen)} | judge.compare(*found, labels)

@@ -1,4 +1,4 @@
-"""How well a classifier of noisy pictures knows them, by noise level.
+"""How well a classifier of noisy images knows them, by noise level.
 
     python -m training.metrics.noise_accuracy model_cards/fashion-classifier-guidance --dataset_name data/fashion
 
@@ -36,12 +36,12 @@ from training.model_index import read_index
 class Options:
     """What to measure."""
 
-    dataset_name: str = field(metadata={"help": "labelled pictures: a Hub id, or a folder of parquet"})
+    dataset_name: str = field(metadata={"help": "labelled images: a Hub id, or a folder of parquet"})
     test_split: str = field(default="test", metadata={"help": "the split to measure on"})
     timesteps: list[int] | None = field(default=None, metadata={"help": "one or more [0, 100, 250, 500, 750 of 1000]"})
-    max_samples: int | None = field(default=None, metadata={"help": "only this many pictures"})
-    batch_size: int = field(default=250, metadata={"help": "pictures at a time"})
-    seed: int = field(default=0, metadata={"help": "the noise of picture k is drawn from the seed + k"})
+    max_samples: int | None = field(default=None, metadata={"help": "only this many images"})
+    batch_size: int = field(default=250, metadata={"help": "images at a time"})
+    seed: int = field(default=0, metadata={"help": "the noise of image k is drawn from the seed + k"})
 
     def __post_init__(self) -> None:
         """Raises ValueError for what can be seen to be wrong without opening anything."""
@@ -92,7 +92,7 @@ def open_classifier(folder: Path, components: dict[str, tuple[str, str]]) -> tup
 
 
 def load_split(options: Options, classifier: NoisyClassifier, names: list[str]) -> ImageData:
-    """The labelled pictures, in the size and the channels of the classifier and of its classes, or a ValueError.
+    """The labelled images, in the size and the channels of the classifier and of its classes, or a ValueError.
 
     `names` are those of the classes, empty where the model has none.
     """
@@ -156,7 +156,7 @@ def run(location: str, options: Options, command: str) -> dict[str, Any]:
 def table(accuracy: dict[int, float], errors: dict[int, float], by_chance: float, count: int) -> str:
     """Accuracy by timestep as aligned text."""
     rows = [[str(t), f"{share:.1%}", f"{errors[t]:.1%}"] for t, share in accuracy.items()]
-    return f"{aligned([['t', 'accuracy', '+-'], *rows, ['chance', f'{by_chance:.1%}', '']])}\non {count:,} pictures"
+    return f"{aligned([['t', 'accuracy', '+-'], *rows, ['chance', f'{by_chance:.1%}', '']])}\non {count:,} images"
 
 
 def main(arguments: list[str] | None = None) -> None:

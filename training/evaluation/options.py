@@ -42,28 +42,28 @@ def flag(default: Any, text: str) -> Any:
 class Options:
     """What to measure."""
 
-    dataset_name: str = field(metadata={"help": "the real pictures: a Hub id, or a folder of parquet"})
-    num_samples: int = flag(1000, "pictures to draw for each setting")
-    batch_size: int = flag(100, "pictures drawn at a time")
+    dataset_name: str = field(metadata={"help": "the real images: a Hub id, or a folder of parquet"})
+    num_samples: int = flag(1000, "images to draw for each setting")
+    batch_size: int = flag(100, "images drawn at a time")
     guidance_scale: list[float] | None = flag(None, "one or more; if left out, the pipeline's own")
     num_inference_steps: list[int] = flag([20], "one or more")
     scheduler: list[str] | None = flag(None, f"one or more of {', '.join(SCHEDULERS)}; if left out, the model's own")
     guidance_interval: list[float] | None = flag(
         None, "LOW HIGH, shares of the noise process; if left out, the model's own"
     )
-    seed: int = flag(0, "picture k is drawn from the seed + k")
+    seed: int = flag(0, "image k is drawn from the seed + k")
     dtype: str = flag("bfloat16", "of the network: bfloat16 or float32")
-    resolution: int | None = flag(None, "side of the real pictures; if left out, as they are")
+    resolution: int | None = flag(None, "side of the real images; if left out, as they are")
     test_split: str = flag("test", "the split to measure against")
     train_split: str = flag("train", "the split that gives the floor")
     features: str = flag(
         "model_cards/fashion-features",
         f"the network to measure in: {', '.join(NAMED)}, or a classifier's folder or id",
     )
-    nearest_samples: int = flag(1000, "samples whose distance to the nearest training picture is measured; 0: none")
-    bits_per_dim: int = flag(0, "test pictures whose bits/dim (the variational bound) are measured; 0: none")
+    nearest_samples: int = flag(1000, "samples whose distance to the nearest training image is measured; 0: none")
+    bits_per_dim: int = flag(0, "test images whose bits/dim (the variational bound) are measured; 0: none")
     bits_per_dim_steps: int = flag(1000, "steps of the bound")
-    bits_per_dim_timesteps: int = flag(100, "of them, drawn for each picture; as many as there are: all")
+    bits_per_dim_timesteps: int = flag(100, "of them, drawn for each image; as many as there are: all")
     variance_type: list[str] | None = flag(
         None, f"one or more of {', '.join(VARIANCES)} for bits/dim; if left out, the model's own"
     )
@@ -89,7 +89,7 @@ class Options:
 
     @property
     def nearest(self) -> int:
-        """How many of the samples are compared with the training pictures."""
+        """How many of the samples are compared with the training images."""
         return min(self.nearest_samples, self.num_samples)
 
     @property

@@ -1,7 +1,7 @@
 """Plots of what was measured: guidance against fidelity and diversity, steps against distance, the bound over t, the
 accuracy of a noisy classifier.
 
-A dashed line is the floor, what as many real pictures score. Colours are those of Okabe and Ito, which also the
+A dashed line is the floor, what as many real images score. Colours are those of Okabe and Ito, which also the
 colour-blind tell apart.
 """
 
@@ -141,7 +141,7 @@ def draw_lines(axis: Axes, lines: Series, along: str, name: str, rows: list[Row]
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         axis.plot(x, y, label=label, **look)
     if name in rows[0]["floor"]:
-        axis.axhline(rows[0]["floor"][name], color="#777777", linestyle="--", linewidth=1.3, label="real pictures")
+        axis.axhline(rows[0]["floor"][name], color="#777777", linestyle="--", linewidth=1.3, label="real images")
     if name in SHARES:
         axis.set_ylim(-0.02, 1.02)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -177,7 +177,7 @@ def likelihood_figure(rows: list[Row]) -> Figure:
     axis.set(xscale="log", yscale="log", xlabel="t (log scale)", ylabel="Term of the bound, bits/dim (log scale)")
     settings = rows[0]["settings"]
     steps = f"{settings['num_inference_steps']:,} steps"
-    name = f"{settings['model']}: variational bound, {settings['num_images']:,} test pictures, {steps}"
+    name = f"{settings['model']}: variational bound, {settings['num_images']:,} test images, {steps}"
     figure.suptitle(name, x=0.01, ha="left")
     axis.legend()
     return figure

@@ -26,7 +26,7 @@ from training.metrics.judge import NEIGHBOURS, subset_size
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An open model, a feature network and the real pictures, and where the numbers go."""
+    """An open model, a feature network and the real images, and where the numbers go."""
 
     options: Options
     output: Path
@@ -123,7 +123,7 @@ def features(evaluation: Evaluation) -> Row:
 
 
 def real(evaluation: Evaluation) -> Row:
-    """The real pictures that the numbers are against."""
+    """The real images that the numbers are against."""
     options, test, train = evaluation.options, evaluation.test, evaluation.train
     return {
         "test": {"split": options.test_split, "fingerprint": test.fingerprint, "frechet_images": len(test.images)},

@@ -1,4 +1,4 @@
-"""What was measured, on disk and on the screen: metrics.json, the table, the picture of samples."""
+"""What was measured, on disk and on the screen: metrics.json, the table, the image of samples."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def cell(values: Row, name: str) -> str:
 
 
 def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Image.Image:
-    """The first pictures of (N, C, H, W), row by row, enlarged without smoothing; a short last row is left out."""
+    """The first images of (N, C, H, W), row by row, enlarged without smoothing; a short last row is left out."""
     rows = max(min(rows, len(pixels) // columns), 1)
     shown = pixels[: rows * columns]
     channels, height, width = shown.shape[1:]

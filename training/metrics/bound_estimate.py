@@ -1,6 +1,6 @@
 """Bits per dimension of a saved model: the bound of `likelihood.py`, its sum over t estimated by stratified draws.
 
-A full sum takes T network evaluations an image. Here each image gets the decoder's term, t = 0, and one t from each of
+A full sum takes T network evaluations per image. Here each image gets the decoder's term, t = 0, and one t from each of
 K slices of the others, weighted by the size of the slice: the estimate is unbiased, and the slices, which widen with t,
 are one step wide where the terms are large. The standard error over images covers both kinds of chance.
 """
@@ -54,7 +54,7 @@ def bits_per_dim(
         images: uint8 (N, C, H, W), of the network's size
         num_inference_steps: length of the schedule that is summed over, respaced (trailing) if shorter than T
         variances: of fixed_small, fixed_large, learned_range; None: the one that the pipeline draws with
-        timesteps_per_image: terms an image, at most `num_inference_steps`, which gives the full sum
+        timesteps_per_image: terms per image, at most `num_inference_steps`, which gives the full sum
         seed: image i draws its noise and its timesteps from (seed, i), whatever the batch
         batch_size: network evaluations at a time
 

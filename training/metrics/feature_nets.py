@@ -1,6 +1,6 @@
-"""The networks in whose features pictures are measured, by name, and what the numbers in each are called.
+"""The networks in whose features images are measured, by name, and what the numbers in each are called.
 
-A network here is a module with `features(x)`: pictures (N, C, H, W) in [-1, 1] -> (N, D). One that names classes also
+A network here is a module with `features(x)`: images (N, C, H, W) in [-1, 1] -> (N, D). One that names classes also
 has `head`. A distance is named after its network: only Inception's is an FID.
 """
 
@@ -20,14 +20,14 @@ NAMED = (EFFICIENTNET, INCEPTION)
 
 
 class EfficientNetLite0(nn.Module):
-    """ImageNet features (N, 1280) of efficientnet-lite0, from its package; grey pictures count as RGB.
+    """ImageNet features (N, 1280) of efficientnet-lite0, from its package; grey images count as RGB.
 
     Raises:
         ValueError: the packages are not installed.
     """
 
     frechet_name, kernel_name = "fd_effnet_lite0", "kd_effnet_lite0"
-    chunk = 50  # pictures at a time: 224 x 224 takes room
+    chunk = 50  # images at a time: 224 x 224 takes room
     side = 224
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class EfficientNetLite0(nn.Module):
         self.network.load_state_dict(weights)
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures (N, 1 or 3, H, W) in [-1, 1] -> the mean over space of the last convolution, (N, 1280)."""
+        """Images (N, 1 or 3, H, W) in [-1, 1] -> the mean over space of the last convolution, (N, 1280)."""
         pixels = rgb(x).add(1).mul(127.5)
         resized = interpolate(pixels, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True)
         return self.network.extract_features((resized - 127) / 128).mean((2, 3))
@@ -74,7 +74,7 @@ class Inception(nn.Module):
             raise ValueError(f"features {INCEPTION} must download its weights once, and cannot: {error}") from error
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures (N, 1 or 3, H, W) in [-1, 1] -> (N, 2048)."""
+        """Images (N, 1 or 3, H, W) in [-1, 1] -> (N, 2048)."""
         return self.network(rgb(x).add(1).mul(127.5).round().to(torch.uint8))
 
 

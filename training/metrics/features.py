@@ -1,6 +1,6 @@
 """The network whose features the metrics are taken in, and the extraction of features.
 
-A small residual network (He et al. 2016, https://arxiv.org/abs/1512.03385) that names the class of a picture. It only
+A small residual network (He et al. 2016, https://arxiv.org/abs/1512.03385) that names the class of an image. It only
 measures: no generator is ever trained with it, or chosen by its gradient, so its verdict stays independent of them.
 """
 
@@ -42,16 +42,16 @@ class ResidualBlock(nn.Module):
 
 
 class FeatureClassifier(ModelMixin, ConfigMixin):
-    """A classifier of small pictures, used for measuring only and never to train a generator.
+    """A classifier of small images, used for measuring only and never to train a generator.
 
     Args:
-        in_channels: of the pictures, 1 or 3
+        in_channels: of the images, 1 or 3
         num_classes: how many classes it tells apart
-        sample_size: height and width of the pictures it was trained on
+        sample_size: height and width of the images it was trained on
         block_out_channels: a stage each; the stem and every stage after the first halve the height and width
         layers_per_block: residual blocks of each stage
         class_names: by index, for reading its answers
-        dataset_fingerprint: of the training pictures (`training.data.ImageData.fingerprint`)
+        dataset_fingerprint: of the training images (`training.data.ImageData.fingerprint`)
     """
 
     frechet_name, kernel_name = "frechet_distance", "kernel_distance"  # what numbers in its features are called
@@ -80,25 +80,25 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
         self.head = nn.Linear(width, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) in [-1, 1] -> what the last layer sees, (N, block_out_channels[-1]), at least 0."""
+        """Images (N, C, H, W) in [-1, 1] -> what the last layer sees, (N, block_out_channels[-1]), at least 0."""
         return self.blocks(self.stem(x)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) in [-1, 1] -> logits (N, num_classes)."""
+        """Images (N, C, H, W) in [-1, 1] -> logits (N, num_classes)."""
         return self.head(self.features(x))
 
 
 def to_input(pixels: np.ndarray) -> Tensor:
-    """8-bit pictures (N, C, H, W) -> float32 in [-1, 1]."""
+    """8-bit images (N, C, H, W) -> float32 in [-1, 1]."""
     return torch.from_numpy(np.array(pixels)).float().div_(127.5).sub_(1)
 
 
 @torch.inference_mode()
-def extract(network: nn.Module, pixels: np.ndarray, name: str = "pictures") -> tuple[np.ndarray, np.ndarray | None]:
-    """Features (N, D) float32 and recognised classes (N,) int64 of 8-bit pictures (N, C, H, W).
+def extract(network: nn.Module, pixels: np.ndarray, name: str = "images") -> tuple[np.ndarray, np.ndarray | None]:
+    """Features (N, D) float32 and recognised classes (N,) int64 of 8-bit images (N, C, H, W).
 
     The classes are None for a network without a `head` to name them. In float32 and in chunks of one size, whatever
-    the precision and the batches that the pictures were drawn in.
+    the precision and the batches that the images were drawn in.
     """
     device = next(network.parameters()).device
     network.eval()

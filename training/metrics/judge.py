@@ -1,4 +1,4 @@
-"""All measures of a set of pictures against a test split, in the features of one network."""
+"""All measures of a set of images against a test split, in the features of one network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ NEIGHBOURS = 3
 
 
 class Judge:
-    """Measures sets of `count` pictures.
+    """Measures sets of `count` images.
 
     The Frechet and the kernel distance are to the whole test split. Precision and recall depend on the number of real
-    pictures, so those are as many as samples, but from 1,000 to 5,000 (more would only take longer), where the split
+    images, so those are as many as samples, but from 1,000 to 5,000 (more would only take longer), where the split
     has them.
 
     Args:
         classifier: gives the features, and names classes if it has a `head` (training.metrics.feature_nets)
-        features: (N, D), those of the pictures to measure against
+        features: (N, D), those of the images to measure against
         count: how many samples a set will have
     """
 
@@ -36,7 +36,7 @@ class Judge:
         self.subset = features[np.random.default_rng(0).permutation(len(features))[:size]]
 
     def measure(self, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> dict[str, Any]:
-        """The numbers of 8-bit pictures (N, C, H, W).
+        """The numbers of 8-bit images (N, C, H, W).
 
         Class accuracy where `labels` (N,) say what was asked for, and the entropy of the classes that were recognised,
         log2 of their number if all are drawn alike and 0 if only one is; neither, where the network names no classes.
@@ -44,7 +44,7 @@ class Judge:
         return self.compare(*extract(self.classifier, pixels, name), labels)
 
     def compare(self, features: np.ndarray, recognised: np.ndarray | None, labels: np.ndarray | None) -> dict[str, Any]:
-        """`measure` of pictures whose features (M, D) and classes (M,) were taken already."""
+        """`measure` of images whose features (M, D) and classes (M,) were taken already."""
         found = statistics(features)
         precision, recall = precision_recall(self.subset, features, NEIGHBOURS)
         distance = frechet_distance(found.mean, found.covariance, self.test.mean, self.test.covariance)
@@ -57,12 +57,12 @@ class Judge:
 
 
 def subset_size(count: int, available: int) -> int:
-    """How many real pictures precision and recall of `count` samples are against."""
+    """How many real images precision and recall of `count` samples are against."""
     return min(max(count, 1000), 5000, available)
 
 
 def measure_names(network: nn.Module, nearest: bool) -> set[str]:
-    """The numbers that every set of pictures gets in the features of `network`, with or without `Memorisation`."""
+    """The numbers that every set of images gets in the features of `network`, with or without `Memorisation`."""
     names = {network.frechet_name, network.kernel_name, "precision", "recall"}
     names |= {"class_entropy_bits"} if hasattr(network, "head") else set()
     return names | ({"nearest_train_distance"} if nearest else set())

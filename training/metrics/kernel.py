@@ -3,9 +3,9 @@
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
     k(x, y) = (x.y / D + 1)^3
 
-Unbiased, unlike the Frechet distance: its mean does not depend on how many pictures there are, so that it may come out
+Unbiased, unlike the Frechet distance: its mean does not depend on how many images there are, so that it may come out
 slightly below 0 where the sets agree. Over all pairs, where torchmetrics' KernelInceptionDistance averages random
-subsets of the pictures: the same estimate without their noise, and the same number every time. It is called KID only in
+subsets of the images: the same estimate without their noise, and the same number every time. It is called KID only in
 Inception's features.
 """
 

@@ -1,4 +1,4 @@
-"""How well a classifier of noisy pictures knows them, by noise level.
+"""How well a classifier of noisy images knows them, by noise level.
 
     python -m training.metrics.noise_accuracy model_cards/fashion-classifier-guidance --dataset_name data/fashion
 
@@ -31,16 +31,16 @@ def accuracy_by_noise_level(
     seed: int = 0,
     batch_size: int = 250,
 ) -> dict[int, float]:
-    """The share in [0, 1] of 8-bit pictures (N, C, H, W) whose class is recognised at each timestep.
+    """The share in [0, 1] of 8-bit images (N, C, H, W) whose class is recognised at each timestep.
 
-    The noise of picture k follows from `seed` + k and is the same at every timestep, whatever the batch. The
+    The noise of image k follows from `seed` + k and is the same at every timestep, whatever the batch. The
     classifier, of (x_t, t) -> logits (N, K), is left in evaluation mode.
 
     Raises:
-        ValueError: labels that are not one a picture, or a timestep outside the schedule.
+        ValueError: labels that are not one per image, or a timestep outside the schedule.
     """
     if len(images) == 0 or labels.shape != (len(images),):
-        raise ValueError(f"labels must be one a picture ({len(images)}), got shape {labels.shape}")
+        raise ValueError(f"labels must be one per image ({len(images)}), got shape {labels.shape}")
     wrong = [t for t in timesteps if not 0 <= t < len(schedule)]
     if wrong or not timesteps:
         raise ValueError(f"timesteps must be in [0, {len(schedule) - 1}], got {wrong or timesteps}")

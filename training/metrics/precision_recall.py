@@ -1,8 +1,8 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991).
 
 A set's manifold is the union of balls around its points, each as wide as the distance to its k-th nearest neighbour.
-Precision is the share of samples inside the manifold of the real pictures (are they real?), recall the share of real
-pictures inside the manifold of the samples (is everything there?). Both depend on how many points span the manifold:
+Precision is the share of samples inside the manifold of the real images (are they real?), recall the share of real
+images inside the manifold of the samples (is everything there?). Both depend on how many points span the manifold:
 compare equal numbers.
 """
 

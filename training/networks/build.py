@@ -68,7 +68,7 @@ def _network_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def check_divisible(config: dict[str, Any], height: int, width: int) -> None:
-    """Raise ValueError, with a size that works, unless a network of this config can halve pictures of this size."""
+    """Raise ValueError, with a size that works, unless a network of this config can halve images of this size."""
     factor = config.get("patch_size", 1) * 2 ** (len(config.get("block_out_channels", [0])) - 1)
     if height % factor or width % factor:
         nearest = max(factor, round(min(height, width) / factor) * factor)

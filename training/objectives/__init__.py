@@ -1,4 +1,4 @@
-"""One loss a file. An objective states its flags, builds its network, computes its loss and packs its pipeline.
+"""One loss per file. An objective states its flags, builds its network, computes its loss and packs its pipeline.
 
 A file here is selected by its name, and states its class as `OBJECTIVE`; no other place lists it.
 """

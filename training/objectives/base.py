@@ -100,5 +100,5 @@ class Objective(ABC):
         """The pipeline to save and to draw samples with, over `network`, which is this one's or a copy of it."""
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
-        """Numbers and pictures to log beside the samples, each by name; here none."""
+        """Numbers and images to log beside the samples, each by name; here none."""
         return {}, {}

@@ -1,4 +1,4 @@
-"""A classifier of noisy pictures, to steer a diffusion model (Dhariwal & Nichol 2021, app. H).
+"""A classifier of noisy images, to steer a diffusion model (Dhariwal & Nichol 2021, app. H).
 
     L = E [ -log p(y | x_t) ],   x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 
@@ -30,7 +30,7 @@ from training.recipes import Recipe, flag
 logger = logging.getLogger(__name__)
 
 STEERED = (DDPMPipeline, DDIMPipeline, ClassifierGuidancePipeline)
-MEASURED = 1000  # training pictures whose accuracy is shown as a run goes on
+MEASURED = 1000  # training images whose accuracy is shown as a run goes on
 
 # a classifier of this shape unless --model_config_name_or_path says otherwise
 CLASSIFIER: dict[str, Any] = {
@@ -130,7 +130,7 @@ class NoisyClassification(Objective):
         return ClassifierGuidancePipeline(unet=unet, classifier=network, scheduler=self.scheduler, id2label=names)
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
-        """Accuracy of `network` by noise level on up to 1,000 training pictures, always the same, and its plot."""
+        """Accuracy of `network` by noise level on up to 1,000 training images, always the same, and its plot."""
         from training.evaluation.plots import accuracy_plot  # here: other runs start without matplotlib
 
         images, labels = self.measured
@@ -141,7 +141,7 @@ class NoisyClassification(Objective):
 
 
 def build_classifier(recipe: Recipe, data: ImageData, num_classes: int) -> NoisyClassifier:
-    """A new classifier of pictures of the data's size and channels; its weights follow from the seed.
+    """A new classifier of images of the data's size and channels; its weights follow from the seed.
 
     Raises:
         ValueError: a config that is no NoisyClassifier's, or one that cannot take the data.

@@ -32,7 +32,7 @@ FASHION = Dataset(
     "Fashion-MNIST",
     "zalando-datasets/fashion_mnist",
     "[Fashion-MNIST](https://github.com/zalandoresearch/fashion-mnist) (Xiao, Rasul and Vollgraf 2017), 60,000 "
-    "training pictures, MIT licence, Copyright (c) 2017 Zalando SE.",
+    "training images, MIT licence, Copyright (c) 2017 Zalando SE.",
     license="apache-2.0",
 )
 _KNOWN = {"data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
@@ -64,7 +64,7 @@ def _dataset(run: dict[str, Any]) -> Dataset:
     given = recipe.get("train_data_dir") or recipe.get("dataset_name") or "data"
     if given in _KNOWN and not recipe.get("max_train_samples"):
         return _KNOWN[given]
-    count = f", {run['dataset_images']:,} pictures" if "dataset_images" in run else ""
+    count = f", {run['dataset_images']:,} images" if "dataset_images" in run else ""
     hub_id = run.get("dataset_id")
     if hub_id:
         said = f"[{hub_id}](https://huggingface.co/datasets/{hub_id}){count}: its card states its licence."
@@ -112,7 +112,7 @@ def _run(record: dict[str, Any]) -> str:
 def _what(record: dict[str, Any]) -> str:
     recipe = record["recipe"]
     if _trains_a_classifier(record):
-        return "cross-entropy on noisy pictures"
+        return "cross-entropy on noisy images"
     if "prediction_type" in recipe:
         return recipe["prediction_type"] + ", learned variance" * (recipe.get("variance_type") == "learned_range")
     return f"objective `{recipe['objective']}`"

@@ -78,7 +78,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             _line(settings_text(row), row["settings"]["num_samples"], row["measured"], names, row["measured"]["nfe"])
         )
     floor = rows[-1]["floor"]
-    lines.append(_line("real training pictures (the floor)", floor["num_samples"], floor, names, None))
+    lines.append(_line("real training images (the floor)", floor["num_samples"], floor, names, None))
     return "\n".join(lines)
 
 
@@ -96,7 +96,7 @@ def bits_table(folder: Path) -> str:
     rows = _measured(folder, "likelihood")
     if not rows:
         return ""
-    lines = ["", "", "| variance | steps of the bound | test pictures | bits/dim |", "|" + " --- |" * 4]
+    lines = ["", "", "| variance | steps of the bound | test images | bits/dim |", "|" + " --- |" * 4]
     for row in rows:
         settings, measured = row["settings"], row["measured"]
         name, steps = settings["variance"].replace("_", " "), settings["num_inference_steps"]
@@ -114,7 +114,7 @@ def noise_table(folder: Path) -> str:
     if found["weights"] != weights_hash(folder / "classifier"):
         return ""
     levels = found["accuracy"]
-    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test pictures, by t | "]
+    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test images, by t | "]
     lines[-1] += " | ".join(levels) + " |"
     lines += ["|" + " --- |" * (len(levels) + 1), "|  | " + " | ".join(f"{v:.1%}" for v in levels.values()) + " |"]
     return "\n".join(lines)

@@ -32,7 +32,7 @@ TEMPLATE = Path(__file__).parents[2] / "model_cards" / "TEMPLATE.md"
 WRITTEN = "<!-- written by training.card: take this line out to keep the card as it is -->"
 PLOTS = {
     "guidance.png": "Guidance scale against fidelity and diversity",
-    "steps.png": "Steps against the distance to real pictures",
+    "steps.png": "Steps against the distance to real images",
     "likelihood.png": "The terms of the bound over t",
     "noise_accuracy.png": "Accuracy of the classifier by noise level",
 }
@@ -65,7 +65,7 @@ def render(folder: Path, repo_id: str | None = None) -> str:
         name=name,
         written=WRITTEN,
         summary=model.about.get("summary", "Draws {subject}.").format(subject=_subject(model)),
-        picture=_picture(model),
+        image=_image(model),
         source=_source(folder, repo_id or known_id, revision, carries_code),
         call=_call(model),
         code=CODE.format(kind=kind) if carries_code else STOCK.format(kind=kind),
@@ -102,12 +102,12 @@ def is_own_card(folder: Path) -> bool:
 
 def _subject(model: _Model) -> str:
     if not model.conditional:
-        return "pictures, unconditionally"
+        return "images, unconditionally"
     if not model.class_names:
-        return "pictures by class labels, which have no names"
+        return "images by class labels, which have no names"
     names = model.class_names
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    return f"pictures of {len(names)} class{'es' if len(names) > 1 else ''} ({shown})"
+    return f"images of {len(names)} class{'es' if len(names) > 1 else ''} ({shown})"
 
 
 def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> ModelCardData:
@@ -138,10 +138,10 @@ def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[
     )
 
 
-def _picture(model: _Model) -> str:
+def _image(model: _Model) -> str:
     if not (model.folder / "samples.png").is_file():
         return "*No samples were drawn yet.*"
-    columns = ", one class a column" if model.conditional else ""
+    columns = ", one class per column" if model.conditional else ""
     return f"![Samples](samples.png)\n\n*Samples, not selected{columns}.*"
 
 
@@ -173,11 +173,9 @@ def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]
     names = " and ".join(data.name for data in datasets_of(runs))
     seen = f"Nothing but {names} was ever seen. " if names else ""
     if any("nearest_train_ratio" in row["measured"] for row in rows):
-        copies = "How near samples are to training pictures stands in the table above."
+        copies = "How near samples are to training images stands in the table above."
     else:
-        copies = (
-            "Whether samples repeat training pictures has not been measured; a model of few pictures does repeat them."
-        )
+        copies = "Whether samples repeat training images has not been measured; a model of few images does repeat them."
     return _shape(model) + seen + copies
 
 
@@ -185,7 +183,7 @@ def _shape(model: _Model) -> str:
     if model.facts.vae is not None or model.facts.image_shape is None:
         return ""
     channels, height, width = model.facts.image_shape
-    return f"The pictures are {width}x{height} and {'grey' if channels == 1 else 'in colour'}. "
+    return f"The images are {width}x{height} and {'grey' if channels == 1 else 'in colour'}. "
 
 
 def _note(rows: list[dict[str, Any]]) -> str:
@@ -193,7 +191,7 @@ def _note(rows: list[dict[str, Any]]) -> str:
     if any("nearest_train_ratio" in row["measured"] for row in rows):
         notes.append(
             "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
-            "picture, over the same for test pictures: well below 1, samples are copies."
+            "image, over the same for test images: well below 1, samples are copies."
         )
     return "\n\n".join(notes)
 
@@ -209,7 +207,7 @@ def _features_note(row: dict[str, Any]) -> str:
     no_fid = "" if "fid" in row["measured"] else ", and is no FID"
     return (
         f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
-        f"all {real['test']['frechet_images']:,} test pictures{no_fid}; precision and recall "
+        f"all {real['test']['frechet_images']:,} test images{no_fid}; precision and recall "
         f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
         f"{real['precision_recall_images']:,} of them. The command: `{without_path(row['command'])}`; seeds, versions "
         "and all other numbers are in metrics.json."

@@ -1,7 +1,7 @@
 """What of a model's folder may leave for the Hub, by a list of what belongs to a model: all else stays.
 
-Weights (safetensors only), configs, tokenizers, carried sources, the card, the measured numbers, pictures. Checkpoints,
-optimizer states, logs and pictures of a run are none of these. Paths of this machine are cut to their last part.
+Weights (safetensors only), configs, tokenizers, carried sources, the card, the measured numbers, images. Checkpoints,
+optimizer states, logs and images of a run are none of these. Paths of this machine are cut to their last part.
 """
 
 import json
@@ -15,7 +15,7 @@ from training.run_record import record_path
 from training.sharing.local_paths import without_paths
 
 RECORDS = ("metrics.json", "training.json", "noise_accuracy.json")  # written here, with commands and flags
-PICTURES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png")
+IMAGES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png")
 THEIRS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")  # a push writes these, and never removes them
 _CARRIED = re.compile(r"\w+_[0-9a-f]{8}\.py")
 _WEIGHTS = re.compile(
@@ -82,7 +82,7 @@ def components(folder: Path) -> list[Path]:
 
 def _belongs(name: str) -> bool:
     """Of the files at the root."""
-    return name in (*RECORDS, *PICTURES) or any(kind.fullmatch(name) for kind in (_CARRIED, _WEIGHTS, _CONFIG))
+    return name in (*RECORDS, *IMAGES) or any(kind.fullmatch(name) for kind in (_CARRIED, _WEIGHTS, _CONFIG))
 
 
 def _is_part(name: str) -> bool:

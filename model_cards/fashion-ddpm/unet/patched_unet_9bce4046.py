@@ -1,8 +1,8 @@
 """A U-Net behind a pixel-unshuffle: it sees (C p^2, H/p, W/p) and speaks (C, H, W), so samplers stay in pixels.
 
-The two layers at the full resolution are the dearest of a pixel U-Net and add the least to small pictures. Folding
+The two layers at the full resolution are the dearest of a pixel U-Net and add the least to small images. Folding
 p x p pixels into channels (space-to-depth; Shi et al. 2016, https://arxiv.org/abs/1609.05158) skips them: about three
-times as many images a second at 28 x 28. This file travels with its weights and imports nothing of ours.
+times as many images per second at 28 x 28. This file travels with its weights and imports nothing of ours.
 """
 
 import torch

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels
-from .ddim_532c87aa import check_eta, ddim_steps
-from .ddpm_e16350fd import MeanShift, ancestral_steps
+from .ddim_5245ef97 import check_eta, ddim_steps
+from .ddpm_2d91a9c3 import MeanShift, ancestral_steps
 from .process_193ce34b import Process, output_of_x0, output_rate, predict_x0
 from .run_faceb04a import Denoiser, Step, padded_rows
 from .schedule_24ec4487 import NoiseSchedule
-from .solvers_f7f9fac1 import Clip, Solver
+from .solvers_c7a5540c import Clip, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t
@@ -86,7 +86,7 @@ def steer(
 
 
 class ClassifierGuidancePipeline(StepwisePipeline):
-    """Class-conditional pictures from a network that need not know classes, steered by a classifier.
+    """Class-conditional images from a network that need not know classes, steered by a classifier.
 
     Args:
         unet: an unconditional network, or a class-conditional one, which then gets the labels too
@@ -97,7 +97,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
 
     model_cpu_offload_seq = "unet->classifier"
     about = {
-        "summary": "An unconditional model, steered towards {subject} by a classifier of noisy pictures "
+        "summary": "An unconditional model, steered towards {subject} by a classifier of noisy images "
         "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts "
         "the mean of each step, any other scheduler has eps shifted.",
         "paper": "https://arxiv.org/abs/2105.05233",
@@ -223,17 +223,17 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
-        """Draw pictures of the classes asked for.
+        """Draw images of the classes asked for.
 
         Args:
-            class_labels: index, name, or a list with one an image; None draws without guidance, unless by `guide`
-            batch_size: how many pictures of a single label, or without one
+            class_labels: index, name, or a list with one per image; None draws without guidance, unless by `guide`
+            batch_size: how many images of a single label, or without one
             num_inference_steps: 1 to the length of the schedule
             guidance_scale: s >= 0; 0 is off, 1 is Bayes' rule, larger follows the class more closely
             eta: share of DDPM's noise with a DDIMScheduler, at least 0
             guide: an object with log_prob(x_t, t, condition) -> (N,), instead of the classifier
             condition: what `guide` is asked for; None: the labels
-            generator: one generator, or a list with one an image
+            generator: one generator, or a list with one per image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it
             output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent"
             return_dict: False gives a tuple

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_532c87aa import check_eta, ddim_steps
+from .ddim_5245ef97 import check_eta, ddim_steps
 from .run_faceb04a import Denoiser, Step
 from .schedule_24ec4487 import NoiseSchedule
-from .solvers_f7f9fac1 import PROCESS_SCHEDULERS, Solver
+from .solvers_c7a5540c import PROCESS_SCHEDULERS, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -151,11 +151,11 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
-        """Draw pictures of the classes asked for.
+        """Draw images of the classes asked for.
 
         Args:
-            class_labels: index, name, or a list with one an image; None draws without a class, and without guidance
-            batch_size: how many pictures of a single label, or without one
+            class_labels: index, name, or a list with one per image; None draws without a class, and without guidance
+            batch_size: how many images of a single label, or without one
             num_inference_steps: 1 to the length of the schedule
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             eta: share of DDPM's noise, at least 0; None: 1 with a DDPMScheduler, else 0
@@ -163,7 +163,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
                 outside, the conditional output alone is used, at half the cost; None: the model's own, (0, 1) unless
                 it was saved with another
             guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
-            generator: one generator, or a list with one an image
+            generator: one generator, or a list with one per image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it
             output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent"
             return_dict: False gives a tuple
