@@ -251,7 +251,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_image_is_drawn_from_a_converted_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_image_is_drawn_from_a_converted_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags, shape, encoder = DRAWN[name]
     if encoder is not None:
         encoder = published.Encoder(**SHAPE | encoder, pool="attention")

@@ -172,7 +172,7 @@ def test_yaml_reads_some_numbers_as_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_image_is_drawn(kind: str, tmp_path: Path) -> None:
+def test_an_image_is_drawn(kind: str, tmp_path: Path) -> None:
     convert.main(write(tmp_path, checkpoint_of(*networks(kind)), config_of(kind)))
     pipe = quiet(DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True))
     image = pipe(num_inference_steps=2, generator=seeded(), output_type="pt").images

@@ -46,7 +46,7 @@ def test_inversion_finds_the_noise_that_draws_the_image() -> None:
     torch.testing.assert_close(x_T, quantiles, rtol=0, atol=0.02)
 
 
-def test_invert_and_call_return_the_image_path_a_network() -> None:
+def test_invert_and_call_return_the_image_of_a_network() -> None:
     pipe = ddim(clip_sample=False, beta_schedule="linear")
     pipe.unet.conv_out.weight.data *= 0.1
     x_0 = torch.rand(2, 1, 8, 8, generator=seeded()) * 2 - 1

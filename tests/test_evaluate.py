@@ -152,7 +152,7 @@ def test_a_sweep_writes_a_row_a_setting_and_keeps_the_others(place: Path) -> Non
     assert [row["measured"]["nfe"] for row in rows] == [1, 2, 2, 4, 3, 6]
 
 
-def test_the_image_path_a_sweep_is_the_best_setting_s(place: Path) -> None:
+def test_the_image_of_a_sweep_is_the_best_setting_s(place: Path) -> None:
     output = ["--output", "best/metrics.json"]
     evaluate.main(command("--guidance_scale", "0", "8", *output))
     evaluate.main(command("--guidance_scale", "0", "8", "1", "4", *output))  # two of them are there already

@@ -339,7 +339,7 @@ def test_parts_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
-def test_a_image_does_not_depend_on_the_batch(threads: int, kind: type, dit: Path) -> None:
+def test_an_image_does_not_depend_on_the_batch(threads: int, kind: type, dit: Path) -> None:
     pipe, before = load_dit(dit), torch.get_num_threads()
     pipe.scheduler = kind.from_config(pipe.scheduler.config)
     torch.set_num_threads(threads)

@@ -61,7 +61,7 @@ CASES: dict[str, Callable[[], tuple[StepwisePipeline, dict]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_image_does_not_depend_on_the_batch(case: str) -> None:
+def test_an_image_does_not_depend_on_the_batch(case: str) -> None:
     pipe, options = CASES[case]()
     options |= {"num_inference_steps": 4, "output_type": "latent"}
     alone = {n: pipe(batch_size=n, generator=seeded(7), **options).images for n in SIZES}

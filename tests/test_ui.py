@@ -325,7 +325,7 @@ def test_a_shipped_model_draws_a_bag_with_every_sampler(name: str, sampler: str)
 
 
 @pytest.mark.parametrize("class_name", ["any", "Coat"])
-def test_a_image_does_not_depend_on_the_count(class_name: str, catalogue: Catalogue) -> None:
+def test_an_image_does_not_depend_on_the_count(class_name: str, catalogue: Catalogue) -> None:
     batch = Settings("tiny-cfg", class_name, steps=3, count=4, sampler="DDPM")
     alone = Settings(**(batch.of_image(2).as_dict() | {"count": 1}))
     assert (final_pixels(batch, catalogue)[2] == final_pixels(alone, catalogue)[0]).all()

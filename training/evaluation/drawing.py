@@ -144,14 +144,15 @@ def network_of(pipe: DiffusionPipeline) -> torch.nn.Module | None:
 
 def facts_of(pipe: DiffusionPipeline) -> Facts:
     """What the configs of an open pipeline's parts say, of a stock one or of one with older code too."""
-    about = of_class(type(pipe).__name__)
+    known = of_class(type(pipe).__name__)
+    says = getattr(type(pipe), "about", None) or (known.says if known else {})
     vae, classifier = (getattr(pipe, part, None) for part in ("vae", "classifier"))
     return Facts(
         network_of(pipe).config,
         None if vae is None else vae.config,
         None if classifier is None else classifier.config,
         len(getattr(pipe, "class_names", None) or ()),
-        bool(about and about.says.get("last_label_is_null")),
+        bool(says.get("last_label_is_null")),
     )
 
 

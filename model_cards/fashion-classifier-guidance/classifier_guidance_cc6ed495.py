@@ -19,10 +19,10 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_7cfda695 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels
-from .ddim_5245ef97 import check_eta, ddim_steps
-from .ddpm_2d91a9c3 import MeanShift, ancestral_steps
+from .ddim_5458f3e1 import check_eta, ddim_steps
+from .ddpm_c055cf73 import MeanShift, ancestral_steps
 from .process_193ce34b import Process, output_of_x0, output_rate, predict_x0
 from .run_faceb04a import Denoiser, Step, padded_rows
 from .schedule_24ec4487 import NoiseSchedule
@@ -268,4 +268,4 @@ def _mean_shift(gradient: Gradient, scale: float) -> MeanShift:
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
-from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401
+from .packaging_5d8deee9 import __doc__ as _  # noqa: E402, F401

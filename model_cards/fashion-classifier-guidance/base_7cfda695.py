@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .conditions_b7e2da26 import Classes, Conditions, Labels, Nulls
 from .facts_7be3a882 import Facts
-from .packaging_b8e0a38a import CodeCarryingPipeline
+from .packaging_5d8deee9 import CodeCarryingPipeline
 from .run_faceb04a import Run, Step, evaluate
 
 Generators = torch.Generator | list[torch.Generator] | None

@@ -17,9 +17,9 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_7cfda695 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_5245ef97 import check_eta, ddim_steps
+from .ddim_5458f3e1 import check_eta, ddim_steps
 from .run_faceb04a import Denoiser, Step
 from .schedule_24ec4487 import NoiseSchedule
 from .solvers_c7a5540c import PROCESS_SCHEDULERS, Solver
@@ -203,5 +203,5 @@ def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
-from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401
+from .packaging_5d8deee9 import __doc__ as _  # noqa: E402, F401
 from .process_193ce34b import __doc__ as _  # noqa: E402, F401

@@ -6,6 +6,7 @@ names at its end whatever its imports import in turn. Two versions then live in 
 again under identical names.
 """
 
+import ast
 import hashlib
 import inspect
 import json
@@ -26,6 +27,8 @@ from huggingface_hub import CommitOperationAdd, create_commit, snapshot_download
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+_PACKAGE = __name__.rpartition(".")[0]  # a pipeline outside of this folder imports from here by name
+_OURS = re.compile(rf"^from {re.escape(_PACKAGE)}\.(\w+) import", re.MULTILINE)
 
 
 class CodeCarryingPipeline(DiffusionPipeline):
@@ -155,14 +158,15 @@ class CodeCarryingPipeline(DiffusionPipeline):
 
 
 def _sibling_components(cls: type, index: dict) -> dict[str, type]:
-    """The custom components of a model_index whose source lies beside that of `cls`, with their classes."""
-    package = cls.__module__.rpartition(".")[0]
+    """The custom components of a model_index whose source lies beside that of `cls` or of this, with their classes."""
+    packages = [package for package in (cls.__module__.rpartition(".")[0], _PACKAGE) if package]
     found = {}
     for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, (list, tuple)) or len(value) != 2 or not package:
+        if name.startswith("_") or not isinstance(value, (list, tuple)) or len(value) != 2:
             continue
-        module = f"{package}.{_HASHED.sub('', str(value[0]))}"
-        if _HASHED.search(str(value[0])) and find_spec(module):
+        modules = [f"{package}.{_HASHED.sub('', str(value[0]))}" for package in packages]
+        module = next(filter(find_spec, modules), None) if _HASHED.search(str(value[0])) else None
+        if module is not None:
             found[name] = getattr(import_module(module), value[1])
     return found
 
@@ -185,6 +189,9 @@ def _carry_sources(source: Path, folder: Path) -> str:
     """Copy `source` and all that it imports of ours into `folder` as <stem>_<8 hex of its text>.py; return the stem.
 
     A file that was carried before comes out under the same name again.
+
+    Raises:
+        ValueError: `source` imports from this package in a way that cannot be carried, by the line.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return _carry(source, folder)[0]
@@ -193,8 +200,12 @@ def _carry_sources(source: Path, folder: Path) -> str:
 def _carry(source: Path, folder: Path) -> tuple[str, list[str]]:
     """The stem under which `source` was written, and the stems of all that it imports, directly or not."""
     text, needed = source.read_text(), []
+    _refuse_other_imports(source.name, text)
+    ours = set(_OURS.findall(text))
+    text = _OURS.sub(r"from .\1 import", text)
     for sibling in dict.fromkeys(_SIBLING.findall(text)):
-        stem, further = _carry(source.parent / f"{sibling}.py", folder)
+        parent = Path(__file__).parent if sibling in ours else source.parent
+        stem, further = _carry(parent / f"{sibling}.py", folder)
         text = re.sub(rf"^from \.{sibling} import", f"from .{stem} import", text, flags=re.MULTILINE)
         needed += [stem, *further]
     needed = list(dict.fromkeys(needed))
@@ -208,6 +219,19 @@ def _carry(source: Path, folder: Path) -> tuple[str, list[str]]:
             stale.unlink()
     (folder / f"{stem}.py").write_text(text)
     return stem, needed
+
+
+def _refuse_other_imports(name: str, text: str) -> None:
+    """Raise ValueError for an import from this package that `_OURS` does not match."""
+    for node in ast.walk(ast.parse(text)):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        line = ast.unparse(node) if modules else ""
+        ours = any(module.split(".")[0] == _PACKAGE for module in modules)
+        if ours and (node.col_offset or not _OURS.match(line)):
+            raise ValueError(
+                f"{name} cannot be saved with {line!r}: import by file, not indented: from {_PACKAGE}.FILE import NAME"
+            )
 
 
 def _move_into(staged: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_b948c087 import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_7cfda695 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_b7e2da26 import Labels
 from .run_faceb04a import Denoiser, Step
 from .schedule_24ec4487 import NoiseSchedule
@@ -199,5 +199,5 @@ class DDPMPipeline(StepwisePipeline):
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
-from .packaging_b8e0a38a import __doc__ as _  # noqa: E402, F401
+from .packaging_5d8deee9 import __doc__ as _  # noqa: E402, F401
 from .process_193ce34b import __doc__ as _  # noqa: E402, F401
