@@ -54,17 +54,28 @@ def guide(
     dropped, (low, high) = nulls_for(conditions, nulls), guidance_interval
 
     def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
-        inside = process is None or low <= process.share(t) <= high
-        scale = guidance_scale if inside else 1.0
+        inside = True if process is None else _inside(process.share(t), low, high)
+        scale = guidance_scale if inside is not False else 1.0
         if scale in (0.0, 1.0) or not conditions:
             return denoiser(x_t, t, **(conditions if scale else dropped))
-        both = denoiser(torch.cat([x_t, x_t]), t, **joined(conditions, dropped))
+        times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
+        both = denoiser(torch.cat([x_t, x_t]), times, **joined(conditions, dropped))
         (cond, variance), (uncond, _) = (half.tensor_split([x_t.shape[1]], dim=1) for half in both.chunk(2))
         mean = combine(cond, uncond, scale)
         mean = rescale(mean, cond, guidance_rescale) if guidance_rescale else mean
+        if isinstance(inside, Tensor):
+            mean = torch.where(inside.to(x_t.device).reshape(-1, *(1,) * (x_t.ndim - 1)), mean, cond)
         return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
 
     return guided
+
+
+def _inside(share: Tensor | float, low: float, high: float) -> Tensor | bool:
+    """Whether a share of the process lies in [low, high]; (N,) where images are at different times, and not alike."""
+    inside = (low <= share) & (share <= high) if isinstance(share, Tensor) else low <= share <= high
+    if isinstance(inside, Tensor) and (bool(inside.all()) or not bool(inside.any())):
+        return bool(inside.all())
+    return inside
 
 
 class ClassifierFreeGuidancePipeline(StepwisePipeline):
@@ -97,7 +108,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(id2label=id2label, guidance_interval=list(_check_interval(guidance_interval)))
+        self.register_to_config(id2label=id2label, guidance_interval=list(check_interval(guidance_interval)))
 
     @property
     def null_label(self) -> int:
@@ -126,7 +137,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         eta = float(type(self.scheduler).__name__ == "DDPMScheduler") if eta is None else eta
         check_eta(eta, self.scheduler, PROCESS_SCHEDULERS)
         own = self.config.guidance_interval
-        interval = _check_interval(own if guidance_interval is None else guidance_interval)
+        interval = check_interval(own if guidance_interval is None else guidance_interval)
         conditions, count = self.conditions(class_labels, batch_size)
         solver = Solver(self.scheduler, num_inference_steps)
         x_T, noise = self.streams(count, generator, latents)
@@ -191,7 +202,8 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 
 
-def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
+def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, float]:
+    """`interval` as a pair of floats; ValueError unless it is (low, high) with 0 <= low <= high <= 1."""
     if not isinstance(interval, (tuple, list)) or len(interval) != 2:
         raise ValueError(f"guidance_interval must be a pair (low, high) in [0, 1], got {interval!r}")
     for bound in interval:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import Level, Process, check_prediction_type
+from .process import Level, Path, Process, check_prediction_type, path_velocity
 
 
 class GaussianMixture:
@@ -177,17 +177,26 @@ class GaussianMixture:
     def denoiser(self, process: Process, prediction_type: str = "epsilon") -> Callable[..., Tensor]:
         """A function of (x_t, t) or (x_t, t, class_labels): what a perfect network answers, in the dtype of x_t.
 
-        `t`, a number or (N,), is a time of `process`, a NoiseSchedule or any other; the answer is eps, x_0 ("sample")
-        or v.
+        `t`, a number or (N,), is a time of `process`, a NoiseSchedule or any other; the answer is eps, x_0 ("sample"),
+        v or, on a path of a flow, the velocity dx/dt ("flow_prediction").
 
         Raises:
             ValueError: an unknown `prediction_type`.
         """
         answers = {"epsilon": self.predict_eps, "sample": self.predict_x0, "v_prediction": self.velocity}
+        if prediction_type == "flow_prediction":
+            return self._flow_denoiser(process)
         check_prediction_type(prediction_type)
 
         def denoise(x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
             return answers[prediction_type](x_t, *process.marginal(t), class_labels).to(x_t.dtype)
+
+        return denoise
+
+    def _flow_denoiser(self, path: Path) -> Callable[..., Tensor]:
+        def denoise(x_t: Tensor, t: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+            at = (x_t, *path.marginal(t), class_labels)
+            return path_velocity(path, self.predict_x0(*at), self.predict_eps(*at), t).to(x_t.dtype)
 
         return denoise
 

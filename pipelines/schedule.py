@@ -136,9 +136,23 @@ class NoiseSchedule:
         between = torch.lerp(log_snr[low], log_snr[high], t - low).sigmoid()
         return torch.where((low == t) | (low == high), exact, between)
 
-    def share(self, t: Tensor | float) -> float:
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The fractional t whose marginal has the signal-to-noise ratio of (a, b), or the nearest in [0, T - 1].
+
+        The inverse of `marginal`, float64, of the shape of `a`.
+        """
+        wanted = 2 * (torch.as_tensor(a, dtype=torch.float64).log() - torch.as_tensor(b, dtype=torch.float64).log())
+        log_snr = torch.logit(self.alphas_cumprod).flip(0)  # rising
+        last = len(self) - 1
+        high = torch.searchsorted(log_snr, wanted.contiguous()).clamp(1, last)
+        low = high - 1
+        between = ((wanted - log_snr[low]) / (log_snr[high] - log_snr[low])).clamp(0, 1)
+        return last - (low + between)
+
+    def share(self, t: Tensor | float) -> Tensor | float:
         """How far the process has come at `t`, from 0, the least noisy step, to 1, the noisiest."""
-        return float(t) / max(len(self) - 1, 1)
+        t = t if isinstance(t, Tensor) and t.ndim else float(t)
+        return t / max(len(self) - 1, 1)
 
     def gather(self, table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
         """Entries `t`, an int or (N,), of a (T,) table, as a tensor that multiplies `like` (N, ...)."""

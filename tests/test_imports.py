@@ -22,6 +22,8 @@ COMPANIONS = {
     "facts": set(),
     "schedule": {"process"},
     "run": {"conditions"},
+    "ode": set(),
+    "sde": {"process", "run"},
     "solvers": {"process", "run", "schedule"},
     "base": {"conditions", "facts", "packaging", "run"},
     "about": {"facts"},  # stays here: it reads what travels

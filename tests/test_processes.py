@@ -62,7 +62,7 @@ def account(trainer: Trainer) -> dict[str, object]:
     trainer.optimizer.zero_grad()
     losses = [trainer.update() for _ in range(3)]
     weights = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
-    average = [p.clone() for p in trainer.ema.shadow_params]
+    average = [p.clone() for p in trainer.averages[0].shadow_params]
     parts = {name: torch.cat(values) for name, values in seen.items()}
     return parts | {"loss": loss, "gradients": gradients, "losses": losses, "weights": weights, "average": average}
 

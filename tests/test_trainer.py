@@ -79,7 +79,7 @@ def test_the_average_is_warmed_up_as_computed_by_hand(decay: float, tmp_path: Pa
         expected = (
             now if expected is None else [share * e + (1 - share) * w for e, w in zip(expected, now, strict=True)]
         )
-    for mine, theirs in zip(expected, trainer.ema.shadow_params, strict=True):
+    for mine, theirs in zip(expected, trainer.averages[0].shadow_params, strict=True):
         torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-13)
     drawn = trainer.pipeline().unet
     assert not drawn.training and drawn is not trainer.network
@@ -254,7 +254,7 @@ def test_what_an_objective_shows_is_logged_beside_the_samples(tmp_path: Path, mo
     assert sorted(path.name for path in (folder / "samples").iterdir()) == ["plot-step-000002.png", "step-000002.png"]
     assert Image.open(folder / "samples" / "plot-step-000002.png").getpixel((0, 0)) == (255, 0, 0)
     (parameters,) = shown
-    assert all(torch.equal(p, q) for p, q in zip(parameters, trainer.ema.shadow_params, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(parameters, trainer.averages[0].shadow_params, strict=True))
 
 
 # --- a NaN ---

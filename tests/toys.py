@@ -8,7 +8,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+    UNet2DModel,
+)
 from torch import Tensor
 
 from pipelines import (
@@ -16,6 +23,7 @@ from pipelines import (
     ClassifierGuidancePipeline,
     DDIMPipeline,
     DDPMPipeline,
+    FlowMatchingPipeline,
     LatentDiffusionPipeline,
     NoisyClassifier,
     PatchedUNet2DModel,
@@ -141,6 +149,17 @@ def latent(unet: UNet2DModel | None = None, **config: object) -> LatentDiffusion
     ).eval()
     unet = unet or tiny_unet(4, size=4, in_channels=4, out_channels=4)
     return quiet(LatentDiffusionPipeline(vae, DDIMScheduler(**SHIPPED | config), unet, id2label=CLASSES))
+
+
+def flow(
+    unet: UNet2DModel | None = None,
+    scheduler: SchedulerMixin | None = None,
+    id2label: dict[str, str] | None = CLASSES,
+    path: str = "linear",
+    **config: object,
+) -> FlowMatchingPipeline:
+    scheduler = scheduler or FlowMatchEulerDiscreteScheduler(**config)
+    return quiet(FlowMatchingPipeline(unet or tiny_unet(4), scheduler, id2label, path))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

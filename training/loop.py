@@ -58,7 +58,8 @@ class Trainer:
         network = network.to(self.accelerator.device)
         if recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        self.ema = EMAModel(network.parameters(), decay=recipe.ema_decay, foreach=True)
+        decays = [recipe.ema_decay, *([] if recipe.second_ema_decay is None else [recipe.second_ema_decay])]
+        self.averages = [EMAModel(network.parameters(), decay=decay, foreach=True) for decay in decays]
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # filled from the EMA to draw and to save
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -81,7 +82,7 @@ class Trainer:
         self.objective.network, self.optimizer = self.accelerator.prepare(network.train(), self.optimizer)
         self.history = self.objective.history
         remembered = [] if self.history is None else [self.history]
-        self.accelerator.register_for_checkpointing(self.lr_scheduler, self.ema, *remembered)
+        self.accelerator.register_for_checkpointing(self.lr_scheduler, *self.averages, *remembered)
 
     def _prepare_frozen(self) -> None:
         frozen = self.objective.frozen.values()
@@ -152,7 +153,8 @@ class Trainer:
         self.optimizer.step()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
-        self.ema.step(self.network.parameters())
+        for average in self.averages:
+            average.step(self.network.parameters())
         self.step += 1
         return loss
 
@@ -202,9 +204,9 @@ class Trainer:
         if self.step % self.recipe.checkpointing_steps == 0 or last:
             self._save_checkpoint()
 
-    def pipeline(self) -> DiffusionPipeline:
-        """The objective's pipeline over the averaged weights."""
-        self.ema.copy_to(self.averaged.parameters())
+    def pipeline(self, which: int = 0) -> DiffusionPipeline:
+        """The objective's pipeline over the averaged weights; 1 for those of `second_ema_decay`."""
+        self.averages[which].copy_to(self.averaged.parameters())
         return self.objective.pipeline(self.averaged)
 
     def _show(self) -> None:
@@ -236,7 +238,8 @@ class Trainer:
                 logger.warning("%s holds checkpoints of an earlier run; this one starts afresh", self.output_dir)
             return
         self.accelerator.load_state(str(checkpoint / "state"))
-        self.ema.to(self.accelerator.device)  # accelerate loads what is registered with it onto the CPU
+        for average in self.averages:
+            average.to(self.accelerator.device)  # accelerate loads what is registered with it onto the CPU
         self.accelerator.step = 0  # an update begins, whatever gradient_accumulation_steps was before
         record = json.loads((checkpoint / "training.json").read_text())
         self.step, self.seconds_before = record["steps"], record["seconds"]
@@ -257,8 +260,10 @@ class Trainer:
 
     def _finish(self) -> None:
         if self.accelerator.is_main_process:
-            self.pipeline().save_pretrained(self.output_dir)
-            write_json(self.output_dir / "training.json", self._record())
+            for which, average in list(enumerate(self.averages))[::-1]:
+                folder = self.output_dir if which == 0 else self.output_dir / f"ema-{average.decay}"
+                self.pipeline(which).save_pretrained(folder)
+                write_json(folder / "training.json", self._record())
             last = image_path(self.output_dir / "samples", self.step)
             if last.is_file():
                 shutil.copyfile(last, self.output_dir / "samples.png")  # of the card

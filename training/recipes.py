@@ -78,6 +78,7 @@ class Recipe:
     adam_epsilon: float = flag(1e-8, "AdamW's epsilon")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0: not clipped")
     ema_decay: float = flag(0.999, "decay of the averaged weights, reached by (1 + n) / (10 + n)")
+    second_ema_decay: float | None = flag(None, "keep a second average too, saved as OUTPUT_DIR/ema-DECAY")
     seed: int = flag(0, "every random number of the run follows from it")
     # how it runs
     mixed_precision: str = flag("no", "no, bf16 or fp16: the dtype of the network under autocast")
@@ -117,6 +118,8 @@ class Recipe:
             lr_warmup_steps=(0, math.inf),
             seed=(0, 2**32 - 1),
         )
+        if self.second_ema_decay is not None:
+            check_range(self, second_ema_decay=(0.0, 1.0))
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
@@ -153,6 +156,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     # model_cards/fashion-ddpm, with --variance_type learned_range, 396,800 images on from fashion-cfg: Frechet distance
     # 1.747 in 50 steps
     "fashion-ddpm": {"dataset_name": "data/fashion", **_FAST_CPU},
+    # accelerate launch -m training.train --recipe fashion-flow
+    "fashion-flow": {
+        "objective": "flow_matching",
+        "dataset_name": "data/fashion",
+        "class_conditional": True,
+        "second_ema_decay": 0.9998,
+        **_FAST_CPU,
+    },
     # accelerate launch -m training.train --recipe fashion-noisy-classifier
     # model_cards/fashion-classifier-guidance, 128,000 images: 86.4 % at t = 0, 68.5 % at t = 750; guided by 4, in 25
     # steps of DDPM: class accuracy 89.1 %, Frechet distance 0.744

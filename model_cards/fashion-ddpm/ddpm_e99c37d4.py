@@ -19,8 +19,8 @@ from torch import Tensor
 from .base_7cfda695 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_b7e2da26 import Labels
 from .run_faceb04a import Denoiser, Step
-from .schedule_24ec4487 import NoiseSchedule
-from .solvers_c7a5540c import Clip, Solver, predict
+from .schedule_8f680977 import NoiseSchedule
+from .solvers_72986cfa import Clip, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
@@ -200,4 +200,4 @@ class DDPMPipeline(StepwisePipeline):
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_7be3a882 import __doc__ as _  # noqa: E402, F401
 from .packaging_5d8deee9 import __doc__ as _  # noqa: E402, F401
-from .process_193ce34b import __doc__ as _  # noqa: E402, F401
+from .process_83a1079a import __doc__ as _  # noqa: E402, F401

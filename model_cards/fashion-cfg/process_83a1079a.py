@@ -27,6 +27,13 @@ class Process(Protocol):
         """(a, b), float64, of the shape of `t`."""
 
 
+class Path(Process, Protocol):
+    """A process in continuous time, whose marginals can be differentiated."""
+
+    def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(a', b'), the derivatives of (a, b) by t, float64, of the shape of `t`."""
+
+
 def working_dtype(x: Tensor) -> torch.dtype:
     """float64 stays float64, everything else is worked on in float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -83,6 +90,20 @@ def _working(output: Tensor, x_t: Tensor, a: Level, b: Level) -> tuple[Tensor, .
     """All of them, and a^2 + b^2, ready to be multiplied; the square is taken before precision is lost."""
     levels = (broadcast(level, x_t) for level in (a, b, a * a + b * b))
     return up(output), up(x_t), *levels
+
+
+def path_velocity(path: Path, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
+    """dx/dt = a' x_0 + b' eps of the line that x_0 and eps are the ends of; all (N, ...), t a number or (N,)."""
+    rate_a, rate_b = path.marginal_rate(t)
+    return broadcast(rate_a, x0) * up(x0) + broadcast(rate_b, x0) * up(eps)
+
+
+def from_velocity(path: Path, velocity: Tensor, x_t: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    """x_0 and eps (N, ...) from dx/dt at x_t: two equations, x_t = a x_0 + b eps and dx/dt = a' x_0 + b' eps."""
+    (a, b), (rate_a, rate_b) = path.marginal(t), path.marginal_rate(t)
+    x, u, det = up(x_t), up(velocity), a * rate_b - rate_a * b
+    x0 = broadcast(rate_b / det, x) * x - broadcast(b / det, x) * u
+    return x0, broadcast(a / det, x) * u - broadcast(rate_a / det, x) * x
 
 
 def output_rate(a: float, b: float, prediction_type: str) -> float:

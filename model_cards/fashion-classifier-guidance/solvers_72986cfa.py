@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process_193ce34b import Process, predict_eps, predict_x0
+from .process_83a1079a import Process, predict_eps, predict_x0
 from .run_faceb04a import Denoiser, Step
-from .schedule_24ec4487 import NoiseSchedule
+from .schedule_8f680977 import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
 # these take two slopes per step, the first of them at its beginning

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .base_7cfda695 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Conditions, Labels
-from .ddim_5458f3e1 import check_eta, ddim_steps
-from .ddpm_c055cf73 import MeanShift, ancestral_steps
-from .process_193ce34b import Process, output_of_x0, output_rate, predict_x0
+from .ddim_ca5af4e4 import check_eta, ddim_steps
+from .ddpm_e99c37d4 import MeanShift, ancestral_steps
+from .process_83a1079a import Process, output_of_x0, output_rate, predict_x0
 from .run_faceb04a import Denoiser, Step, padded_rows
-from .schedule_24ec4487 import NoiseSchedule
-from .solvers_c7a5540c import Clip, Solver
+from .schedule_8f680977 import NoiseSchedule
+from .solvers_72986cfa import Clip, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .base_7cfda695 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_b7e2da26 import Labels
-from .process_193ce34b import broadcast
+from .process_83a1079a import broadcast
 from .run_faceb04a import Denoiser, Step
-from .schedule_24ec4487 import NoiseSchedule
-from .solvers_c7a5540c import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
+from .schedule_8f680977 import NoiseSchedule
+from .solvers_72986cfa import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
 
 
 def ddim_step(
