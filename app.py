@@ -9,7 +9,7 @@ import gradio as gr
 from huggingface_hub import RepoCard
 
 from ui import LAUNCH, Catalogue, build_demo
-from ui.models import describe
+from ui.catalogue import describe
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
 
