@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from PIL import Image
 
 from .. import controls, device, image_metadata
@@ -19,7 +20,7 @@ from ..run import PREVIEWS, QUEUE, Frames, Progress, StopRequests, draw
 from ..settings import Settings, problems
 from ..snippet import snippet
 
-# in the browser itself: [settings by name] from the values of all inputs
+# runs in the browser: from the values of all inputs to [settings by name]
 REMEMBER = f"(...values) => [Object.fromEntries({[*FIELDS, *controls.OWN]}.map((key, i) => [key, values[i]]))]"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -111,9 +112,11 @@ class GenerateTab:
             )
         self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET)
         for name, followers in controls.followers().items():
-            shown_or_hidden = [self.controls.fields[follower] for follower in followers]
-            follow = partial(self.follow_setting, followers)
-            self.controls.fields[name].input(follow, settings, shown_or_hidden, queue=False, **QUIET)
+            follow, outputs = (
+                partial(self.follow_setting, followers),
+                [self.controls.fields[each] for each in followers],
+            )
+            self.controls.fields[name].input(follow, settings, outputs, queue=False, **QUIET)
         self.controls.image.upload(
             self.recall, self.controls.image, [*settings, self.controls.seed_mode], queue=False, **QUIET
         )
@@ -218,22 +221,21 @@ class GenerateTab:
     # ------------------------------------------------------------------------------------------------ around the run
 
     def look_back(self, frames: Frames | None, position: float, kind: str) -> tuple[Any, Any]:
-        """The preview at a position of the scrubber."""
+        """What the slider below the image points at: the preview of a step, or the final images."""
         if frames is None or not len(frames):
             return gr.skip(), gr.skip()
         position = int(position)
         what = "" if position >= len(frames.steps) else f", {kind}"
         return grid(frames.image(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
 
-    def follow_setting(self, followers: list[str], *values: Any) -> list[dict[str, Any]] | dict[str, Any]:
+    def follow_setting(self, followers: list[str], *values: Any) -> dict[Component, Any]:
         """Show or hide the settings that depend on one that changed. Their values stay: a visitor may be typing."""
         settings = Settings.recalled(self._named(values), self.catalogue)
         info = self.catalogue[settings.model]
-        updates = [gr.update(visible=settings.has(name, info)) for name in followers]
-        return updates if len(updates) > 1 else updates[0]
+        return {self.controls.fields[name]: gr.update(visible=settings.has(name, info)) for name in followers}
 
     def follow_model(self, *values: Any) -> list[Any]:
-        """Make the controls fit another model. What still holds stays, but a default becomes the model's own."""
+        """Make the controls fit another model: a value that still fits stays, a default becomes the model's own."""
         named, infos = self._named(values), self.catalogue.infos.values()
         chosen = {
             row.name: named[row.name]
