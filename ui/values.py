@@ -108,7 +108,11 @@ class Choice:
         choices = self.choices(own)
         if value in choices or (isinstance(value, str) and not choices):
             return ""
-        return f"{name} must be one of {', '.join(choices)}; got {value!r}" if choices else f"{name} must be text"
+        return (
+            f"{name} must be one of {', '.join(choices)}; got {value!r}"
+            if choices
+            else f"{name} must be text, got {value!r}"
+        )
 
     def nearest(self, own: Own, value: str) -> str:
         """`value`, or what the model takes instead."""
