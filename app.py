@@ -9,13 +9,13 @@ import gradio as gr
 from huggingface_hub import RepoCard
 
 from ui import LAUNCH, Catalogue, build_demo
-from ui.models import describe
+from ui.catalogue import describe
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
 
 
 def shipped_models() -> dict[str, str]:
-    """The folders of model_cards/ that hold a model, by name; guided ones first."""
+    """The folders of model_cards/ that hold a pipeline, by name; those with classifier-free guidance first."""
     folders = sorted((index.parent for index in CARDS.glob("*/model_index.json")), key=_guided_first)
     return {folder.name: _relative(folder) for folder in folders}
 
@@ -25,7 +25,7 @@ def _guided_first(folder: Path) -> tuple[bool, str]:
 
 
 def _relative(folder: Path) -> str:
-    """As the code on the page should name it: relative where the page was started from the repository."""
+    """The path as the code on the page writes it: relative if the page was started inside the repository."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
@@ -40,7 +40,7 @@ def default_models() -> dict[str, str]:
 
 
 def _is_there(name: str, source: str) -> bool:
-    """Whether a model can be read; one that cannot any more should not keep the others off the page."""
+    """Whether a model can be read. A Space opens without one that was deleted or became private."""
     try:
         describe(name, source)
     except ValueError as error:
@@ -50,7 +50,7 @@ def _is_there(name: str, source: str) -> bool:
 
 
 def named_models(sources: list[str]) -> dict[str, str]:
-    """Folders or Hub ids by a short name, made unique where two end alike."""
+    """Folders or Hub ids by the last part of their path, or by all of it where two end in the same."""
     names = [Path(source).name for source in sources]
     return {name if names.count(name) == 1 else source: source for name, source in zip(names, sources, strict=True)}
 

@@ -22,9 +22,11 @@ from benchmarks.stock import guided_ddim, without_classes
 from benchmarks.table import Row, check_at_least, command_line, table
 from benchmarks.timing import alternate, network_time, now
 from training.recipes import flag
-from ui import defaults, fastpath
-from ui.draw import draw as app_draw
-from ui.models import Catalogue, ModelInfo, load
+from ui import device
+from ui.catalogue import Catalogue, ModelInfo, load
+from ui.device import Placement
+from ui.fields import FIELDS
+from ui.run import draw as app_draw
 from ui.samplers import with_sampler
 from ui.settings import Settings
 
@@ -82,33 +84,36 @@ class Timing:
 def contestants(options: Options) -> dict[str, Contestant]:
     """By name; the first is the peer that the others are compared with."""
     catalogue = Catalogue({"model": options.model})
-    info, best = catalogue["model"], fastpath.detect()
+    info, best = catalogue["model"], device.detect()
     if info.class_names and "guidance_scale" not in info.accepts:
         raise ValueError(f"model must be unconditional or take guidance_scale, {options.model} does neither")
-    plain, last = fastpath.FastPath(best.device, "float32", False), fastpath.FastPath(best.device, "bfloat16", True)
+    plain, last = Placement(best.device, "float32", False), Placement(best.device, "bfloat16", True)
     variants = {
         "float32": plain,
-        "channels_last": fastpath.FastPath(best.device, "float32", True),
-        "bf16": fastpath.FastPath(best.device, "bfloat16", False),
+        "channels_last": Placement(best.device, "float32", True),
+        "bf16": Placement(best.device, "bfloat16", False),
         "bf16, channels_last": last,
     }
     found = stock_contestants(options, info, plain)
-    for name, path in variants.items():
-        found[f"ours, DDIM-{options.steps}, {name}"] = our_contestant(options, info, path, judged=path == plain)
+    for name, placement in variants.items():
+        found[f"ours, DDIM-{options.steps}, {name}"] = our_contestant(
+            options, info, placement, judged=placement == plain
+        )
     pipe = catalogue.pipeline("model")
     found[f"the app: {app_name(info, best)}"] = Contestant(pipe.unet, partial(from_app, catalogue), judged=True)
     return found
 
 
-def app_name(info: ModelInfo, path: fastpath.FastPath) -> str:
+def app_name(info: ModelInfo, placement: Placement) -> str:
     """The app's defaults in words."""
-    sampler = defaults.SAMPLER if info.samplers else "its own sampler"
-    return f"{sampler}, {defaults.STEPS} steps, {path.dtype}" + (", channels_last" if path.channels_last else "")
+    sampler = FIELDS["sampler"].default if info.samplers else "its own sampler"
+    layout = ", channels_last" if placement.channels_last else ""
+    return f"{sampler}, {FIELDS['steps'].default} steps, {placement.dtype}{layout}"
 
 
-def stock_contestants(options: Options, info: ModelInfo, path: fastpath.FastPath) -> dict[str, Contestant]:
+def stock_contestants(options: Options, info: ModelInfo, placement: Placement) -> dict[str, Contestant]:
     """The loop with guidance, if the model has classes, and the stock pipeline without."""
-    pipe = load(info, path)
+    pipe = load(info, placement)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=options.timestep_spacing)
     found = {}
     if info.class_names:
@@ -121,9 +126,9 @@ def stock_contestants(options: Options, info: ModelInfo, path: fastpath.FastPath
     return found
 
 
-def our_contestant(options: Options, info: ModelInfo, path: fastpath.FastPath, judged: bool) -> Contestant:
+def our_contestant(options: Options, info: ModelInfo, placement: Placement, judged: bool) -> Contestant:
     """Our pipeline with the peer's sampler, steps, scale and spacing."""
-    pipe = with_sampler(load(info, path), "DDIM")
+    pipe = with_sampler(load(info, placement), "DDIM")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=options.timestep_spacing)
     pipe.set_progress_bar_config(disable=True)
     return Contestant(pipe.unet, partial(from_our_pipeline, options, info, pipe), judged)
@@ -176,7 +181,7 @@ def timed(contestant: Contestant, count: int) -> Timing:
     """Draw `count` images once."""
     with network_time(contestant.network) as network:
         began = now()
-        _, evaluations = contestant.draw(count, defaults.SEED, None)
+        _, evaluations = contestant.draw(count, FIELDS["seed"].default, None)
         seconds = now() - began
     return Timing(seconds, network.seconds, network.rows / count if evaluations is None else evaluations)
 

@@ -15,7 +15,7 @@ import torch
 from transformers import HfArgumentParser
 
 from training.files import write_json
-from ui.fastpath import BF16_FLAGS, cpu_flags
+from ui.device import BF16_FLAGS, cpu_flags
 
 Options = TypeVar("Options")
 Row = dict[str, Any]

@@ -191,3 +191,14 @@ def floors_are_built_in_one_direction(root: Path) -> list[str]:
         for path in _files(root / folder)
         for top in sorted({name.split(".")[0] for name in imports_of(path, root)} & forbidden)
     ]
+
+
+def tabs_import_no_tabs(root: Path) -> list[str]:
+    """What two tabs share stands beside ui/tabs/, which only the page imports."""
+    return [
+        f"{path.relative_to(root).as_posix()} imports {name}"
+        for path in _files(root / "ui")
+        if path != root / "ui" / "demo.py"
+        for name in sorted(imports_of(path, root))
+        if _is_of(name, ("ui.tabs",))
+    ]

@@ -21,7 +21,7 @@ from benchmarks.ours import load_data, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer, Transform, guided_ddim, without_classes
 from benchmarks.timing import alternate, network_time
 from training.metrics.features import FeatureClassifier
-from ui import defaults
+from ui.fields import FIELDS
 
 UNET = {
     "_class_name": "UNet2DModel",
@@ -77,7 +77,8 @@ def test_sampling_prints_and_writes_its_table(place: Path, tmp_path: Path, capsy
     assert "torch threads" in printed and "bf16" in printed and f"torch {torch.__version__}" in printed
     rows = table_of(printed)
     assert [row[0].split(",")[0] for row in rows[:3]] == ["stock DDIM-2", "stock DDIM-2", "ours"]
-    assert rows[-1][0].startswith(f"the app: {defaults.SAMPLER}, {defaults.STEPS} steps") and len(rows) == 7
+    sampler, steps = (FIELDS[name].default for name in ("sampler", "steps"))
+    assert rows[-1][0].startswith(f"the app: {sampler}, {steps} steps") and len(rows) == 7
     assert [row[4] for row in rows] == ["4", "2", "4", "4", "4", "4", "13"], "evaluations of the network an image"
     assert rows[0][3] == "1.00", "the peer is one times as fast as itself"
     assert [bool(row[6]) for row in rows] == [True, False, True, False, False, False, True]

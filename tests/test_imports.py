@@ -253,6 +253,14 @@ def test_a_file_that_builds_upwards_is_seen(name: str, source: str, said: str, t
     assert import_rules.floors_are_built_in_one_direction(tmp_path) == [said]
 
 
+def test_tabs_import_no_tabs(tmp_path: Path) -> None:
+    assert len(sources("ui/tabs")) > 1 and import_rules.tabs_import_no_tabs(ROOT) == []
+    (tmp_path / "ui" / "tabs").mkdir(parents=True)
+    (tmp_path / "ui" / "tabs" / "bad.py").write_text("from .generate import GenerateTab\nfrom ..run import draw\n")
+    said = import_rules.tabs_import_no_tabs(tmp_path)
+    assert said == ["ui/tabs/bad.py imports ui.tabs.generate.GenerateTab"]
+
+
 @pytest.mark.parametrize(
     ("module", "without"),
     [

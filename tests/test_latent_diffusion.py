@@ -26,8 +26,8 @@ from training.evaluation.checks import check_bits
 from training.evaluation.drawing import draw_batch, open_model
 from training.evaluation.options import Options
 from training.networks.open import load_pipeline
-from ui.fastpath import FastPath
-from ui.models import describe, load
+from ui.catalogue import describe, load
+from ui.device import Placement
 
 NULL = 1000
 W = 4.0
@@ -193,7 +193,7 @@ def test_the_page_describes_and_loads_a_dit_folder(dit: Path) -> None:
     info = describe("dit", dit)
     assert (info.pipeline, info.carries_code, info.shape) == ("LatentDiffusionPipeline", False, (16, 16, 3))
     assert info.class_names == tuple(NAMES[str(i)] for i in range(1000)) and len(info.labels) == 1000
-    pipe = quiet(load(info, FastPath("cpu", "float32", False)))
+    pipe = quiet(load(info, Placement("cpu", "float32", False)))
     assert isinstance(pipe, LatentDiffusionPipeline)
     assert pipe.resolve_labels(list(info.labels), None)[0].tolist() == list(range(1000))  # names, where they are unique
     assert pipe(info.labels[134], num_inference_steps=1, output_type="np").images.shape == (1, *info.shape)

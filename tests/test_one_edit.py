@@ -20,7 +20,7 @@ from training.card import render
 from training.evaluate import main as evaluate
 from training.metrics.features import FeatureClassifier
 from ui import Catalogue
-from ui.draw import draw
+from ui.run import draw
 from ui.settings import Settings
 
 PIPELINE = '''

@@ -30,9 +30,10 @@ from training import evaluate
 from training.card import render
 from training.evaluation.drawing import draw_batch, open_model
 from ui import build_demo
-from ui.draw import draw
-from ui.models import Catalogue, describe
-from ui.settings import FIELDS, Settings
+from ui.catalogue import Catalogue, describe
+from ui.fields import FIELDS
+from ui.run import draw
+from ui.settings import Settings
 
 NAMES = ("dots", "lines", "noise")
 MIXED = {"class_labels": ["noise", "dots", "lines"]}

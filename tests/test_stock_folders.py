@@ -25,7 +25,7 @@ from training_runs import command, forget_accelerate, image_folder, run_here
 from pipelines import DDIMPipeline, DDPMPipeline
 from training.evaluation.drawing import draw_batch, open_model
 from training.networks.open import pretrained_size
-from ui.models import describe
+from ui.catalogue import describe
 
 OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 

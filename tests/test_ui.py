@@ -21,16 +21,16 @@ from pipelines import (
     PatchedUNet2DModel,
 )
 from training.metrics.features import FeatureClassifier
-from ui import controls, defaults, fastpath, png
-from ui.draw import draw
-from ui.fastpath import FastPath
-from ui.generate import GenerateTab
-from ui.grid import grid
-from ui.models import Catalogue, describe
+from ui import controls, device, image_metadata, run
+from ui.catalogue import Catalogue, describe
+from ui.device import Placement
+from ui.fields import FIELDS
+from ui.outputs import grid
+from ui.run import StopRequests, draw
 from ui.samplers import SCHEDULERS
-from ui.settings import FIELDS, Settings, problems
+from ui.settings import Settings, problems
 from ui.snippet import snippet
-from ui.stops import Stops
+from ui.tabs.generate import GenerateTab
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"0": "Bag", "1": "Coat", "2": "Ankle boot"}
@@ -78,7 +78,7 @@ def save_steered(folder: Path, names: dict[str, str] | None = NAMES) -> Path:
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
     """Both models in float32, whatever this machine would choose."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastpath, "detect", lambda: FastPath("cpu", "float32"))
+        patch.setattr(device, "detect", lambda: Placement("cpu", "float32"))
         yield Catalogue(save_models(tmp_path_factory.mktemp("models")))
 
 
@@ -105,8 +105,8 @@ def test_grid_never_shrinks_below_one_pixel() -> None:
 
 def test_settings_survive_a_png(catalogue: Catalogue, tmp_path: Path) -> None:
     settings = Settings("tiny-cfg", "Ankle boot", 7, 1.5, 11, 3, "DDIM", 0.25, 0.1, 0.9, 0.3)
-    path = png.save(Image.new("L", (8, 8)), tmp_path / "one.png", settings.of_image(2).as_json())
-    recalled = Settings.recalled(png.read(path), catalogue)
+    path = image_metadata.save(Image.new("L", (8, 8)), tmp_path / "one.png", settings.of_image(2).as_json())
+    recalled = Settings.recalled(image_metadata.read(path), catalogue)
     assert recalled == settings.of_image(2) and recalled.seed == 13
 
 
@@ -114,9 +114,9 @@ def test_settings_survive_the_png_that_gradio_writes(tmp_path: Path) -> None:
     from gradio.processing_utils import encode_pil_to_bytes
 
     path = tmp_path / "grid.png"
-    tagged = png.tag(grid(np.zeros((1, 8, 8, 1), np.uint8)), Settings("größer").as_json())
+    tagged = image_metadata.tag(grid(np.zeros((1, 8, 8, 1), np.uint8)), Settings("größer").as_json())
     path.write_bytes(encode_pil_to_bytes(tagged, "png"))
-    assert png.read(path)["model"] == "größer"
+    assert image_metadata.read(path)["model"] == "größer"
 
 
 @pytest.mark.parametrize("content", [b"no image", None])
@@ -126,7 +126,7 @@ def test_a_file_without_settings_is_refused_by_name(content: bytes | None, tmp_p
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match="holiday.png"):
-        png.read(path)
+        image_metadata.read(path)
 
 
 def test_what_no_longer_fits_is_forgotten_alone(catalogue: Catalogue) -> None:
@@ -146,23 +146,23 @@ def test_what_no_longer_fits_is_forgotten_alone(catalogue: Catalogue) -> None:
     ],
 )
 def test_bfloat16_where_the_cpu_multiplies_it(flags: set[str], dtype: str, channels_last: bool) -> None:
-    assert fastpath.choose(frozenset(flags)) == FastPath("cpu", dtype, channels_last)
+    assert device.choose(frozenset(flags)) == Placement("cpu", dtype, channels_last)
 
 
 def test_an_accelerator_comes_first() -> None:
-    assert fastpath.choose(frozenset(), cuda=True).device == "cuda"
-    assert fastpath.choose(frozenset({"amx_bf16"}), mps=True) == FastPath("mps", "float32", channels_last=False)
+    assert device.choose(frozenset(), cuda=True).device == "cuda"
+    assert device.choose(frozenset({"amx_bf16"}), mps=True) == Placement("mps", "float32", channels_last=False)
 
 
 def test_cpuinfo_and_container_limits_are_read() -> None:
-    assert fastpath.cpu_flags("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n") == {"fpu", "amx_bf16"}
-    assert fastpath.cpu_flags("") == frozenset()
-    assert fastpath.usable_cores(16, "200000 100000\n") == 2
-    assert fastpath.usable_cores(16, "max 100000") == 16 and fastpath.usable_cores(4, "") == 4
+    assert device.cpu_flags("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n") == {"fpu", "amx_bf16"}
+    assert device.cpu_flags("") == frozenset()
+    assert device.usable_cores(16, "200000 100000\n") == 2
+    assert device.usable_cores(16, "max 100000") == 16 and device.usable_cores(4, "") == 4
 
 
 def test_stop_concerns_one_visitor_until_cleared() -> None:
-    stops = Stops()
+    stops = StopRequests()
     stops.press("a")
     assert stops.pressed("a") and not stops.pressed("b")
     stops.clear("a")
@@ -276,10 +276,10 @@ def test_a_model_that_a_classifier_guides_has_classes_and_its_own_scale(tmp_path
 def test_a_scale_that_nobody_chose_changes_with_the_kind_of_guidance(tmp_path: Path) -> None:
     models = Catalogue({"steered": save_steered(tmp_path / "a"), **save_models(tmp_path)})
     with gr.Blocks():
-        tab, place = GenerateTab(models), FIELDS.index("guidance_scale")
+        tab, place = GenerateTab(models), list(FIELDS).index("guidance_scale")
     for model, scale, expected in (
-        ("steered", defaults.GUIDANCE_SCALE, 4.0),
-        ("tiny-cfg", 4.0, defaults.GUIDANCE_SCALE),
+        ("steered", FIELDS["guidance_scale"].default, 4.0),
+        ("tiny-cfg", 4.0, FIELDS["guidance_scale"].default),
         ("steered", 3.5, 3.5),
     ):
         values = Settings(model, guidance_scale=scale).as_dict()
@@ -359,7 +359,7 @@ def test_two_visitors_do_not_disturb_each_other(catalogue: Catalogue) -> None:
 
 
 def test_a_long_run_keeps_a_bounded_number_of_frames(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "STORED_FRAMES", 5)
+    monkeypatch.setattr(run, "STORED_FRAMES", 5)
     *_, last = draw(Settings("tiny-ddpm", steps=13, count=1), catalogue)
     assert last.frames.steps == [1, 4, 7, 10, 13] and len(last.frames) == 6
     assert last.frames.caption(0).startswith("step 1 of 13") and "after step 13" in last.frames.caption(999)
@@ -377,7 +377,7 @@ def test_the_code_draws_the_same_images_in_a_fresh_process(catalogue: Catalogue,
         Settings("tiny-ddpm", steps=3, count=2, sampler="Heun", seed=60),
     ]
     for i, settings in enumerate(runs):
-        (tmp_path / f"{i}.py").write_text(snippet(settings, catalogue[settings.model], fastpath.detect()))
+        (tmp_path / f"{i}.py").write_text(snippet(settings, catalogue[settings.model], device.detect()))
     driver = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"for i in range({len(runs)}): exec(open(f'{{i}}.py').read(), {{}})"
@@ -390,8 +390,8 @@ def test_the_code_draws_the_same_images_in_a_fresh_process(catalogue: Catalogue,
 
 
 def test_the_code_says_what_the_fast_path_does(catalogue: Catalogue) -> None:
-    text = snippet(Settings("tiny-cfg"), catalogue["tiny-cfg"], FastPath("cuda", "bfloat16"))
+    text = snippet(Settings("tiny-cfg"), catalogue["tiny-cfg"], Placement("cuda", "bfloat16"))
     assert "dtype=torch.bfloat16" in text and '.to("cuda")' in text and "channels_last" in text
     assert "channels_last" not in snippet(
-        Settings("tiny-ddpm"), catalogue["tiny-ddpm"], FastPath("mps", "float32", False)
+        Settings("tiny-ddpm"), catalogue["tiny-ddpm"], Placement("mps", "float32", False)
     )

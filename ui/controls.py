@@ -1,107 +1,86 @@
-"""The controls of the Generate tab, one a field of `Settings`, and how they follow the chosen model."""
+"""The controls of a run, one per row of fields.py and a few of the page's own, and how they follow the chosen model."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from . import defaults
-from .models import Catalogue, ModelInfo
-from .settings import FIELDS, Settings
+from .catalogue import Catalogue, ModelInfo
+from .fields import FIELDS, ROWS, Field
+from .run import PREVIEWS
+from .settings import Settings
 
 NEW_SEED, KEEP_SEED = "new", "keep"
-FEW = 16  # choices up to this number are laid out as chips, more go into a list
-GUIDANCE_HELP = "1 = the class alone, 0 = no class at all, higher follows the class more closely"
+OWN = ("seed_mode", "preview")  # remembered by the browser under these names, but no settings of a run
 
 
 @dataclass
 class Controls:
-    """`fields` by name of the setting; the rest belongs to the page alone."""
+    """`fields` by the name of the setting; the rest concerns the page alone."""
 
-    fields: dict[str, gr.components.Component]
+    fields: dict[str, Component]
     seed_mode: gr.Radio
     preview: gr.Radio
     image: gr.File
 
-    def inputs(self) -> list[gr.components.Component]:
-        """In the order of `FIELDS`, then the seed mode and the preview."""
-        return [*(self.fields[name] for name in FIELDS), self.seed_mode, self.preview]
+    def settings(self) -> list[Component]:
+        """In the order of the rows."""
+        return [self.fields[name] for name in FIELDS]
+
+    def inputs(self) -> list[Component]:
+        """The settings, then `OWN`."""
+        return [*self.settings(), self.seed_mode, self.preview]
 
 
 def build(catalogue: Catalogue) -> Controls:
     """Lay out the controls inside the current block."""
-    start = Settings(catalogue.names[0])
-    info = catalogue[start.model]
-    look = looks(info, start)
-    choose_class = gr.Radio if max(len(catalogue[name].class_names) for name in catalogue.names) < FEW else gr.Dropdown
-    choose_model = gr.Radio if len(catalogue.names) <= 4 else gr.Dropdown
-    made: dict[str, Any] = {}
-    made["model"] = choose_model(catalogue.names, value=start.model, label="Model")
-    made["class_name"] = choose_class(label="Class", elem_id="class", **look["class_name"])
-    with gr.Row():
-        made["steps"] = gr.Slider(1, step=1, label="Steps", min_width=140, buttons=[], **look["steps"])
-        made["count"] = gr.Slider(
-            1, defaults.MAX_COUNT, step=1, label="Images", min_width=140, buttons=[], **look["count"]
-        )
-    made["guidance_scale"] = gr.Slider(
-        0,
-        step=0.1,
-        label="Guidance scale",
-        buttons=[],
-        **look["guidance_scale"],
-    )
-    with gr.Row():
-        made["seed"] = gr.Number(start.seed, label="Seed", min_width=120)
-        seed_mode = gr.Radio([NEW_SEED, KEEP_SEED], value=NEW_SEED, label="Next seed", min_width=160)
+    seed_mode = gr.Radio([NEW_SEED, KEEP_SEED], value=NEW_SEED, label="Next seed", min_width=160, render=False)
+    fields = _lay_out(catalogue, [row for row in ROWS if not row.advanced], {"seed": seed_mode})
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        made["sampler"] = gr.Radio(label="Sampler", **look["sampler"])
-        made["eta"] = gr.Slider(
-            0, 1, step=0.05, label="Eta", info="share of DDPM's noise in DDIM; 0 adds none", buttons=[], **look["eta"]
-        )
-        with gr.Row():
-            made["guidance_low"] = gr.Slider(
-                0, 1, step=0.01, label="Guide from", info="0 = clean", buttons=[], **look["guidance_low"]
-            )
-            made["guidance_high"] = gr.Slider(
-                0, 1, step=0.01, label="Guide up to", info="1 = pure noise", buttons=[], **look["guidance_high"]
-            )
-        made["guidance_rescale"] = gr.Slider(
-            0,
-            1,
-            step=0.05,
-            label="Guidance rescale",
-            info="tames contrast at high scales",
-            buttons=[],
-            **look["guidance_rescale"],
-        )
-        preview = gr.Radio(list(defaults.PREVIEWS), value=defaults.PREVIEWS[0], label="Preview")
+        fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced], {})
+        preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview")
         image = gr.File(label="Settings from an image", file_types=[".png"], height=150)
-    return Controls({name: made[name] for name in FIELDS}, seed_mode, preview, image)
+    return Controls(fields, seed_mode, preview, image)
+
+
+def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component]) -> dict[str, Component]:
+    """Controls by setting, side by side where their `row` is the same word; `last` by that word comes after them."""
+    start = Settings.checked({}, catalogue)
+    shown = looks(catalogue[start.model], start)
+    together: dict[str, list[Field]] = {}
+    for row in rows:
+        together.setdefault(row.row or row.name, []).append(row)
+    made = {}
+    for key, group in together.items():
+        with gr.Row() if group[0].row else nullcontext():
+            made |= {row.name: _control(catalogue, row, shown[row.name]) for row in group}
+            if key in last:
+                last[key].render()
+    return made
+
+
+def _control(catalogue: Catalogue, row: Field, look: dict[str, Any]) -> Component:
+    look = look | {"label": row.label, "min_width": row.min_width, "elem_id": row.elem_id}
+    return row.values.control(look, [catalogue[name].own(row.name) for name in catalogue.names])
 
 
 def looks(info: ModelInfo, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Choices, value and visibility of each control for a model, by field."""
-    shown = {name: {"value": value} for name, value in settings.as_dict().items()}
-    shown["class_name"] |= {"choices": [defaults.ANY_CLASS, *info.class_names], "visible": bool(info.class_names)}
-    shown["sampler"] |= {"choices": list(info.samplers) or [settings.sampler], "visible": bool(info.samplers)}
-    shown["eta"]["visible"] = bool(info.samplers) and settings.sampler == "DDIM"
-    shown["guidance_scale"]["info"] = info.page.get("guidance_scale", {}).get("info", GUIDANCE_HELP)
-    for name, reach in (("steps", defaults.SLIDER_STEPS), ("guidance_scale", defaults.SLIDER_GUIDANCE)):
-        shown[name]["maximum"] = max(reach, shown[name]["value"])  # Gradio refuses a value beyond the handle's reach
-    for name, argument in _GUIDANCE.items():
-        shown[name]["visible"] = argument in info.accepts
-    return shown
-
-
-_GUIDANCE = {
-    "guidance_scale": "guidance_scale",
-    "guidance_low": "guidance_interval",
-    "guidance_high": "guidance_interval",
-    "guidance_rescale": "guidance_rescale",
-}
+    """Value, reach or choices, help and visibility of each control for a model, by setting."""
+    values = settings.as_dict()
+    return {row.name: row.look(info, values[row.name]) | {"visible": settings.has(row.name, info)} for row in ROWS}
 
 
 def updates(catalogue: Catalogue, settings: Settings) -> list[dict[str, Any]]:
-    """What makes the controls show `settings`, in the order of `FIELDS`."""
-    shown = looks(catalogue[settings.model], settings)
-    return [gr.update(**shown[name]) for name in FIELDS]
+    """What makes the controls show `settings`, in the order of the rows."""
+    return [gr.update(**look) for look in looks(catalogue[settings.model], settings).values()]
+
+
+def followers() -> dict[str, list[str]]:
+    """By setting: those that are shown or hidden as its value changes."""
+    found: dict[str, list[str]] = {}
+    for row in ROWS:
+        if row.only_with:
+            found.setdefault(row.only_with[0], []).append(row.name)
+    return found

@@ -1,23 +1,23 @@
-"""The page: its title and its tabs."""
+"""The page: its title, its tabs and the endpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
 
-from .endpoint import add_endpoint
-from .generate import GenerateTab
-from .models import Catalogue
+from .api import add_endpoint
+from .catalogue import Catalogue
+from .tabs.generate import GenerateTab
 
 TITLE = """<h1>Stepwise</h1><p>Diffusion models you can see, train and share</p>"""
-CACHE_SECONDS = (3600, 3600)  # how often images are cleared away, and from which age
+CACHE_SECONDS = (3600, 3600)  # how often image files are deleted, and from which age on
 
 
 def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
-    """The page over models by name (folders or Hub ids); the first is the one it opens with.
+    """The page over models by name (folders or Hub ids); it opens with the first.
 
-    Works for any pipeline whose class has a method `stream`: its signature decides which controls are shown. Launch
-    with `demo.launch(**ui.LAUNCH)` for the theme.
+    Works for any pipeline whose class has a method `stream`: the arguments of its call decide which controls are shown.
+    Launch with `demo.launch(**ui.LAUNCH)` for the theme.
 
     Raises:
         ValueError: no model, or one that cannot be read, by name.

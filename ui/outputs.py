@@ -1,22 +1,44 @@
-"""What the page and the endpoint hand out: image files, the status line, the image that a page opens with."""
+"""What the page and /generate give back: images side by side, image files, the status line."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from . import defaults, png
-from .draw import Progress
-from .grid import grid, to_uint8
-from .models import Catalogue, ModelInfo
+from . import image_metadata
+from .catalogue import Catalogue, ModelInfo
+from .fields import FIELDS
+from .run import Progress, to_uint8
 from .settings import Settings
+
+WIDTH = 560  # pixels, about as wide as the page shows the grid
+LIVE_WIDTH = 280  # while it denoises: a quarter of the pixels to compress per step, shown at the same size
+
+
+def grid(images: np.ndarray, width: int = WIDTH) -> Image.Image:
+    """Tile (N, H, W, C) uint8, C of 1 or 3, into a near square of about `width`, enlarged without smoothing.
+
+    Each pixel becomes a square of a whole number of pixels, at least 1. Between the images is a gap as wide as one of
+    these squares, transparent, so that the page's background shows.
+    """
+    count, height, across, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = max(1, width // (columns * (across + 1) - 1))
+    sheet = np.zeros((rows, height + 1, columns, across + 1, channels + 1), np.uint8)
+    for i, image in enumerate(images):
+        sheet[i // columns, :height, i % columns, :across, :-1] = image
+        sheet[i // columns, :height, i % columns, :across, -1] = 255
+    flat = sheet.reshape(rows * (height + 1), columns * (across + 1), channels + 1)[:-1, :-1]
+    return Image.fromarray(flat.repeat(scale, axis=0).repeat(scale, axis=1), {1: "LA", 3: "RGBA"}[channels])
 
 
 def opening(info: ModelInfo) -> Image.Image:
-    """What the page shows before the model is loaded: its samples, or the noise that a run starts from."""
+    """What the page shows before the model is loaded: its samples or, without any, noise such as a run starts from."""
     if info.samples:
         return Image.open(info.samples)
-    noise = np.random.default_rng(0).normal(size=(defaults.COUNT, *info.shape))
+    noise = np.random.default_rng(0).normal(size=(FIELDS["count"].default, *info.shape))
     return grid(to_uint8((noise / 2 + 0.5).clip(0, 1)))
 
 
@@ -28,20 +50,22 @@ def files(settings: Settings, catalogue: Catalogue, progress: Progress, folder: 
         name = info.class_names[classes[i]] if classes else settings.model
         stem = "".join(letter if letter.isalnum() else "-" for letter in f"{name} seed {settings.seed + i}").lower()
         own = settings.of_image(i)
-        written.append((str(png.save(image, folder / f"{stem}.png", own.as_json())), f"{name} · seed {own.seed}"))
+        path = image_metadata.save(image, folder / f"{stem}.png", own.as_json())
+        written.append((str(path), f"{name} · seed {own.seed}"))
     return written
 
 
 def status(text: str, share: float | None = None) -> str:
-    """The status line, with a bar for the share done in [0, 1] where there is one."""
+    """The status line, with a progress bar where `share`, in [0, 1], is given."""
     bar = "" if share is None else f'<div class="bar"><i style="width:{100 * share:.0f}%"></i></div>'
     return f'<div role="status" aria-live="polite"><p>{text}</p>{bar}</div>'
 
 
-def report(progress: Progress, verb: str = "") -> str:
-    """Where a run stands: steps, seconds, network evaluations."""
+def report(progress: Progress, stopped: bool = False) -> str:
+    """How far a run is, for the status line: steps, seconds, network evaluations."""
     cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"
-    if verb == "Drawn in":
+    if progress.images is not None:
         return status(f"Drawn in {progress.num_steps} steps · {cost}", 1.0)
-    step = f"step {progress.index} of {progress.num_steps}"
-    return status(f"{verb} {step} · {cost}".strip().capitalize(), progress.index / progress.num_steps)
+    start = "Stopped after step" if stopped else "Step"
+    text = f"{start} {progress.index} of {progress.num_steps} · {cost}"
+    return status(text, progress.index / progress.num_steps)

@@ -1,4 +1,4 @@
-"""The samplers by name: the diffusers scheduler each takes, and how a pipeline is made to use it."""
+"""The samplers that replace a pipeline's scheduler: the diffusers class of each, and a pipeline that uses it."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ SCHEDULERS = {
 }
 
 
-def options(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
-    """How the scheduler of a run of `steps` spaces them: from pure noise, t = T - 1, where it can.
+def spacing(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
+    """Config of the scheduler that spaces `steps` steps, starting at pure noise, t = T - 1, where it can.
 
-    Our pipelines begin Heun half a step in by themselves, but a folder may carry older code.
+    Our pipelines start Heun half a step later by themselves, but a folder may contain older code.
     """
     if sampler != "Heun":
         return {"timestep_spacing": "trailing"}
@@ -24,8 +24,7 @@ def options(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str
 
 
 def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:
-    """A pipeline of one's own over the networks of `pipe`, which are shared, for runs of `steps`; None keeps the
-    scheduler."""
+    """A new pipeline for a run of `steps` that shares the networks of `pipe`; None keeps the scheduler."""
     import diffusers
 
     import pipelines
@@ -35,7 +34,7 @@ def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:
     if sampler is not None:
         scheduler = getattr(diffusers, SCHEDULERS[sampler])
         config = pipe.scheduler.config
-        components["scheduler"] = scheduler.from_config(config, **options(sampler, steps, config.num_train_timesteps))
+        components["scheduler"] = scheduler.from_config(config, **spacing(sampler, steps, config.num_train_timesteps))
     about = of_class(type(pipe).__name__)
     other = about.says.get("samplers", {}).get(sampler) if about else None
     cls = getattr(pipelines, other) if other else type(pipe)

@@ -1,20 +1,22 @@
 """The Python that draws the images of a run, to be pasted and run as it stands."""
 
 import json
+from typing import Any
 
-from .fastpath import FastPath
-from .models import ModelInfo
-from .samplers import SCHEDULERS, options
+from .catalogue import ModelInfo
+from .device import Placement
+from .samplers import SCHEDULERS, spacing
 from .settings import Settings
 
 
-def snippet(settings: Settings, info: ModelInfo, path: FastPath) -> str:
+def snippet(settings: Settings, info: ModelInfo, placement: Placement) -> str:
     """Source text that ends with `images`, a list of PIL images, and saves them."""
-    return "\n".join([*_imports(settings, info), "", *_pipeline(settings, info, path), "", *_call(settings, info), ""])
+    parts = (_imports(settings, info), _pipeline(settings, info, placement), _call(settings, info))
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
 def _own_class(settings: Settings, info: ModelInfo) -> str | None:
-    """The class of this project that has to be named, because the folder does not bring it."""
+    """The class of this project that has to be named, because the folder does not contain its code."""
     other = info.swaps.get(settings.sampler) if info.samplers else None
     return other or (None if info.carries_code else info.pipeline)
 
@@ -23,35 +25,30 @@ def _imports(settings: Settings, info: ModelInfo) -> list[str]:
     own = _own_class(settings, info)
     names = [] if own else ["DiffusionPipeline"]
     names += [SCHEDULERS[settings.sampler]] if info.samplers else []
-    lines = ["import torch", f"from diffusers import {', '.join(sorted(names))}" if names else ""]
+    lines = ["import torch"]
+    lines += [f"from diffusers import {', '.join(sorted(names))}"] if names else []
     lines += [f"from pipelines import {own}  # of the Stepwise repository"] if own else []
-    return [line for line in lines if line]
+    return lines
 
 
-def _pipeline(settings: Settings, info: ModelInfo, path: FastPath) -> list[str]:
+def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list[str]:
     own = _own_class(settings, info)
-    dtype = f"dtype=torch.{path.dtype}"
+    dtype = f"dtype=torch.{placement.dtype}"
     load = f"{own}.from_pretrained({_literal(info.source)}, {dtype})"
     if not own:
         load = f"DiffusionPipeline.from_pretrained({_literal(info.source)}, trust_remote_code=True, {dtype})"
-    lines = [f"pipe = {load}" + (f".to({_literal(path.device)})" if path.device != "cpu" else "")]
-    if path.channels_last:
+    lines = [f"pipe = {load}" + (f".to({_literal(placement.device)})" if placement.device != "cpu" else "")]
+    if placement.channels_last:
         lines.append("pipe.unet.to(memory_format=torch.channels_last)")
     if info.samplers:
-        spacing = options(settings.sampler, settings.steps, info.max_steps)
-        given = "".join(f", {key}={_literal(value)}" for key, value in spacing.items())
+        config = spacing(settings.sampler, settings.steps, info.num_train_timesteps)
+        given = "".join(f", {key}={_literal(value)}" for key, value in config.items())
         lines.append(f"pipe.scheduler = {SCHEDULERS[settings.sampler]}.from_config(pipe.scheduler.config{given})")
     return lines
 
 
 def _call(settings: Settings, info: ModelInfo) -> list[str]:
-    arguments = settings.stream_arguments(info)
-    labels = arguments.get("class_labels")
-    if labels and len(set(labels)) == 1:
-        arguments["class_labels"] = f"[{_literal(labels[0])}] * {len(labels)}"
-    elif labels:
-        arguments["class_labels"] = f"[{', '.join(map(_literal, labels))}]"
-    lines = [f"    {name}={value}," for name, value in arguments.items()]
+    lines = [f"    {name}={_literal(value)}," for name, value in settings.stream_arguments(info).items()]
     return [
         f"seeds = range({settings.seed}, {settings.seed + settings.count})  # an image depends on its own seed alone",
         "images = pipe(",
@@ -63,6 +60,11 @@ def _call(settings: Settings, info: ModelInfo) -> list[str]:
     ]
 
 
-def _literal(value: str | int) -> str:
-    """A Python literal, strings in double quotes."""
-    return json.dumps(value, ensure_ascii=False)
+def _literal(value: Any) -> str:
+    """A Python literal, strings in double quotes and a list of equal parts as a product."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        equal = len(set(value)) == 1
+        return f"[{_literal(value[0])}] * {len(value)}" if equal else f"[{', '.join(map(_literal, value))}]"
+    return repr(value)

@@ -1,4 +1,4 @@
-"""How the page looks: the theme, and the little CSS that Gradio's own settings do not reach. Fonts ship with Gradio."""
+"""How the page looks: the theme, and CSS for what a theme cannot set. The fonts come with Gradio."""
 
 import gradio as gr
 
@@ -51,5 +51,5 @@ footer { opacity: 0.7; }
 """
 
 # The keyword arguments of `launch` that make the page what it is.
-# The number of visitors bounds the memory that stored steps take: about 2 MB a visitor.
+# Gradio keeps the stored steps of up to 200 visitors: about 2 MB per visitor.
 LAUNCH = {"theme": THEME, "css": CSS, "ssr_mode": False, "state_session_capacity": 200}

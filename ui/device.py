@@ -1,7 +1,8 @@
-"""Which device, number format and memory layout draw fastest here, decided without running the model.
+"""Which device, number format and memory layout are fastest on this machine, decided without running the model.
 
-bfloat16 pays on a CPU whose instructions multiply it (AVX512-BF16, AMX): everywhere else it is emulated. channels_last
-saves the convolutions of oneDNN a reordering of their input, except in bfloat16 without AMX, where it costs a fifth.
+bfloat16 is faster on a CPU that has instructions to multiply it (AVX512-BF16, AMX); any other emulates it.
+channels_last saves oneDNN's convolutions a reordering of their input, except in bfloat16 without AMX, where it makes
+them a fifth slower.
 """
 
 import math
@@ -17,14 +18,14 @@ BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
 
 @dataclass(frozen=True)
-class FastPath:
-    """`device` and `dtype` by name, as torch spells them."""
+class Placement:
+    """Where and how a model runs: `device` and `dtype` as torch spells them, and the memory layout of its networks."""
 
     device: str = "cpu"
     dtype: str = "float32"
     channels_last: bool = True
 
-    def place(self, pipe: Any) -> Any:
+    def apply(self, pipe: Any) -> Any:
         """Move `pipe`, loaded in `dtype`, to the device and its networks to the layout, in place; return it."""
         import torch
 
@@ -35,15 +36,15 @@ class FastPath:
         return pipe
 
 
-def choose(cpu_flags: frozenset[str], cuda: bool = False, mps: bool = False) -> FastPath:
-    """The fast path of a machine with these CPU flags (as in /proc/cpuinfo) and accelerators."""
+def choose(cpu_flags: frozenset[str], cuda: bool = False, mps: bool = False) -> Placement:
+    """The fastest on a machine with these CPU flags (as in /proc/cpuinfo) and accelerators."""
     if cuda:
-        return FastPath("cuda", "bfloat16")
+        return Placement("cuda", "bfloat16")
     if mps:
-        return FastPath("mps", "float32", channels_last=False)
+        return Placement("mps", "float32", channels_last=False)
     if cpu_flags & BF16_FLAGS:
-        return FastPath("cpu", "bfloat16", channels_last="amx_bf16" in cpu_flags)
-    return FastPath("cpu", "float32")
+        return Placement("cpu", "bfloat16", channels_last="amx_bf16" in cpu_flags)
+    return Placement("cpu", "float32")
 
 
 def cpu_flags(cpuinfo: str) -> frozenset[str]:
@@ -63,8 +64,8 @@ def usable_cores(affinity: int, quota: str = "max 100000") -> int:
 
 
 @cache
-def detect() -> FastPath:
-    """The fast path of this machine; sets torch's thread count to the cores that it may use, and keeps freed memory."""
+def detect() -> Placement:
+    """The fastest on this machine. Also sets torch's thread count to the usable cores, and keeps freed memory."""
     import torch
 
     keep_freed_memory()

@@ -3,37 +3,40 @@
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from pipelines.about import facts_of_folder, of_folder, read_json
+from pipelines.about import facts_of_folder, of_class, of_folder, read_json
 from pipelines.facts import Facts
 
-from . import defaults, fastpath
-from .fastpath import FastPath
+from . import device
+from .device import Placement
 from .samplers import SCHEDULERS
+
+ANY_CLASS = "any"  # a random class per image
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model by its files.
+    """What the files of a model say about it.
 
     Attributes:
         name, source: its name on the page, and the folder or Hub id as it was given
-        folder: where the files lie
+        folder: where the files are
         pipeline: class name
-        carries_code: whether the folder brings the source of that class
-        accepts: arguments of a run, those of the pipeline's `__call__` but for the output's
+        carries_code: whether the folder contains the source of that class
+        accepts: arguments of a run: those of the pipeline's `__call__`, except the ones that concern the output
         class_names: by index; empty for an unconditional model
         labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
         shape: (height, width, channels) of its images, as far as the configs of network and autoencoder tell
-        samplers: what may be chosen; empty where the pipeline has no scheduler to swap
-        max_steps: length of the noise schedule
-        page: settings of the page by name, {"value": ..., "info": ...}, where the pipeline's differ
+        samplers: the schedulers to choose from, by the page's names; empty where the pipeline has none to replace
+        num_train_timesteps: length of the noise schedule
         swaps: samplers that another class of ours runs, with its name
+        page: what the pipeline's class says about settings of the page, by name
+        limits: what follows for them from the files
     """
 
     name: str
@@ -46,13 +49,23 @@ class ModelInfo:
     labels: tuple[str | int, ...]
     shape: tuple[int, int, int]
     samplers: tuple[str, ...]
-    max_steps: int
-    page: dict[str, dict[str, Any]]
+    num_train_timesteps: int
     swaps: dict[str, str]
+    page: dict[str, dict[str, Any]]
+    limits: dict[str, dict[str, Any]]
+
+    def own(self, name: str) -> dict[str, Any]:
+        """What the model says about a setting of the page: some of value, info, choices, range and visible."""
+        return self.limits.get(name, {}) | self.page.get(name, {})
+
+    def arguments_with(self, sampler: str) -> frozenset[str]:
+        """What a run with this sampler accepts: another class may run it."""
+        other = of_class(self.swaps[sampler]) if sampler in self.swaps else None
+        return other.arguments if other else self.accepts
 
     @property
     def samples(self) -> Path | None:
-        """The image that the folder brings along, if any."""
+        """The image of samples in the folder, if there is one."""
         path = self.folder / "samples.png"
         return path if path.is_file() else None
 
@@ -61,7 +74,7 @@ _LOADING = threading.Lock()  # diffusers patches torch.nn.Module while it loads:
 
 
 class Catalogue:
-    """Models by name. Loading happens once a model, whichever thread asks first, and one model at a time.
+    """Models by name. Each is loaded once, whichever thread asks first, and only one at a time.
 
     Raises:
         ValueError: no model at all, or a folder that holds none, by name.
@@ -70,7 +83,9 @@ class Catalogue:
     def __init__(self, models: Mapping[str, str | Path]) -> None:
         if not models:
             raise ValueError("models must name at least one folder that holds a model_index.json, got none")
-        self.infos = {name: describe(name, source) for name, source in models.items()}
+        choices = {"model": {"choices": tuple(models)}}
+        infos = [describe(name, source) for name, source in models.items()]
+        self.infos = {info.name: replace(info, limits=info.limits | choices) for info in infos}
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> ModelInfo:
@@ -86,11 +101,11 @@ class Catalogue:
         return name in self._loaded
 
     def pipeline(self, name: str) -> Any:
-        """The pipeline, on the fast path. Shared: draw with a copy, `samplers.with_sampler`."""
+        """The pipeline, placed where it is fastest. Visitors share it: draw with a copy, `samplers.with_sampler`."""
         if name not in self._loaded:
             with _LOADING:
                 if name not in self._loaded:
-                    self._loaded[name] = load(self.infos[name], fastpath.detect())
+                    self._loaded[name] = load(self.infos[name], device.detect())
         return self._loaded[name]
 
     def warm(self, name: str | None = None) -> threading.Thread:
@@ -113,39 +128,44 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     if about is None:
         name = declared if isinstance(declared, str) else declared[1]
         raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
-    facts, takes_labels = facts_of_folder(folder, index), "class_labels" in about.arguments
-    names, labels = _classes(facts.num_classes or 0 if takes_labels else 0, index)
-    swaps = about.says.get("samplers", {})
+    facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})
+    names, labels = _classes((facts.num_classes or 0) if "class_labels" in about.arguments else 0, index)
+    samplers, num_train_timesteps = _samplers(index, swaps, about.arguments), _num_train_timesteps(folder)
     return ModelInfo(
-        name,
-        str(source),
-        folder,
-        about.name,
-        isinstance(declared, list),
-        about.arguments,
-        names,
-        labels,
-        _shape(facts),
-        _samplers(index, swaps, about.arguments),
-        _max_steps(_part(folder, "scheduler", "scheduler_config.json")),
-        about.says.get("page", {}),
-        swaps,
+        name=name,
+        source=str(source),
+        folder=folder,
+        pipeline=about.name,
+        carries_code=isinstance(declared, list),
+        accepts=about.arguments,
+        class_names=names,
+        labels=labels,
+        shape=_shape(facts),
+        samplers=samplers,
+        num_train_timesteps=num_train_timesteps,
+        swaps=swaps,
+        page=about.says.get("page", {}),
+        limits={
+            "class_name": {"choices": (ANY_CLASS, *names), "visible": bool(names)},
+            "steps": {"range": (1, num_train_timesteps)},
+            "sampler": {"choices": samplers},
+        },
     )
 
 
-def load(info: ModelInfo, path: FastPath) -> Any:
-    """The pipeline of a model on a fast path, running the code that its folder carries, if it does."""
+def load(info: ModelInfo, placement: Placement) -> Any:
+    """The pipeline of a model, by the code in its folder where there is some."""
     import diffusers
     import torch
 
     import pipelines
 
-    options = {"use_safetensors": True, "dtype": getattr(torch, path.dtype)}
+    options = {"use_safetensors": True, "dtype": getattr(torch, placement.dtype)}
     if info.carries_code:
         pipe = diffusers.DiffusionPipeline.from_pretrained(info.folder, trust_remote_code=True, **options)
     else:
         pipe = getattr(pipelines, info.pipeline).from_pretrained(info.folder, **options)
-    return path.place(pipe)
+    return placement.apply(pipe)
 
 
 def _fetch(source: str) -> Path:
@@ -159,11 +179,6 @@ def _fetch(source: str) -> Path:
         raise ValueError(
             f"model must be a folder with a model_index.json or a Hub id, got {source!r}: {error}"
         ) from error
-
-
-def _part(folder: Path, name: str, file: str) -> Path:
-    """A component's file: in its folder, or at the root, where the first published pipelines have all of theirs."""
-    return folder / name / file if (folder / name).is_dir() else folder / file
 
 
 def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
@@ -182,14 +197,18 @@ def _shape(facts: Facts) -> tuple[int, int, int]:
     return height, width, 3 if channels >= 3 else 1
 
 
-def _max_steps(config: Path) -> int:
-    trained = read_json(config).get("num_train_timesteps") if config.is_file() else None
-    return min(trained or defaults.MAX_STEPS, defaults.MAX_STEPS)
+def _num_train_timesteps(folder: Path) -> int:
+    """By the scheduler's config: in its folder, or at the root, where the first published pipelines have all files."""
+    for config in (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"):
+        if config.is_file():
+            return read_json(config).get("num_train_timesteps") or 1000
+    return 1000
 
 
 def _samplers(index: dict[str, Any], swaps: dict[str, str], arguments: frozenset[str]) -> tuple[str, ...]:
-    """DDIM and DDPM are our own steps: a pipeline runs them itself, or another class of ours does."""
-    if "scheduler" not in index:
+    """A pipeline that takes `sampler` itself has its own. DDIM and DDPM are our own steps: a pipeline runs them
+    itself, or another class of ours does."""
+    if "scheduler" not in index or "sampler" in arguments:
         return ()
     own = "eta" in arguments or bool(swaps)
     return tuple(name for name in SCHEDULERS if own or name not in ("DDIM", "DDPM"))

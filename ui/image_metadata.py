@@ -1,22 +1,22 @@
-"""Settings inside a PNG, in the text chunk `stepwise`, so that an image can be drawn again from its file alone."""
+"""Settings inside a PNG, in the text chunk `stepwise`: an image can be drawn again from its file alone."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 KEY = "stepwise"
 
 
 def tag(image: Image.Image, settings: str) -> Image.Image:
-    """`image` with the settings, one line of JSON, among what Gradio writes into a PNG as text. In place."""
+    """Add the settings, one line of JSON, to what Gradio writes into a PNG as text. Changes `image`, and returns it."""
     image.info.update({KEY: settings, "Software": "Stepwise"})
     return image
 
 
 def save(image: Image.Image, path: Path, settings: str) -> Path:
-    """Write a PNG with the settings inside."""
+    """Write a PNG with the settings, one line of JSON, inside."""
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
@@ -31,14 +31,11 @@ def read(path: str | Path) -> dict[str, Any]:
     """The settings inside a PNG.
 
     Raises:
-        ValueError: no image, or one without settings of ours.
+        ValueError: not an image, or one without our settings, by file name.
     """
     try:
         with Image.open(path) as image:
             image.load()  # text may follow the pixels
-            settings = json.loads(image.info[KEY])
-    except (OSError, UnidentifiedImageError, KeyError, TypeError, ValueError) as error:
+            return dict(json.loads(image.info[KEY]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"image must be a PNG that this page drew: {Path(path).name} holds no settings") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"image must be a PNG that this page drew: {Path(path).name} holds no settings")
-    return settings

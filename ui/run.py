@@ -1,6 +1,7 @@
-"""A run: from settings to images, a step at a time. Closing the generator stops the work."""
+"""A run: from settings to images, step by step. Closing the generator stops the work."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -10,21 +11,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import defaults
-from .grid import to_uint8
-from .models import Catalogue
+from .catalogue import Catalogue
 from .samplers import with_sampler
 from .settings import Settings
+
+QUEUE = {"concurrency_id": "draw", "concurrency_limit": 1}  # two runs at once would only slow each other down
+PREVIEWS = ("predicted x₀", "noisy x_t")
+STORED_FRAMES = 60  # previews of a run that are kept to look back on
 
 
 @dataclass
 class Frames:
-    """What the scrubber moves over: previews of a run, thinned to `STORED_FRAMES`, and the images at its end.
+    """What a visitor can look back on: previews of up to `STORED_FRAMES` steps, evenly spaced, and the final images.
 
     `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps` and `timesteps`.
     """
 
-    previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in defaults.PREVIEWS})
+    previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in PREVIEWS})
     steps: list[int] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
     num_steps: int = 0
@@ -34,7 +37,7 @@ class Frames:
         return len(self.steps) + (self.final is not None)
 
     def image(self, position: int, kind: str) -> np.ndarray:
-        """The preview at a position, 0 to len - 1; positions beyond the ends give the ends."""
+        """The images at a position, 0 to len - 1; positions outside give the first or the last."""
         position = min(max(position, 0), len(self) - 1)
         return self.final if position == len(self.steps) else self.previews[kind][position]
 
@@ -48,7 +51,7 @@ class Frames:
 
 @dataclass
 class Progress:
-    """Where a run stands. `images` is None until it has ended by itself; `evaluations` are of the network, an image."""
+    """How far a run is. `images` is None until the run is complete; `evaluations` are of the network, per image."""
 
     frames: Frames
     index: int
@@ -57,6 +60,31 @@ class Progress:
     evaluations: float
     images: list[Image.Image] | None = None
     preview: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class StopRequests:
+    """Which visitors pressed Stop, by session; a run asks after each step.
+
+    Pressed between `clear` and the end of a run, Stop ends it, even if it is still in the queue.
+    """
+
+    def __init__(self) -> None:
+        self._pressed: set[str] = set()
+        self._lock = threading.Lock()
+
+    def press(self, session: str) -> None:
+        """Ask this visitor's run to end after its current step."""
+        with self._lock:
+            self._pressed.add(session)
+
+    def clear(self, session: str) -> None:
+        """Forget what was pressed before."""
+        with self._lock:
+            self._pressed.discard(session)
+
+    def pressed(self, session: str) -> bool:
+        """Whether the run should end."""
+        return session in self._pressed
 
 
 def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
@@ -80,9 +108,14 @@ def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
         yield Progress(frames, step.num_steps, step.num_steps, seconds, nfe(), images)
 
 
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """(N, H, W, C) in [0, 1] -> uint8, rounded as diffusers rounds its images."""
+    return (pixels * 255).round().astype(np.uint8)
+
+
 @contextmanager
 def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], float]]:
-    """Network evaluations per image so far; the code that folders of 0.1.0 carry counts rows for all images."""
+    """Network evaluations per image so far. Code in folders of version 0.1.0 counts rows, of all images together."""
     if hasattr(steps, "nfe"):
         yield lambda: steps.nfe
         return
@@ -93,12 +126,12 @@ def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], flo
 def _preview(pipe: Any, step: Any) -> dict[str, np.ndarray]:
     tensors = (step.pred_original_sample, step.x_t)
     images = [to_uint8(pipe.to_images(tensor, "np")) for tensor in tensors]
-    return dict(zip(defaults.PREVIEWS, images, strict=True))
+    return dict(zip(PREVIEWS, images, strict=True))
 
 
 def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray]) -> None:
     frames.num_steps = step.num_steps
-    if step.index % math.ceil(step.num_steps / defaults.STORED_FRAMES):
+    if step.index % math.ceil(step.num_steps / STORED_FRAMES):
         return
     frames.steps.append(step.index + 1)
     frames.timesteps.append(step.timestep)

@@ -1,27 +1,27 @@
-"""The Generate tab: choose, draw, watch it denoise, look back over the steps, take the images and the code along."""
+"""The Generate tab: choose, draw, watch it denoise, look back over the steps, download the images and copy the code."""
 
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from PIL import Image
 
-from . import controls, defaults, fastpath, png
-from .draw import Frames, Progress, draw
-from .grid import LIVE_WIDTH, grid
-from .models import Catalogue
-from .outputs import files, opening, report, status
-from .settings import FIELDS, Settings, own_scale, problems
-from .snippet import snippet
-from .stops import Stops
+from .. import controls, device, image_metadata
+from ..catalogue import Catalogue
+from ..fields import FIELDS, ROWS
+from ..outputs import LIVE_WIDTH, files, grid, opening, report, status
+from ..run import PREVIEWS, QUEUE, Frames, Progress, StopRequests, draw
+from ..settings import Settings, problems
+from ..snippet import snippet
 
-QUEUE = {"concurrency_id": "draw", "concurrency_limit": 1}  # two runs at once would only slow each other down
-# in the browser itself: [settings by name] from the values of all inputs
-REMEMBER = f"(...values) => [Object.fromEntries({[*FIELDS, 'seed_mode', 'preview']}.map((key, i) => [key, values[i]]))]"
+# runs in the browser: from the values of all inputs to [settings by name]
+REMEMBER = f"(...values) => [Object.fromEntries({[*FIELDS, *controls.OWN]}.map((key, i) => [key, values[i]]))]"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -29,7 +29,7 @@ class GenerateTab:
     """Components and event handlers of the tab, over the models of a catalogue."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue, self.stops = catalogue, Stops()
+        self.catalogue, self.stop_requests = catalogue, StopRequests()
         self._samples: dict[str, Image.Image] = {}
         first = catalogue[catalogue.names[0]]
         self.remembered = gr.BrowserState({}, storage_key="stepwise-settings", secret="stepwise")
@@ -78,8 +78,7 @@ class GenerateTab:
         self._connect()
 
     def _connect(self) -> None:
-        fields = [self.controls.fields[name] for name in FIELDS]
-        inputs = self.controls.inputs()
+        settings, inputs = self.controls.settings(), self.controls.inputs()
         outputs = [
             self.image,
             self.status,
@@ -111,11 +110,15 @@ class GenerateTab:
                 trigger_mode="always_last",
                 **QUIET,
             )
-        model, sampler, eta = (self.controls.fields[name] for name in ("model", "sampler", "eta"))
-        model.input(self.follow_model, fields, fields, queue=False, **QUIET)
-        sampler.input(self.follow_sampler, fields, eta, queue=False, **QUIET)
+        self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET)
+        for name, followers in controls.followers().items():
+            follow, outputs = (
+                partial(self.follow_setting, followers),
+                [self.controls.fields[each] for each in followers],
+            )
+            self.controls.fields[name].input(follow, settings, outputs, queue=False, **QUIET)
         self.controls.image.upload(
-            self.recall, self.controls.image, [*fields, self.controls.seed_mode], queue=False, **QUIET
+            self.recall, self.controls.image, [*settings, self.controls.seed_mode], queue=False, **QUIET
         )
         gr.on(
             [part.change for part in inputs],
@@ -131,10 +134,8 @@ class GenerateTab:
 
     def open(self, demo: gr.Blocks) -> None:
         """Bring back the visitor's settings when the page loads, and show a sample of the model."""
-        fields = [self.controls.fields[name] for name in FIELDS]
-        own = [self.controls.seed_mode, self.controls.preview]
-        demo.load(self.restore, self.remembered, [*fields, *own], queue=False, **QUIET).then(
-            self.sample, fields, [self.image, self.status, self.code], **QUEUE, **QUIET
+        demo.load(self.restore, self.remembered, self.controls.inputs(), queue=False, **QUIET).then(
+            self.sample, self.controls.settings(), [self.image, self.status, self.code], **QUEUE, **QUIET
         )
 
     def restore(self, remembered: dict[str, Any] | None, request: gr.Request) -> list[Any]:
@@ -142,38 +143,38 @@ class GenerateTab:
         values = {**(remembered or {}), **dict(request.query_params)}
         settings = Settings.recalled(values, self.catalogue)
         mode = controls.KEEP_SEED if values.get("seed_mode") == controls.KEEP_SEED else controls.NEW_SEED
-        kind = values.get("preview") if values.get("preview") in defaults.PREVIEWS else defaults.PREVIEWS[0]
+        kind = values.get("preview") if values.get("preview") in PREVIEWS else PREVIEWS[0]
         return [*controls.updates(self.catalogue, settings), mode, kind]
 
     def sample(self, *values: Any) -> tuple[Any, str, str]:
-        """A first image, so that nobody meets an empty page: the model's own, or drawn now, once; and its code."""
+        """The first image on the page and its code: the model's own samples or, without any, drawn once and kept."""
         settings = Settings.recalled(self._named(values), self.catalogue)
         model, info = settings.model, self.catalogue[settings.model]
         if model not in self._samples and info.samples:
             self._samples[model] = Image.open(info.samples)
         if model not in self._samples:
-            *_, last = draw(Settings(model), self.catalogue)
+            *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue)
             self._samples[model] = grid(last.frames.final)
         text = status(f"Samples of {model}. Press Draw for images of your own.")
-        return self._samples[model], text, snippet(settings, info, fastpath.detect())
+        return self._samples[model], text, snippet(settings, info, device.detect())
 
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def check(self, *values: Any) -> list[dict[str, Any]]:
-        """The validator: one verdict an input, before the run is queued."""
+        """The validator, before the run is queued: whether each input is right, and a message where it is not."""
         wrong = problems(dict(zip(FIELDS, values, strict=False)), self.catalogue)
-        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in (*FIELDS, "seed_mode", "preview")]
+        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in (*FIELDS, *controls.OWN)]
 
     def begin(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """At once on Draw: say so, and arm Stop."""
-        self.stops.clear(request.session_hash)
+        """At once when Draw is pressed: say so, and enable Stop."""
+        self.stop_requests.clear(request.session_hash)
         loaded = self.catalogue.is_loaded(values[0])
         text = "Starting" if loaded else f"Loading {values[0]}"
         return status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
     def stop(self, request: gr.Request) -> Any:
         """Ask the run to end after its current step."""
-        self.stops.press(request.session_hash)
+        self.stop_requests.press(request.session_hash)
         return gr.update(interactive=False)
 
     def give_up(self) -> tuple[Any, ...]:
@@ -184,11 +185,11 @@ class GenerateTab:
         """Draw, showing each step. The images on the page stay until the first step replaces them."""
         *values, seed_mode, kind = values
         settings = self._settings(self._named(values), seed_mode)
-        code = snippet(settings, self.catalogue[settings.model], fastpath.detect())
+        code = snippet(settings, self.catalogue[settings.model], device.detect())
         progress, keep = None, gr.skip()
         with closing(draw(settings, self.catalogue)) as steps:
             for progress in steps:
-                if progress.images is not None or self.stops.pressed(request.session_hash):
+                if progress.images is not None or self.stop_requests.pressed(request.session_hash):
                     break
                 seed = settings.seed if progress.index == 1 else keep
                 scrubber = gr.update(interactive=False) if progress.index == 1 else keep
@@ -210,34 +211,38 @@ class GenerateTab:
         last = len(frames) - 1
         scrubber = gr.update(maximum=max(last, 1), value=last, visible=last > 0, interactive=True)
         if progress.images is None:
-            stopped = report(progress, "Stopped after")
+            stopped = report(progress, stopped=True)
             image = grid(frames.image(last, kind))
             return image, stopped, settings.seed, scrubber, gr.skip(), gr.skip(), frames, *buttons
-        image = png.tag(grid(frames.final), settings.as_json())
+        image = image_metadata.tag(grid(frames.final), settings.as_json())
         images = gr.update(value=files(settings, self.catalogue, progress, folder), visible=True, selected_index=None)
-        return image, report(progress, "Drawn in"), settings.seed, scrubber, images, code, frames, *buttons
+        return image, report(progress), settings.seed, scrubber, images, code, frames, *buttons
 
     # ------------------------------------------------------------------------------------------------ around the run
 
     def look_back(self, frames: Frames | None, position: float, kind: str) -> tuple[Any, Any]:
-        """The preview at a position of the scrubber."""
+        """What the slider below the image points at: the preview of a step, or the final images."""
         if frames is None or not len(frames):
             return gr.skip(), gr.skip()
         position = int(position)
         what = "" if position >= len(frames.steps) else f", {kind}"
         return grid(frames.image(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
 
-    def follow_sampler(self, *values: Any) -> dict[str, Any]:
-        """Show eta with the sampler that has it. No other control is touched: a visitor may be typing there."""
+    def follow_setting(self, followers: list[str], *values: Any) -> dict[Component, Any]:
+        """Show or hide the settings that depend on one that changed. Their values stay: a visitor may be typing."""
         settings = Settings.recalled(self._named(values), self.catalogue)
-        return gr.update(visible=controls.looks(self.catalogue[settings.model], settings)["eta"]["visible"])
+        info = self.catalogue[settings.model]
+        return {self.controls.fields[name]: gr.update(visible=settings.has(name, info)) for name in followers}
 
     def follow_model(self, *values: Any) -> list[Any]:
-        """Make the controls fit another model, keeping what still holds; a scale that nobody chose becomes its own."""
-        named = self._named(values)
-        if named["guidance_scale"] in {own_scale(self.catalogue[name]) for name in self.catalogue.names}:
-            named["guidance_scale"] = None
-        settings = Settings.recalled(named, self.catalogue)
+        """Make the controls fit another model: a value that still fits stays, a default becomes the model's own."""
+        named, infos = self._named(values), self.catalogue.infos.values()
+        chosen = {
+            row.name: named[row.name]
+            for row in ROWS
+            if row.name == "model" or named[row.name] not in [row.default_of(info) for info in infos]
+        }
+        settings = Settings.recalled(chosen, self.catalogue)
         self.catalogue.warm(settings.model)
         return controls.updates(self.catalogue, settings)
 
@@ -248,7 +253,7 @@ class GenerateTab:
     def recall(self, path: str) -> list[Any]:
         """The settings of an image that was dropped on the page."""
         try:
-            settings = Settings.recalled(png.read(path), self.catalogue)
+            settings = Settings.recalled(image_metadata.read(path), self.catalogue)
         except ValueError as error:
             raise gr.Error(str(error), title="No settings in this file") from error
         gr.Info(f"Settings of the image with seed {settings.seed} recalled.")

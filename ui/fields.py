@@ -1,0 +1,179 @@
+"""The settings of a run, one row each. All else in ui/ loops over the rows.
+
+A new setting is one row at the end of `ROWS`. With it the setting has a control on the page, is checked before any
+work, reaches the pipeline's `stream`, and is written down: under its name in links, in the browser, in the text of PNG
+files and in /generate, and as the pipeline's argument in the Python that the page shows.
+
+A model's pipeline may have a word in each of them, by `about["page"]` in its class:
+
+    {"sampler": {"choices": ("euler", "heun"), "value": "heun", "info": "heun costs two evaluations per step"},
+     "shift": {"range": (1.0, 10.0), "value": 3.0},
+     "guidance_scale": {"visible": False}}
+"""
+
+from dataclasses import KW_ONLY, MISSING, dataclass
+from typing import Any
+
+from .catalogue import ANY_CLASS, ModelInfo
+from .samplers import SCHEDULERS
+from .values import Choice, Number
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting: what it may be, how it is asked for, and which argument of the pipeline it sets.
+
+    Attributes:
+        name: in links, PNG files, the browser and /generate; users have saved it, so it never changes
+        default: unless the model's pipeline has another
+        values: what is allowed, as a slider, a box, buttons or a list
+        label, info: beside the control
+        doc: for /generate, where `info` does not do
+        argument: of the pipeline's `__call__`; a model whose pipeline does not accept it does not have the setting.
+            Settings that share an argument make it a tuple, in the order of the rows; None for what is no argument
+        only_with: another setting, then its values with which this one counts: ("sampler", "DDIM")
+        at_most: another setting that this one may not exceed
+        advanced: stands in the part of the page that opens with a click
+        row: settings of the page with the same word here stand side by side
+        min_width: of the control, in pixels, before its row wraps
+        elem_id: of the control, for CSS and tests
+    """
+
+    name: str
+    default: Any
+    values: Number | Choice
+    label: str
+    _: KW_ONLY
+    info: str | None = None
+    doc: str = ""
+    argument: str | None = None
+    only_with: tuple[str, ...] = ()
+    at_most: str | None = None
+    advanced: bool = False
+    row: str = ""
+    min_width: int = 160
+    elem_id: str | None = None
+
+    def default_of(self, info: ModelInfo) -> Any:
+        """What the model draws with unless told otherwise."""
+        own = info.own(self.name)
+        return self.values.nearest(own, own.get("value", self.default))
+
+    def is_of(self, info: ModelInfo, accepted: frozenset[str]) -> bool:
+        """Whether a model has this setting, given the arguments that its pipeline accepts."""
+        return self.values.is_of_model(info.own(self.name), self.argument is None or self.argument in accepted)
+
+    def look(self, info: ModelInfo, value: Any) -> dict[str, Any]:
+        """What the control shows for a model, but for whether it is seen."""
+        own = info.own(self.name)
+        return self.values.look(own, value) | {"info": own.get("info", self.info)}
+
+
+# In the order of the parameters of /generate, which callers may rely on: new rows go to the end.
+ROWS = (
+    Field(
+        "model",
+        MISSING,  # the first of the page
+        Choice(few=4),
+        "Model",
+        doc="name of the model; the first of the page unless given",
+    ),
+    Field(
+        "class_name",
+        ANY_CLASS,
+        Choice(),
+        "Class",
+        doc=f'what to draw, a class name of the model, or "{ANY_CLASS}" for a random class per image',
+        elem_id="class",
+    ),
+    Field(
+        "steps",
+        8,
+        Number(1, 1000, step=1, reach=100, whole=True),
+        "Steps",
+        doc="sampling steps",
+        argument="num_inference_steps",
+        row="size",
+        min_width=140,
+    ),
+    Field(
+        "guidance_scale",
+        2.0,
+        Number(0.0, 30.0, step=0.1, reach=8.0),
+        "Guidance scale",
+        info="1 = the class alone, 0 = no class at all, higher follows the class more closely",
+        doc="1 is the class alone, 0 is no class at all, higher follows the class more closely; for a model that a "
+        "classifier guides, 0 is off; 2 or, with a classifier, 4 unless given",
+        argument="guidance_scale",
+    ),
+    Field(
+        "seed",
+        7,
+        Number(0, 2**32 - 1, whole=True),
+        "Seed",
+        doc="of the first image; image i is drawn from seed + i alone",
+        row="seed",
+        min_width=120,
+    ),
+    Field(
+        "count",
+        16,
+        Number(1, 16, step=1, whole=True),
+        "Images",
+        doc="how many images",
+        row="size",
+        min_width=140,
+    ),
+    Field(
+        "sampler",
+        "UniPC",
+        Choice(),
+        "Sampler",
+        doc=f"{', '.join(SCHEDULERS)}, or one of the model's own",
+        argument="sampler",  # of a pipeline with samplers of its own; the others get a scheduler
+        advanced=True,
+    ),
+    Field(
+        "eta",
+        0.0,
+        Number(0.0, 1.0, step=0.05),
+        "Eta",
+        info="share of DDPM's noise in DDIM; 0 adds none",
+        argument="eta",
+        only_with=("sampler", "DDIM"),
+        advanced=True,
+    ),
+    Field(
+        "guidance_low",
+        0.2,
+        Number(0.0, 1.0, step=0.01),
+        "Guide from",
+        info="0 = clean",
+        doc="guide above this share of the noise process",
+        argument="guidance_interval",
+        at_most="guidance_high",
+        advanced=True,
+        row="interval",
+    ),
+    Field(
+        "guidance_high",
+        0.8,
+        Number(0.0, 1.0, step=0.01),
+        "Guide up to",
+        info="1 = pure noise",
+        doc="guide below this share of the noise process",
+        argument="guidance_interval",
+        advanced=True,
+        row="interval",
+    ),
+    Field(
+        "guidance_rescale",
+        0.0,
+        Number(0.0, 1.0, step=0.05),
+        "Guidance rescale",
+        info="tames contrast at high scales",
+        argument="guidance_rescale",
+        advanced=True,
+    ),
+)
+FIELDS = {row.name: row for row in ROWS}
