@@ -124,7 +124,7 @@ def score_of(network: Denoiser, schedule: NoiseSchedule, prediction_type: str, s
     """The score under `sde` from a network of (x_t, t) that was trained on the steps of `schedule`."""
 
     def score(x: Tensor, t: Time) -> Tensor:
-        a, b = sde.marginal(torch.as_tensor(t).cpu())
+        a, b = sde.marginal(torch.as_tensor(t, dtype=torch.float64).cpu())
         size = (a.square() + b.square()).sqrt()
         x_t = up(x) / broadcast(size, x)
         output = network(x_t, schedule.time_of(a, b).to(x.device))[:, : x.shape[1]]
@@ -137,7 +137,7 @@ def score_of_exploding(network: Denoiser, sde: SDE) -> Score:
     """The score under `sde` from a network of (x, sigma) that answers the score of the VE process (NCSN++)."""
 
     def score(x: Tensor, t: Time) -> Tensor:
-        a, b = sde.marginal(torch.as_tensor(t).cpu())
+        a, b = sde.marginal(torch.as_tensor(t, dtype=torch.float64).cpu())
         inside = up(x) / broadcast(a, x)
         return up(network(inside, (b / a).to(x.device))[:, : x.shape[1]]) / broadcast(a, x)
 
@@ -179,10 +179,12 @@ class ScoreSDEPipeline(StepwisePipeline):
         """The process of that name with the constants of the scheduler; None: the one that the network was trained on.
 
         Raises:
-            ValueError: an unknown name.
+            ValueError: an unknown name, or a scheduler of another family.
         """
-        name = self._sde_name(name)
-        config = self.scheduler.config
+        name, config = self._sde_name(name), self.scheduler.config
+        if not self.explodes and config.get("beta_schedule") is None:
+            kind = type(self.scheduler).__name__
+            raise ValueError(f"scheduler must be a ScoreSdeVeScheduler or have a beta_schedule, got {kind}")
         if name == "ve":
             return VESDE(config.sigma_min, config.sigma_max) if self.explodes else VESDE()
         if self.explodes or config.get("beta_schedule") != "linear":

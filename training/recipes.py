@@ -164,6 +164,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "second_ema_decay": 0.9998,
         **_FAST_CPU,
     },
+    # accelerate launch -m training.train --recipe fashion-ve
+    "fashion-ve": {
+        "objective": "score_matching",
+        "dataset_name": "data/fashion",
+        "class_conditional": True,
+        **_FAST_CPU,
+    },
     # accelerate launch -m training.train --recipe fashion-noisy-classifier
     # model_cards/fashion-classifier-guidance, 128,000 images: 86.4 % at t = 0, 68.5 % at t = 750; guided by 4, in 25
     # steps of DDPM: class accuracy 89.1 %, Frechet distance 0.744

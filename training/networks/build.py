@@ -28,11 +28,15 @@ NETWORK: dict[str, Any] = {
 
 
 def build_network(
-    recipe: Recipe, data: ImageData, num_class_embeds: int | None, learned_variance: bool = False
+    recipe: Recipe,
+    data: ImageData,
+    num_class_embeds: int | None,
+    learned_variance: bool = False,
+    **settings: Any,
 ) -> UNet2DModel:
     """A new network over images of the data's size and channels; its weights follow from the seed.
 
-    It has twice as many output channels to learn its variance.
+    It has twice as many output channels to learn its variance. `settings` stand in for those of the config.
 
     Raises:
         ValueError: a size that the network cannot halve, or a config that names no known class.
@@ -41,7 +45,7 @@ def build_network(
     class_name = config.pop("_class_name", "UNet2DModel")
     _, channels, height, width = data.images.shape
     outputs = channels * (2 if learned_variance else 1)
-    config |= {"in_channels": channels, "out_channels": outputs, "num_class_embeds": num_class_embeds}
+    config |= {"in_channels": channels, "out_channels": outputs, "num_class_embeds": num_class_embeds} | settings
     config["sample_size"] = height if height == width else [height, width]
     model_class = getattr(pipelines, class_name, None) or getattr(diffusers, class_name, None)
     if model_class is None:

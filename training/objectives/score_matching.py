@@ -1,0 +1,178 @@
+"""Denoising score matching (Vincent 2011; Song & Ermon 2019, https://arxiv.org/abs/1907.05600; Song et al. 2021).
+
+    L = E_t w(t) E || b(t) s(x_t, t, y) + z ||^2,   x_t = a(t) x_0 + b(t) z,   s the score, grad log p(x_t)
+
+With w = 1 this is the loss of NCSN and, as eps = -b s, of DDPM ("variance" weighting, lambda(t) = b^2). With w = g^2 /
+b^2 it bounds the likelihood (Song et al. 2021b, https://arxiv.org/abs/2101.09258, theorem 1); its t may be drawn with a
+density in proportion to w, whose every example then counts alike (section 5.2). t is uniform in (0, 1], or, with
+`ncsn_levels`, one of that many noise levels.
+
+Under VP and sub-VP the network answers eps and is asked at the steps of DDPM's linear schedule with the same
+signal-to-noise ratio; under VE it is asked by sigma and answers the score, as NCSN++.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, ScoreSdeVeScheduler
+from torch import Tensor, nn
+
+from pipelines import NoiseSchedule, ScoreSDEPipeline
+from pipelines.process import broadcast
+from pipelines.score_sde import ENDS, SDES
+from pipelines.sde import SDE, VESDE
+from training.data import ImageData
+from training.networks.adapt import fit_network
+from training.networks.build import build_network
+from training.networks.open import load_pipeline
+from training.objectives.base import Batch, Objective
+from training.objectives.conditions import class_names_of, drop
+from training.randomness import BatchRandom
+from training.recipes import Recipe, check_at_least_one, check_one_of, check_range, flag
+
+STEPS = 1000  # of the schedule that a VP network is asked at
+GRID = 10_001  # points at which the density of t is tabulated
+
+
+class ScoreMatching(Objective):
+    """`build` the network, `loss` of a batch, `pipeline` to save."""
+
+    @dataclass(frozen=True)
+    class Options(Objective.Options):
+        """The process, how its times are weighted and drawn, and whether with classes."""
+
+        class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
+        label_dropout: float = flag(0.1, "share of examples whose label is dropped")
+        sde: str = flag("ve", "vp, subvp or ve")
+        beta_min: float = flag(0.1, "of vp and subvp")
+        beta_max: float = flag(20.0, "of vp and subvp")
+        sigma_min: float = flag(0.01, "of ve, in units of images in [-1, 1]")
+        sigma_max: float = flag(50.0, "of ve: about the largest distance between two images")
+        loss_weighting: str = flag("variance", "variance (w = 1) or likelihood (w = g^2 / b^2)")
+        importance_sampling: bool = flag(False, "draw t in proportion to the likelihood weighting")
+        ncsn_levels: int | None = flag(None, "train at this many noise levels [at all times]")
+
+        def __post_init__(self) -> None:
+            """Refuse, by name, what cannot work."""
+            check_one_of(self, sde=tuple(SDES), loss_weighting=("variance", "likelihood"))
+            check_range(self, label_dropout=(0.0, 1.0))
+            if self.ncsn_levels is not None:
+                check_at_least_one(self, "ncsn_levels")
+            if self.importance_sampling and (self.loss_weighting != "likelihood" or self.ncsn_levels is not None):
+                raise ValueError(
+                    "importance_sampling must be False unless loss_weighting is likelihood and ncsn_levels is None"
+                )
+            self.make_sde()
+
+        def make_sde(self) -> SDE:
+            """The process; ValueError for constants that make none."""
+            if self.sde == "ve":
+                return VESDE(self.sigma_min, self.sigma_max)
+            return SDES[self.sde](self.beta_min, self.beta_max)
+
+    def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
+        super().__init__(options, network)
+        self.class_names, self.sde, self.end = class_names, options.make_sde(), ENDS[options.sde]
+        self.nulls = {"class_labels": len(class_names)} if class_names else {}
+        self.scheduler = self._scheduler()
+        self.schedule = None if options.sde == "ve" else NoiseSchedule.from_scheduler(self.scheduler)
+        self._times, self._shares, self._total = self._density()
+
+    @classmethod
+    def build(cls, recipe: Recipe, options: Options, data: ImageData) -> Self:
+        """The objective with a network that fits the data, new or from a ScoreSDEPipeline.
+
+        Raises:
+            ValueError: `class_conditional` and data without labels, or a network that cannot take the data or was
+                trained on another process.
+        """
+        if options.class_conditional and data.labels is None:
+            raise ValueError("class_conditional must be False for data without labels, got True")
+        names = class_names_of(data) if options.class_conditional else None
+        if recipe.pretrained_model_name_or_path is None:
+            time = {"time_embedding_type": "fourier"} if options.sde == "ve" else {}
+            return cls(options, build_network(recipe, data, len(names) + 1 if names else None, **time), names)
+        pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
+        fourier = pipeline.unet.config.get("time_embedding_type") == "fourier"
+        if fourier != (options.sde == "ve"):
+            raise ValueError(
+                f"sde must be {'ve' if fourier else 'vp or subvp'} for the network of "
+                f"{recipe.pretrained_model_name_or_path}, got {options.sde!r}"
+            )
+        return cls(options, fit_network(pipeline, data, names), names)
+
+    def _scheduler(self) -> SchedulerMixin:
+        """What states the process in the saved folder."""
+        options = self.options
+        if options.sde == "ve":
+            return ScoreSdeVeScheduler(STEPS, sigma_min=options.sigma_min, sigma_max=options.sigma_max)
+        ends = {"beta_start": options.beta_min / STEPS, "beta_end": options.beta_max / STEPS}
+        return DDPMScheduler(STEPS, **ends, beta_schedule="linear", prediction_type="epsilon")
+
+    # -------------------------------------------------------------------------------------------------------- times
+
+    def _density(self) -> tuple[Tensor, Tensor, float]:
+        """Times, the share of the likelihood weighting below each, and its integral."""
+        t = torch.linspace(self.end, 1.0, GRID, dtype=torch.float64)
+        weight = self.likelihood_weight(t)
+        rising = torch.cat([t.new_zeros(1), torch.cumulative_trapezoid(weight, t)])
+        return t, rising / rising[-1], float(rising[-1])
+
+    def likelihood_weight(self, t: Tensor) -> Tensor:
+        """g^2 / b^2 at t (N,)."""
+        _, b = self.sde.marginal(t)
+        return self.sde.diffusion(t).square() / b.square()
+
+    def times(self, rng: BatchRandom) -> tuple[Tensor, Tensor]:
+        """t (N,), stratified over the examples of the update, and w of each (N,), both float64."""
+        share, options = rng.stratified("t"), self.options
+        if options.importance_sampling:
+            return self._quantile(share), torch.full_like(share, self._total / (1 - self.end))
+        if options.ncsn_levels is not None:
+            level = (share * options.ncsn_levels).floor()
+            share = level / max(options.ncsn_levels - 1, 1)
+        t = self.end + (1 - self.end) * share
+        return t, torch.ones_like(t) if options.loss_weighting == "variance" else self.likelihood_weight(t)
+
+    def _quantile(self, share: Tensor) -> Tensor:
+        high = torch.searchsorted(self._shares, share).clamp(1, GRID - 1)
+        below, above = self._shares[high - 1], self._shares[high]
+        return torch.lerp(self._times[high - 1], self._times[high], (share - below) / (above - below))
+
+    # --------------------------------------------------------------------------------------------------------- loss
+
+    def loss(self, batch: Batch, rng: BatchRandom) -> Tensor:
+        """Mean weighted loss of a batch: "images" (N, C, H, W) in [-1, 1], "labels" (N,)."""
+        return self.losses(batch, rng).mean()
+
+    def losses(self, batch: Batch, rng: BatchRandom) -> Tensor:
+        """w || b s + z ||^2 / D of each example, (N,)."""
+        x0 = batch["images"]
+        z, (t, weight) = rng.normal("noise", tuple(x0.shape[1:])).to(x0), self.times(rng)
+        a, b = self.sde.marginal(t)
+        x_t = broadcast(a, x0) * x0 + broadcast(b, x0) * z
+        error = self.noise_of(x_t, a, b, self.conditions(batch, rng)) - z
+        return weight.to(x0) * error.square().flatten(1).mean(1)
+
+    def noise_of(self, x_t: Tensor, a: Tensor, b: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+        """eps = -b s by the network at x_t (N, ...)."""
+        if self.options.sde == "ve":
+            score = self.network(x_t, b.to(x_t), **conditions, return_dict=False)[0].to(x_t)
+            return -broadcast(b, x_t) * score
+        size = (a.square() + b.square()).sqrt()
+        step = self.schedule.time_of(a, b).to(x_t)
+        return self.network(x_t / broadcast(size, x_t), step, **conditions, return_dict=False)[0].to(x_t)
+
+    def conditions(self, batch: Batch, rng: BatchRandom) -> dict[str, Tensor]:
+        """What the network is given besides x_t and t, dropped now and then: "class_labels" (N,), or nothing."""
+        given = {"class_labels": batch["labels"]} if self.class_names else {}
+        return drop(given, self.nulls, self.options.label_dropout, rng)
+
+    def pipeline(self, network: nn.Module) -> DiffusionPipeline:
+        """What to save and to draw samples with."""
+        names = {str(i): name for i, name in enumerate(self.class_names)} if self.class_names else None
+        return ScoreSDEPipeline(unet=network, scheduler=self.scheduler, id2label=names)
+
+
+OBJECTIVE = ScoreMatching
