@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from training.files import write_whole
-from training.sharing.card_tables import metrics_table, sorted_rows
+from training.sharing.card_tables import results_table, sorted_rows
 from training.sharing.card_text import render
 
 ROOT = Path(__file__).parents[1]
@@ -18,12 +18,8 @@ def shipped_folders() -> list[Path]:
 
 
 def results() -> str:
-    """The README's results: the table of each shipped model."""
-    sections = []
-    for folder in shipped_folders():
-        rows = sorted_rows(folder)
-        sections.append(f"[`{folder.name}`](model_cards/{folder.name})\n\n{metrics_table(rows)}")
-    return "\n\n".join(sections)
+    """The README's results: the best row of each shipped model."""
+    return results_table({f"[`{f.name}`](model_cards/{f.name})": sorted_rows(f) for f in shipped_folders()})
 
 
 def with_results(readme: str) -> str:

@@ -54,6 +54,29 @@ def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [group for group in groups if group]
 
 
+def results_table(models: dict[str, list[dict[str, Any]]]) -> str:
+    """One line per model, given the rows of its card by its name in Markdown: its best row, and what real images score.
+
+    The best row has the lowest Frechet distance of those on the card, in the first of DISTANCES that was measured. A
+    table per feature network; a model without rows has no line.
+    """
+    best = {name: best_rows(rows)[0] for name, rows in models.items() if best_rows(rows)}
+    tables = []
+    for distance in DISTANCES:
+        shown = {name: row for name, row in best.items() if distance in row["measured"]}
+        tables += [_results_table(shown, distance)] if shown else []
+    return "\n\n".join(tables)
+
+
+def _results_table(best: dict[str, dict[str, Any]], distance: str) -> str:
+    names = [name for name in METRICS if any(name in row["measured"] for row in best.values())]
+    heads = ["model", *_heads(names), f"{METRICS[distance]} of real images"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for model, row in best.items():
+        lines.append(f"| {model} {_row_line(row, names)} {_value(distance, row['floor'][distance])} |")
+    return "\n".join(lines)
+
+
 def settings_text(row: dict[str, Any]) -> str:
     """What a row was drawn with, in words."""
     settings = row["settings"]
@@ -71,15 +94,20 @@ def metrics_table(rows: list[dict[str, Any]]) -> str:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     names = [name for name in METRICS if any(name in row["measured"] for row in rows)]
-    lines = ["| setting | samples | " + " | ".join(METRICS[n] for n in names) + " | network evaluations |"]
-    lines.append("|" + " --- |" * (len(names) + 3))
-    for row in rows:
-        lines.append(
-            _line(settings_text(row), row["settings"]["num_samples"], row["measured"], names, row["measured"]["nfe"])
-        )
+    lines = ["| " + " | ".join(_heads(names)) + " |", "|" + " --- |" * len(_heads(names))]
+    lines += [_row_line(row, names) for row in rows]
     floor = rows[-1]["floor"]
     lines.append(_line("real training images (the floor)", floor["num_samples"], floor, names, None))
     return "\n".join(lines)
+
+
+def _heads(names: list[str]) -> list[str]:
+    return ["setting", "samples", *(METRICS[name] for name in names), "network evaluations"]
+
+
+def _row_line(row: dict[str, Any], names: list[str]) -> str:
+    measured = row["measured"]
+    return _line(settings_text(row), row["settings"]["num_samples"], measured, names, measured["nfe"])
 
 
 def _line(what: str, count: int, measured: dict[str, Any], names: list[str], nfe: float | None) -> str:
