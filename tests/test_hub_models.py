@@ -115,21 +115,6 @@ def test_a_variant_in_half_precision(hub: HubServer, tmp_path: Path) -> None:
     assert printed == ["torch.float16", "diffusion_pytorch_model.fp16.safetensors"]
 
 
-def test_a_cached_model_loads_without_a_network(hub: HubServer, tmp_path: Path) -> None:
-    """With the lines that the README gives for it."""
-    lines = 'folder = snapshot_download("org/model")\n'
-    lines += "pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)"
-    assert lines in (ROOT / "README.md").read_text()
-    folder = tmp_path / "model"
-    ddpm().save_pretrained(folder)
-    push(hub, folder, "me/model")
-    program = f"{LOAD}\nfrom huggingface_hub import snapshot_download\n{lines}\nprint(draw(pipe))"
-    program = program.replace("org/model", "me/model")
-    online = elsewhere(hub, tmp_path / "one", program, {})
-    hub.stop()
-    assert elsewhere(hub, tmp_path / "one", program, {}, HF_HUB_OFFLINE="1") == online
-
-
 def test_the_project_s_own_class_runs_a_hub_id_without_its_code(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     guided().save_pretrained(folder)

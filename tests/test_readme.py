@@ -1,11 +1,16 @@
-"""The README and docs/files.md say what is true: the tree names every file, and the Python runs."""
+"""The README and docs/files.md say what is true: the tree names every file, links lead somewhere, times are recorded.
 
+(That the code blocks run: test_readme_blocks.py.)
+"""
+
+import json
 import re
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = (ROOT / "docs" / "files.md").read_text()
 
 
@@ -28,15 +33,23 @@ def test_the_tree_names_every_source_file_and_only_those() -> None:
     assert not [p for p in named if not (ROOT / p).exists()]
 
 
-def test_the_readme_leads_to_the_tree() -> None:
-    assert "(docs/files.md)" in README
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 150
+    linked = {page: re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()) for page in PAGES}
+    assert {"docs/equations.md", "docs/files.md", "docs/drawing.md", "docs/training.md"} <= set(linked[PAGES[0]])
+    assert [(page.name, link) for page in PAGES for link in linked[page] if not (page.parent / link).exists()] == []
 
 
-def test_the_python_of_the_readme_compiles() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) >= 4
-    for block in blocks:
-        compile(block, "README.md", "exec")
+def test_the_minutes_of_the_recipes_are_those_of_recorded_runs() -> None:
+    """Of the shipped models, each of whose records holds all its runs."""
+    known = set()
+    for path in ROOT.glob("model_cards/*/training.json"):
+        record = json.loads(path.read_text())
+        while record:
+            known.add((record["recipe"]["recipe"], f"{record['steps']:,}", f"{record['seconds'] / 60:.0f}"))
+            record = record["continues"]
+    said = re.findall(r"^\| `(fashion-[\w-]+)` .* ([\d,]+) updates in (\d+) minutes \|$", README, flags=re.MULTILINE)
+    assert len(said) == 3 and set(said) <= known
 
 
 def test_the_space_settings_agree_with_the_requirements() -> None:

@@ -196,15 +196,17 @@ def test_drawing_prints_images_and_steps(hub: HubServer, clone: Path) -> None:
     assert Image.open(clone / "bag.png").size == (28, 28)
 
 
-def test_a_model_that_was_fetched_draws_without_a_hub(hub: HubServer, clone: Path, tmp_path: Path) -> None:
-    """Fetched with the lines of docs/drawing.md, and the same image without a Hub."""
+def test_a_model_that_was_fetched_draws_without_a_hub(hub: HubServer, tmp_path: Path) -> None:
+    """With the lines that docs/drawing.md gives for it: from a folder without the project, the same image twice."""
+    place = tmp_path / "place"
+    place.mkdir()
     ddpm().save_pretrained(tmp_path / "model")
     assert push(hub, tmp_path / "model", "me/model").returncode == 0
     program = f"import sys; sys.argv.append('{{}}')\n{LOAD}\n{block('offline')}\nprint('drawn', draw(pipe))"
     program = program.replace("org/model", "me/model")
-    online = python(hub, tmp_path, program)
+    online = python(hub, place, program)
     hub.stop()
-    offline = python(hub, tmp_path, program, HF_HUB_OFFLINE="1")
+    offline = python(hub, place, program, HF_HUB_OFFLINE="1")
     assert re.findall("drawn .*", online) == re.findall("drawn .*", offline) != []
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from training.card import README, render, shipped_folders, with_results
 from training.networks.open import load_pipeline
+from training.sharing.card_tables import results_table
 
 FOLDERS = {folder.name: folder for folder in shipped_folders()}
 DRAW = """
@@ -80,10 +81,16 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
+def card_table(name: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of the table of results on a card; the setting stands before the cells that CELLS names."""
     lines = (FOLDERS[name] / "README.md").read_text().split("| setting |")[1].split("\n\n")[0].splitlines()
     heads, *table = [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+    return heads, table
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
+    heads, table = card_table(name)
     rows = list(json.loads((FOLDERS[name] / "metrics.json").read_text())["results"].values())
     assert len(table) == len(rows) + 1 and table[-1][0].startswith("real training images")
     for setting, *cells in table[:-1]:
@@ -126,3 +133,30 @@ def test_only_safetensors_and_no_path_of_a_machine(name: str) -> None:
 
 def test_the_results_of_the_readme_are_those_of_the_cards() -> None:
     assert README.read_text() == with_results(README.read_text()), "run python -m training.card"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_readme_shows_the_row_of_the_lowest_distance_on_the_card(name: str) -> None:
+    heads, table = card_table(name)
+    heads = ["setting", *heads]
+    distance = heads.index("Fréchet distance")
+    best, floor = min(table[:-1], key=lambda cells: float(cells[distance])), table[-1]
+    section = README.read_text().split("<!-- results")[1]
+    titles = [cell.strip() for cell in section.split("| model |")[1].splitlines()[0].strip("|").split("|")]
+    (line,) = [line for line in section.splitlines() if line.startswith(f"| [`{name}`](model_cards/{name}) |")]
+    shown = dict(zip(titles, [cell.strip() for cell in line.strip("|").split("|")][1:], strict=True))
+    assert shown.pop("Fréchet distance of real images") == floor[distance]
+    assert {title: cell for title, cell in shown.items() if cell} == dict(zip(heads, best, strict=True))
+
+
+def test_the_best_row_has_the_lowest_distance_in_the_features_that_come_first() -> None:
+    def row(name: str, distance: float, steps: int) -> dict:
+        settings = {"num_samples": 10, "scheduler": "DDIMScheduler", "num_inference_steps": steps}
+        measured, floor = {name: distance, "recall": 0.5, "nfe": steps}, {name: 0.1, "num_samples": 10}
+        return {"settings": settings | {"guidance_scale": None}, "measured": measured, "floor": floor}
+
+    ours = [row("frechet_distance", distance, steps) for distance, steps in ((0.9, 5), (0.4, 6), (0.7, 7))]
+    fids = [row("fid", distance, steps) for distance, steps in ((3.0, 8), (0.2, 9))]
+    first, second = results_table({"both": [*fids, *ours], "none": [], "other": fids}).split("\n\n")
+    assert first.splitlines()[2:] == ["| both | DDIM, 6 steps | 10 | 0.400 | 0.500 | 6 | 0.100 |"]
+    assert second.splitlines()[2:] == ["| other | DDIM, 9 steps | 10 | 0.200 | 0.500 | 9 | 0.100 |"]
