@@ -20,7 +20,7 @@ from diffusers.optimization import get_scheduler
 from PIL import Image
 from tqdm.auto import tqdm
 
-from benchmarks.judging import FEWEST, distance, open_judge
+from benchmarks.frechet import FEWEST, distance, open_evaluator
 from benchmarks.ours import NETWORK_HELP, load_data, new_network, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer
 from benchmarks.table import Row, check_at_least, command_line, table
@@ -28,7 +28,7 @@ from benchmarks.timing import now
 from training.data import ImageData
 from training.evaluation.measuring import floor_of
 from training.loop import Trainer
-from training.metrics.judge import Judge
+from training.metrics.sample_quality import SampleEvaluator
 from training.recipes import Recipe, flag
 from ui.samplers import with_sampler
 
@@ -110,7 +110,7 @@ def train_ours(trainer: Trainer, seconds: float) -> Row:
             set_horizon(trainer, total)
             measure_at *= 2
     budget.bar.close()
-    return trained("ours", trainer.step, trainer.step * trainer.images_an_update, budget.spent)
+    return trained("ours", trainer.step, trainer.step * trainer.images_per_update, budget.spent)
 
 
 def set_horizon(trainer: Trainer, total: int) -> None:
@@ -170,7 +170,7 @@ def run(options: Options) -> list[Row]:
         options.recipe, options.dataset_name, options.batch_size, seed=options.seed, **changes
     )
     data = load_data(recipe, options.network)
-    judge = open_judge(options.features, options.dataset_name, options.samples)
+    judge = open_evaluator(options.features, options.dataset_name, options.samples)
     check_sizes(options, data, judge)
     # both are ready before the first is trained: what is wrong shows now, not after the first's time
     ours, stock = our_trainer(recipe, denoising, data, options.network), new_stock(options, recipe, data)
@@ -198,9 +198,9 @@ def new_stock(options: Options, recipe: Recipe, data: ImageData) -> StockTrainer
     return StockTrainer(network, options.dataset_name, data.images.shape[-1], options.batch_size, epochs)
 
 
-def check_sizes(options: Options, data: ImageData, judge: Judge) -> None:
+def check_sizes(options: Options, data: ImageData, evaluator: SampleEvaluator) -> None:
     """Raise ValueError unless the judge takes images like those that are trained on."""
-    config = judge.classifier.config
+    config = evaluator.classifier.config
     judged = (config.in_channels, config.sample_size, config.sample_size)
     if data.images.shape[1:] != judged:
         size = np.array(data.images.shape[1:]).tolist()

@@ -17,7 +17,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 from PIL import Image
 
-from benchmarks.judging import FEWEST, distance, open_judge
+from benchmarks.frechet import FEWEST, distance, open_evaluator
 from benchmarks.stock import guided_ddim, without_classes
 from benchmarks.table import Row, check_at_least, command_line, table
 from benchmarks.timing import alternate, network_time, now
@@ -188,7 +188,7 @@ def timed(contestant: Contestant, count: int) -> Timing:
 
 def run(options: Options) -> list[Row]:
     """Time all contestants, and judge some if asked to. The first row is the peer's."""
-    judge = open_judge(options.features, options.dataset_name, options.samples) if options.frechet else None
+    judge = open_evaluator(options.features, options.dataset_name, options.samples) if options.frechet else None
     found = contestants(options)
     runs = {name: partial(timed, contestant, options.images) for name, contestant in found.items()}
     timings = alternate(runs, options.repeats, warmups=1, description="Sampling")

@@ -5,16 +5,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import accelerate
-import diffusers
 import torch
 from transformers import HfArgumentParser
 
+from training.command_line import parse_dataclasses
 from training.files import write_json
+from training.machine import versions
 from ui.device import BF16_FLAGS, cpu_flags
 
 Options = TypeVar("Options")
@@ -28,13 +28,7 @@ def parse(kind: type[Options], arguments: list[str], module: str, about: str) ->
         ValueError: an unknown flag, with the nearest that there is, or what `kind` refuses.
     """
     parser = HfArgumentParser(kind, prog=f"python -m {module}", description=about.splitlines()[0], allow_abbrev=False)
-    options, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        near = get_close_matches(unknown[0], flags, n=1)
-        raise ValueError(f"unknown argument {unknown[0]!r}" + (f" (did you mean {near[0]}?)" if near else ""))
+    (options,) = parse_dataclasses(parser, arguments)
     return options
 
 
@@ -81,11 +75,7 @@ def machine() -> Row:
         "cpu": models[0] if models else "unknown",
         "bf16_flags": sorted(BF16_FLAGS & cpu_flags(cpuinfo)),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "versions": {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "accelerate": accelerate.__version__,
-        },
+        "versions": versions() | {"accelerate": accelerate.__version__},
     }
 
 

@@ -15,7 +15,17 @@ Graph = dict[str, set[str]]
 
 CHAIN = (("files", "data", "randomness"), ("metrics",), ("objectives",), ("loop",), ("train",))  # left <- right
 ALLOWED = {  # what of training a package may import
-    "evaluation": {"evaluation", "metrics", "files", "data", "randomness", "model_index"},
+    "evaluation": {
+        "evaluation",
+        "metrics",
+        "files",
+        "data",
+        "randomness",
+        "model_index",
+        "machine",
+        "command_line",
+        "sample_grid",
+    },
     "sharing": {"sharing", "files", "model_index", "run_record", "recipes", "objectives"},  # whose flags a card names
 }
 KNOW_ACCELERATE = {"loop.py", "train.py", "checkpoints.py", "evaluation/processes.py"}

@@ -16,7 +16,7 @@ from torch import nn
 from toys import ddpm, guided, quiet, seeded, tiny_unet
 
 from benchmarks import quality, sampling, training
-from benchmarks.judging import portions, to_pixels
+from benchmarks.frechet import portions, to_pixels
 from benchmarks.ours import load_data, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer, Transform, guided_ddim, without_classes
 from benchmarks.timing import alternate, network_time
@@ -235,7 +235,7 @@ def test_the_learning_rate_falls_to_its_end_by_the_end_of_the_time(place: Path) 
 class Clockwork:
     """A trainer whose updates take the seconds of `pace(step)` on a clock of its own."""
 
-    images_an_update = 4
+    images_per_update = 4
 
     def __init__(self, pace: Callable[[int], float]) -> None:
         self.pace, self.time, self.step, self.images, self.horizons = pace, 0.0, 0, 0, []

@@ -23,7 +23,7 @@ from training import convert
 from training.conversion import weights
 from training.conversion.architecture import classifier_architecture, parameter_count, unet_architecture
 from training.conversion.flags import PUBLISHED, parse_flags
-from training.conversion.respacing import equivalent
+from training.conversion.respacing import spacing_for
 
 GUIDED, IMPROVED = "guided-diffusion", "improved-diffusion"
 SMALL = "--image_size 16 --channel_mult 1,2 --num_channels 32 --num_res_blocks 1 --attention_resolutions 8"
@@ -340,7 +340,7 @@ def test_a_number_of_steps_is_our_linspace(steps: int) -> None:
 def test_ddim_and_a_number_is_our_leading_where_it_is_said_to_be(steps: int) -> None:
     tables, told = NoiseSchedule.linear(steps), []
     for count in range(1, 300):
-        text = equivalent(parse_flags(GUIDED, f"--diffusion_steps {steps} --timestep_respacing ddim{count}"))
+        text = spacing_for(parse_flags(GUIDED, f"--diffusion_steps {steps} --timestep_respacing ddim{count}"))
         if "leading" in text:
             told.append(count)
             assert tables.spaced_timesteps(count, "leading")[::-1] == published_timesteps(steps, f"ddim{count}")
@@ -434,7 +434,7 @@ def test_every_published_set_can_be_parsed_and_changed() -> None:
 @pytest.mark.parametrize(
     ("family", "flags", "message"),
     [
-        (GUIDED, "--num_chanels 32", "guided-diffusion has no flag num_chanels: did you mean num_channels?"),
+        (GUIDED, "--num_chanels 32", "guided-diffusion has no flag num_chanels; did you mean num_channels?"),
         (IMPROVED, "--num_head_channels 32", "improved-diffusion has no flag num_head_channels"),
         (GUIDED, "--clip_the_wings True", "has no flag clip_the_wings"),
         (GUIDED, "imagenet-63", "the published sets of guided-diffusion are imagenet-64, .*got 'imagenet-63'"),
@@ -442,11 +442,15 @@ def test_every_published_set_can_be_parsed_and_changed() -> None:
         (GUIDED, "--num_channels", "argument --num_channels: expected one argument"),
         (GUIDED, "--learn_sigma maybe", "argument --learn_sigma: True or False expected, got 'maybe'"),
         (GUIDED, "--noise_schedule sigmoid", r"argument --noise_schedule: invalid choice: 'sigmoid'"),
-        (GUIDED, "--num_res_blocks 0", "num_res_blocks must be at least 1 and at most 256, got 0"),
+        (GUIDED, "--num_res_blocks 0", "num_res_blocks must be at least 1, got 0"),
         (GUIDED, "--image_size 48", "image_size must be one of 64, 128, 256, 512; give channel_mult .*got 48"),
         (GUIDED, "--image_size 18 --channel_mult 1,1,1", "image_size must halve 2 times, got 18"),
         (GUIDED, "--num_channels 40", "num_channels must give every level a multiple of 32 channels"),
-        (GUIDED, "--channel_mult 1,x", "channel_mult must be numbers above 0, separated by commas, .*, got '1,x'"),
+        (
+            GUIDED,
+            "--channel_mult 1,x",
+            "channel_mult must be finite numbers above 0, separated by commas, got '1,x'",
+        ),
         (GUIDED, "--num_head_channels 48", r"num_head_channels must divide the channels that attend \(.*\), got 48"),
         (GUIDED, "--num_heads 5", "num_heads must divide"),
         (GUIDED, "--diffusion_steps 10", "diffusion_steps must be at least 20 with the linear schedule, got 10"),
@@ -454,20 +458,9 @@ def test_every_published_set_can_be_parsed_and_changed() -> None:
         (GUIDED, "--dropout '", "No closing quotation"),
         (GUIDED, "--dropout nan", "dropout must be at least 0 and below 1, got nan"),
         (IMPROVED, "--dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
-        (GUIDED, "--channel_mult 1,inf", "channel_mult must be numbers above 0, .*, at most 16384, got '1,inf'"),
-        (GUIDED, "--channel_mult nan,1", "channel_mult must be numbers above 0, .*, at most 16384, got 'nan,1'"),
-        (
-            GUIDED,
-            "--channel_mult 1,16384",
-            "num_channels must give every level a multiple of 32 .*, at most 65536, got",
-        ),
-        (
-            GUIDED,
-            "--num_channels 1000000000000",
-            "num_channels must be at least 1 and at most 16384, got 1000000000000",
-        ),
-        (GUIDED, "--num_res_blocks 1000000000", "num_res_blocks must be at least 1 and at most 256, got 1000000000"),
-        (GUIDED, "--classifier_depth -1", "classifier_depth must be at least 1 and at most 256, got -1"),
+        (GUIDED, "--channel_mult 1,inf", "channel_mult must be finite numbers above 0, .*got '1,inf'"),
+        (GUIDED, "--channel_mult nan,1", "channel_mult must be finite numbers above 0, .*got 'nan,1'"),
+        (GUIDED, "--classifier_depth -1", "classifier_depth must be at least 1, got -1"),
         (GUIDED, "--large_size 100", "large_size must be one of 64, 256, 512; give channel_mult .*got 100"),
         (IMPROVED, "--large_size 100", "large_size must be one of 64, 256, got 100"),
         (GUIDED, "--timestep_respacing 1001", "timestep_respacing must be a number of steps, 1 to 1000, .*got '1001'"),

@@ -182,7 +182,7 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
             wrong = (np.arange(len(pixels)) % 4 == 0).astype(int)
             return np.random.default_rng(0).normal(size=(len(pixels), 8)), (np.arange(len(pixels)) + wrong) % 3
 
-    monkeypatch.setattr("training.metrics.judge.extract", Oracle().extract)
+    monkeypatch.setattr("training.metrics.sample_quality.extract", Oracle().extract)
     evaluate.main(command("--output", "oracle/metrics.json", "--no_grid"))
     (row,) = measured(place / "oracle/metrics.json")
     assert row["class_accuracy"] == 0.75
@@ -201,8 +201,8 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--guidance_scale", "1", "-2"), "guidance_scale must be a finite number of at least 0, got -2.0"),
         (command("--guidance_scale", "1", model="plain"), "guidance_scale must be left out: DDPMPipeline"),
         (command("--guidance_interval", "0.5"), "guidance_interval must be LOW HIGH"),
-        (command("--scheduler", "DPMSolver"), "got 'DPMSolver' (did you mean DPMSolver++?)"),
-        (command("--scheduler", "DDIM", "Unipc2"), "got 'Unipc2' (did you mean UniPC?)"),
+        (command("--scheduler", "DPMSolver"), "got 'DPMSolver'; did you mean DPMSolver++?"),
+        (command("--scheduler", "DDIM", "Unipc2"), "got 'Unipc2'; did you mean UniPC?"),
         (command("--num_inference_steps", "2000"), "num_inference_steps must be at most 1000"),
         (command("--bits_per_dim", "31"), "bits_per_dim must be at most 30, the images of 'test', got 31"),
         (command("--bits_per_dim", "1"), "bits_per_dim must be 0, or at least 2"),
@@ -210,12 +210,15 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--bits_per_dim", "4", "--variance_type", "small"), "variance_type must be one of fixed_small"),
         (command("--bits_per_dim", "4", "--bits_per_dim_steps", "1001"), "bits_per_dim_steps must be at most 1000"),
         (command("--variance_type", "fixed_small"), "variance_type is of use with bits_per_dim only"),
-        (command(features="efficientnet_lite0"), "'efficientnet_lite0'; perhaps efficientnet-lite0?"),
+        (
+            command(features="efficientnet_lite0"),
+            "features must be efficientnet-lite0, inception, a",
+        ),
         (command(features="inception"), "features inception needs"),
         (command("--dtype", "float16"), "dtype must be one of bfloat16, float32, got 'float16'"),
         (command("--num_samples", "3"), "num_samples must be at least 4, got 3"),
         (command("--num_inference_steps", "0"), "num_inference_steps must be at least 1, got 0"),
-        (command("--guidance_scales", "1"), "unknown argument '--guidance_scales' (did you mean --guidance_scale?)"),
+        (command("--guidance_scales", "1"), "unknown flag --guidance_scales; did you mean --guidance_scale?"),
         (command("--output", "cfg/model_index.json"), "output must be a metrics.json of this command"),
     ],
 )

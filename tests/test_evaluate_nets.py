@@ -17,9 +17,9 @@ from test_evaluate import NAMES, command, fill, measured, network
 from pipelines import ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
 from training import evaluate
 from training.evaluation.cached_features import extract_cached
-from training.evaluation.drawing import open_model
+from training.evaluation.sampling import open_model
 from training.metrics import feature_nets
-from training.metrics.bound_estimate import BitsPerDim, bits_per_dim
+from training.metrics.bits_per_dim import BitsPerDim, bits_per_dim
 from training.metrics.feature_nets import EfficientNetLite0, Inception, open_features
 from training.metrics.features import extract
 
@@ -205,7 +205,7 @@ def test_bits_per_dim_are_measured_once(place: Path, monkeypatch: pytest.MonkeyP
         found = BitsPerDim(3.0, 0.1, 0.01, 1.0, np.arange(5), np.full(5, 0.25))
         return dict.fromkeys(settings["variances"], found)
 
-    monkeypatch.setattr("training.evaluation.bits.bits_per_dim", counted)
+    monkeypatch.setattr("training.evaluation.bits_per_dim.bits_per_dim", counted)
     line = command("--output", "once/metrics.json", "--no_grid", *BITS, model="plain")
     evaluate.main(line)
     evaluate.main([*line, "--variance_type", "fixed_small", "fixed_large"])

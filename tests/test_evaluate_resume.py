@@ -20,7 +20,7 @@ from test_evaluate import ROOT, command, fill, measured
 from training import evaluate
 from training.evaluation import batches
 from training.evaluation.batches import Kept, draw
-from training.evaluation.drawing import Batch, open_model
+from training.evaluation.sampling import Batch, open_model
 
 COUNT = 40  # batches of the row that is killed
 SLOW = ["--num_samples", str(COUNT), "--batch_size", "1", "--num_inference_steps", "15", "--no_grid"]

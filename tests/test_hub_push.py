@@ -200,7 +200,7 @@ def test_broken_for_good_it_holds_the_old_or_the_new_revision(hub: HubServer, fo
         assert repository.files in (old, new)
         assert committed == (how == "lose the answer" and number == requests)
         assert done.returncode == 1, (number, hub.requests)
-        assert done.stderr.splitlines()[-1].startswith("error: the Hub broke off 3 times"), done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: the Hub failed 3 times"), done.stderr
         assert "Traceback" not in done.stderr
         assert contents(folder) == local and card.is_file()
 

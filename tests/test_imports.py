@@ -174,7 +174,12 @@ BROKEN: list[tuple[import_rules.Rule, str, str, str]] = [
     ),
     (import_rules.chain_has_one_direction, "objectives/bad.py", "from ..loop import Trainer", "training.loop"),
     (import_rules.chain_has_one_direction, "loop.py", "def late():\n    from training import train", "training.train"),
-    (import_rules.packages_import_what_they_may, "sharing/bad.py", "from training.metrics import judge", "metrics"),
+    (
+        import_rules.packages_import_what_they_may,
+        "sharing/bad.py",
+        "from training.metrics import sample_quality",
+        "metrics",
+    ),
     (import_rules.packages_import_what_they_may, "sharing/bad.py", "import training.evaluation.results", "evaluation"),
     (import_rules.packages_import_what_they_may, "evaluation/bad.py", "from training.loop import Trainer", "loop"),
     (import_rules.only_train_sees_hub, "refresh.py", "from training import hub", "training.hub"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from toys import ddpm, seeded, tables, tiny_unet
 
 from pipelines import GaussianMixture, NoiseSchedule
-from training.metrics.bound_estimate import bits_per_dim, slices_of
+from training.metrics.bits_per_dim import bits_per_dim, slices_of
 from training.metrics.likelihood import VariationalBound, decoder_log_likelihood, variational_bound
 from training.objectives.denoising import hybrid_loss
 from training.randomness import seeded as seeded_by

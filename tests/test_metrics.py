@@ -12,16 +12,16 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from training.evaluation import cached_features
 from training.evaluation.batches import draw
 from training.evaluation.cached_features import extract_cached
-from training.evaluation.drawing import draw_batch, open_model
 from training.evaluation.results import find_done, grid, key_of, merge, on_one_line, read_rows
+from training.evaluation.sampling import draw_batch, open_model
 from training.feature_classifier import augment
 from training.files import weights_hash
 from training.metrics.features import FeatureClassifier, classifier_hash, extract, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
-from training.metrics.judge import entropy_bits
 from training.metrics.kernel import kernel_distance, mean_within
-from training.metrics.nearest import Memorisation, nearest_distances
+from training.metrics.memorization import Memorization, nearest_distances
 from training.metrics.precision_recall import precision_recall
+from training.metrics.sample_quality import entropy_bits
 
 CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
@@ -150,7 +150,7 @@ def bytes_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def test_the_nearest_training_image_is_that_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.metrics.nearest.CHUNK", 7)
+    monkeypatch.setattr("training.metrics.memorization.CHUNK", 7)
     rng = np.random.default_rng(10)
     pixels, train = bytes_of(rng, 9, 3, 4, 4), bytes_of(rng, 30, 3, 4, 4)
     pairs = [[np.sqrt(np.mean((x / 255 - y / 255) ** 2)) for y in train] for x in pixels]
@@ -160,7 +160,7 @@ def test_the_nearest_training_image_is_that_of_brute_force(monkeypatch: pytest.M
 def test_copies_have_a_distance_of_zero_and_new_images_a_ratio_of_one() -> None:
     rng = np.random.default_rng(11)
     train, test, new = (bytes_of(rng, 200, 1, 6, 6) for _ in range(3))
-    memorisation = Memorisation(train, test, 100, seed=0)
+    memorisation = Memorization(train, test, 100, seed=0)
     copied = memorisation.measure(train[:50])
     assert copied == {"nearest_train_distance": 0.0, "nearest_train_ratio": 0.0}
     ratio = memorisation.measure(new)["nearest_train_ratio"]
@@ -171,7 +171,7 @@ def test_copies_have_a_distance_of_zero_and_new_images_a_ratio_of_one() -> None:
 
 def test_without_held_back_images_there_is_no_ratio() -> None:
     train, new = (bytes_of(np.random.default_rng(seed), 20, 1, 6, 6) for seed in (1, 2))
-    memorisation = Memorisation(train, train, 10, seed=0)
+    memorisation = Memorization(train, train, 10, seed=0)
     assert memorisation.floor() == {"nearest_train_distance": 0.0}
     assert [*memorisation.measure(new)] == ["nearest_train_distance"]
 
@@ -180,8 +180,8 @@ def test_only_as_many_samples_as_asked_are_compared() -> None:
     rng = np.random.default_rng(12)
     train = bytes_of(rng, 40, 1, 4, 4)
     pixels = np.concatenate([train[:10], bytes_of(rng, 90, 1, 4, 4)])
-    assert Memorisation(train, bytes_of(rng, 40, 1, 4, 4), 10, 0).measure(pixels)["nearest_train_distance"] == 0.0
-    assert Memorisation(train, bytes_of(rng, 40, 1, 4, 4), 100, 0).measure(pixels)["nearest_train_distance"] > 0.1
+    assert Memorization(train, bytes_of(rng, 40, 1, 4, 4), 10, 0).measure(pixels)["nearest_train_distance"] == 0.0
+    assert Memorization(train, bytes_of(rng, 40, 1, 4, 4), 100, 0).measure(pixels)["nearest_train_distance"] > 0.1
 
 
 def test_images_of_another_shape_have_no_distance() -> None:

@@ -28,7 +28,7 @@ from training_runs import flat, forget_accelerate, run_here
 import pipelines
 from training import evaluate
 from training.card import render
-from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.sampling import draw_batch, open_model
 from ui import build_demo
 from ui.catalogue import Catalogue, describe
 from ui.fields import FIELDS

@@ -23,7 +23,7 @@ from toys import quiet, seeded
 from training_runs import command, forget_accelerate, image_folder, run_here
 
 from pipelines import DDIMPipeline, DDPMPipeline
-from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.sampling import draw_batch, open_model
 from training.networks.open import pretrained_size
 from ui.catalogue import describe
 

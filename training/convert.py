@@ -35,10 +35,10 @@ from training.conversion.architecture import (
     parameter_count,
     unet_architecture,
 )
-from training.conversion.evidence import check
+from training.conversion.flag_checks import check
 from training.conversion.flags import CLASSIFIER, PATHS, PUBLISHED, SAMPLING, Flags, parse_flags
 from training.conversion.latent import read_latent
-from training.conversion.respacing import equivalent
+from training.conversion.respacing import spacing_for
 from training.conversion.weights import expected_shapes, fill, read_state_dict, shapes_of
 
 
@@ -92,7 +92,7 @@ def _check_combination(flags: Flags, classifier: str | None) -> None:
     if sampling:
         print(f"of the sampling, and not written: {', '.join(sampling)}")
     if flags.timestep_respacing:
-        print(f"--timestep_respacing {flags.timestep_respacing}: {equivalent(flags)}")
+        print(f"--timestep_respacing {flags.timestep_respacing}: {spacing_for(flags)}")
     if classifier is None:
         unused = sorted(flags.given & set(CLASSIFIER))
         if unused:

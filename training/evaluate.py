@@ -17,14 +17,14 @@ import sys
 import numpy as np
 
 from training.data.cache import default_cache_dir
-from training.evaluation import bits, plots
+from training.evaluation import bits_per_dim, plots
 from training.evaluation.batches import Kept, decided_by, draw
 from training.evaluation.measuring import Measuring
 from training.evaluation.options import Options, parse
 from training.evaluation.prepare import Evaluation, prepare, sweep
 from training.evaluation.processes import Processes
 from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
-from training.metrics.judge import measure_names
+from training.metrics.sample_quality import measure_names
 
 
 def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | None) -> np.ndarray | None:
@@ -83,7 +83,7 @@ def is_best(row: Row, rows: list[Row | None], distance: str) -> bool:
 def run(location: str, options: Options, command: str) -> list[Row]:
     """Measure every setting; writes metrics.json after each, and the plots. Returns the rows."""
     processes = Processes.launched()
-    with processes.first_ahead():  # the others find what it has decoded and downloaded
+    with processes.main_process_first():  # the others find what it has decoded and downloaded
         evaluation = prepare(location, options, command, processes)
     try:
         rows = measure_rows(evaluation)
@@ -105,7 +105,7 @@ def tell(evaluation: Evaluation, rows: list[Row]) -> None:
         print("warning: a ratio below 1: samples lie nearer to training images than unseen ones (copies, or smooth)")
     written = plots.write_plots(folder, rows)
     if evaluation.options.bits_per_dim:
-        bounds = bits.measure_bits(evaluation)
+        bounds = bits_per_dim.measure_rows(evaluation)
         print(likelihood_table(bounds))
         written.append(plots.write_likelihood(folder, bounds))
     print(f"written to {', '.join(map(str, [evaluation.output, *written]))}")
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         location, options = parse(arguments, __doc__.splitlines()[0])
         run(location, options, shlex.join(["python", "-m", "training.evaluate", *arguments]))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}" if Processes.speaks() else 1)
+        sys.exit(f"error: {error}" if Processes.is_reporter() else 1)
 
 
 if __name__ == "__main__":

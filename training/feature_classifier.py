@@ -24,6 +24,7 @@ from transformers import HfArgumentParser
 
 from training.data import ImageData, load_images
 from training.files import write_json, write_whole
+from training.machine import versions
 from training.metrics.features import FeatureClassifier, extract, to_input
 
 
@@ -176,7 +177,7 @@ def run(options: Options) -> dict:
         "parameters": classifier.num_parameters(),
         "dataset_fingerprint": {"train": data.fingerprint, options.test_split: test.fingerprint},
         "settings": asdict(options),
-        "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
+        "versions": versions(),
     }
     folder = Path(options.output_dir)
     classifier.to("cpu", memory_format=torch.contiguous_format).save_pretrained(folder)

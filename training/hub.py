@@ -58,7 +58,7 @@ def prepare(repo_id: str, token: str | None = None, private: bool = False, repo_
     token = token or get_token()
     if token is None:
         raise HubError("a token with the right to write is needed: `hf auth login`, or HF_TOKEN, or --hub_token")
-    return _persist(lambda: _create(HfApi(token=token), repo_id, private, repo_type), repo_id)
+    return _with_retries(lambda: _create(HfApi(token=token), repo_id, private, repo_type), repo_id)
 
 
 def push_folder(folder: Path, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
@@ -70,7 +70,7 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
         ValueError: the folder holds no model, or a file that names a folder of this machine or holds the token.
         HubError: as for `prepare`, or the Hub broke off every attempt.
     """
-    _check_private_words(model_files(folder, repo_id), token or get_token())  # before anything is created
+    _check_secrets(model_files(folder, repo_id), token or get_token())  # before anything is created
     repo_id = prepare(repo_id, token, private)
     files, parts = model_files(folder, repo_id), {part.name for part in components(folder)}
     message = f"Upload {folder.resolve().name}"
@@ -86,7 +86,7 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
 def push_space(space_id: str, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
     """Put the demo on the Hub as a Space that opens with the model `repo_id`, beside those that it had before."""
     space_id = prepare(space_id, token, private, "space")
-    files = _persist(lambda: space_files(space_id, repo_id, token, preload=not private), space_id)
+    files = _with_retries(lambda: space_files(space_id, repo_id, token, preload=not private), space_id)
     return push_files(files, space_id, token, f"Open with {repo_id}", is_of_the_space, "space")
 
 
@@ -122,7 +122,7 @@ def push_files(
         prefix = "" if repo_type == "model" else f"{repo_type}s/"
         return Pushed(repo_id, commit.oid, f"{constants.ENDPOINT}/{prefix}{repo_id}")
 
-    return _persist(attempt, repo_id)
+    return _with_retries(attempt, repo_id)
 
 
 def _create(api: HfApi, repo_id: str, private: bool, repo_type: str) -> str:
@@ -135,7 +135,7 @@ def _create(api: HfApi, repo_id: str, private: bool, repo_type: str) -> str:
     return url.repo_id
 
 
-def _persist(attempt: Callable[[], Result], repo_id: str) -> Result:
+def _with_retries(attempt: Callable[[], Result], repo_id: str) -> Result:
     """The result of `attempt`, which is repeated where the connection or the Hub failed for the moment.
 
     An attempt whose answer was lost has done its work: the next one finds nothing left to change.
@@ -149,9 +149,9 @@ def _persist(attempt: Callable[[], Result], repo_id: str) -> Result:
             cause = _cause(error)
             if cause is None:
                 raise
-            if not _passes(cause) or number == ATTEMPTS:
+            if not _is_transient(cause) or number == ATTEMPTS:
                 raise HubError(_explain(cause, repo_id)) from error
-            logging.warning("the Hub broke off (%s); trying again", _short(cause))
+            logging.warning("the Hub broke off (%s); trying again", _summary_of(cause))
             time.sleep(2**number)
     raise AssertionError("unreachable")
 
@@ -163,7 +163,7 @@ def _cause(error: BaseException | None) -> HfHubHTTPError | httpx2.TransportErro
     return error
 
 
-def _passes(cause: HfHubHTTPError | httpx2.TransportError) -> bool:
+def _is_transient(cause: HfHubHTTPError | httpx2.TransportError) -> bool:
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code in TRANSIENT
     return not isinstance(cause, httpx2.UnsupportedProtocol)
@@ -172,26 +172,26 @@ def _passes(cause: HfHubHTTPError | httpx2.TransportError) -> bool:
 def _explain(cause: HfHubHTTPError | httpx2.TransportError, repo_id: str) -> str:
     if isinstance(cause, httpx2.ConnectError):
         return f"no Hub at {constants.ENDPOINT}: check the connection, and HF_ENDPOINT"
-    if _passes(cause):
+    if _is_transient(cause):
         return (
-            f"the Hub broke off {ATTEMPTS} times ({_short(cause)}): {repo_id} holds what it held before, or all of the "
-            "new files if only the answer was lost. Nothing changed here; run the command again"
+            f"the Hub failed {ATTEMPTS} times ({_summary_of(cause)}): {repo_id} is unchanged, or holds all of the new "
+            "files if only the last answer was lost. Nothing changed here; run the command again"
         )
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     if status == 401:
         return "the Hub refused the token: log in again with `hf auth login`, or check HF_TOKEN and --hub_token"
     if status in (403, 404):
         return f"the token gives no right to write to {repo_id}: its owner, and a token that may write, are needed"
-    return f"the Hub refused {repo_id}: {_short(cause)}"
+    return f"the Hub refused {repo_id}: {_summary_of(cause)}"
 
 
-def _short(cause: HfHubHTTPError | httpx2.TransportError) -> str:
+def _summary_of(cause: HfHubHTTPError | httpx2.TransportError) -> str:
     if isinstance(cause, HfHubHTTPError):
         return f"{cause.response.status_code} {cause.server_message or ''}".strip()
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 
-def _check_private_words(files: Files, token: str | None) -> None:
+def _check_secrets(files: Files, token: str | None) -> None:
     """Refuse files that would tell where on this machine they come from, or the token."""
     folders = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 1]
     folders += [folder.replace("\\", "\\\\") for folder in folders if "\\" in folder]  # as JSON writes it

@@ -99,7 +99,7 @@ class Trainer:
 
     def batch(self, micro_step: int) -> tuple[Batch, BatchRandom]:
         """This process's slice of the examples of the next update, at a micro-step of it, and its random numbers."""
-        count, total = self.recipe.train_batch_size, self.images_an_update
+        count, total = self.recipe.train_batch_size, self.images_per_update
         start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
         rng = BatchRandom(self.recipe.seed, self.step, start, count, total)
         index = self.order.indices(self.step * total + start, count).numpy()
@@ -169,7 +169,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------ the run
 
     @property
-    def images_an_update(self) -> int:
+    def images_per_update(self) -> int:
         """Examples in one update, over all processes."""
         recipe = self.recipe
         return recipe.train_batch_size * recipe.gradient_accumulation_steps * self.accelerator.num_processes
@@ -187,17 +187,17 @@ class Trainer:
         )
         while self.step < self.recipe.max_train_steps:
             loss = self.update()
-            rate = (self.step - first) * self.images_an_update / (time.monotonic() - self._started)
+            rate = (self.step - first) * self.images_per_update / (time.monotonic() - self._started)
             values = {"loss": loss, "lr": self.lr_scheduler.get_last_lr()[0], "images_per_second": rate}
             bar.set_postfix(loss=f"{loss:.4f}", images_s=f"{rate:.0f}", refresh=False)
             bar.update()
             self.accelerator.log(values, step=self.step)
-            self._now_and_then()
+            self._log_and_save()
         bar.close()
         self._finish()
         return self.output_dir
 
-    def _now_and_then(self) -> None:
+    def _log_and_save(self) -> None:
         last = self.step == self.recipe.max_train_steps
         if self.step % self.recipe.validation_steps == 0 or last:
             self._show()
@@ -251,7 +251,7 @@ class Trainer:
         seconds = self.seconds_before + time.monotonic() - self._started
         return {
             "steps": self.step,
-            "images": self.step * self.images_an_update,
+            "images": self.step * self.images_per_update,
             "seconds": round(seconds, 1),
             "processes": self.accelerator.num_processes,
             "device": device_name(self.accelerator.device),

@@ -24,14 +24,13 @@ def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 
         images = pipeline(class_labels=labels, guidance_scale=guidance_scale, **options).images
     else:
         images = pipeline(batch_size=ROWS * COLUMNS, **options).images
-    return tile(images, COLUMNS, TILE)
+    return tile(images, COLUMNS, scale=max(1, round(TILE / images[0].width)), gap=2)
 
 
-def tile(images: list[Image.Image], columns: int, size: int) -> Image.Image:
-    """Images side by side on white, each enlarged by a whole factor to about `size` pixels, without smoothing."""
-    factor = max(1, round(size / images[0].width))
-    width, height = images[0].width * factor, images[0].height * factor
-    rows, gap = -(-len(images) // columns), 2
+def tile(images: list[Image.Image], columns: int, scale: int, gap: int = 0) -> Image.Image:
+    """Images side by side on white, `gap` pixels apart, each enlarged `scale` times without smoothing."""
+    width, height = images[0].width * scale, images[0].height * scale
+    rows = -(-len(images) // columns)
     grid = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for i, image in enumerate(images):
         row, column = divmod(i, columns)

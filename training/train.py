@@ -4,14 +4,12 @@ The flags are the fields of `training.recipes.Recipe` and those of the objective
 defaults for them.
 """
 
-import difflib
 import logging
 import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser
@@ -19,8 +17,10 @@ from transformers import HfArgumentParser
 from pipelines.allocator import keep_freed_memory
 from training import hub
 from training.checkpoints import find_checkpoint
+from training.command_line import did_you_mean, parse_dataclasses
 from training.data import ImageData, load_images
 from training.loop import Trainer
+from training.machine import share_cores
 from training.networks.open import pretrained_size
 from training.objectives import find_objective
 from training.objectives.base import Objective
@@ -49,11 +49,8 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     )
     for kind in kinds:  # the row of a recipe may have flags of its own objective, and this one lack them
         parser.set_defaults(**fields_in(row, kind))
-    recipe, options, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    recipe, options = parse_dataclasses(parser, arguments)
     options.check(recipe)
-    if rest:
-        flags = [f"--{field.name}" for kind in kinds for field in fields(kind)]
-        raise ValueError(f"unknown flag {rest[0]}{_nearest(rest[0], flags)}")
     return replace(recipe, output_dir=recipe.output_dir or f"runs/{name}"), options
 
 
@@ -72,7 +69,7 @@ def _recipe_name(arguments: list[str]) -> str:
     if not values:
         raise ValueError(f"--recipe must be one of {known}, and was not given")
     if values[-1] not in RECIPES:
-        raise ValueError(f"--recipe must be one of {known}, got {values[-1]!r}{_nearest(values[-1], list(RECIPES))}")
+        raise ValueError(f"--recipe must be one of {known}, got {values[-1]!r}{did_you_mean(values[-1], RECIPES)}")
     return values[-1]
 
 
@@ -83,27 +80,14 @@ def _values(arguments: list[str], flag: str) -> list[str]:
     return [value for value in values if value is not None]
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def use_the_cores(processes: PartialState) -> None:
-    """On a CPU, keep freed memory and take the process's share of the cores: accelerate launch leaves it one thread."""
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if processes.device.type != "cpu":
-        return
-    keep_freed_memory()
-    if not launched:
-        return
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(max(1, usable // processes.num_processes))
-
-
 def start_processes() -> PartialState:
-    """Join the other processes of the launch."""
+    """Join the launch's other processes; on a CPU, keep freed memory and take this process's share of the cores."""
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    use_the_cores(processes)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+        launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+        if launched and os.environ.get("OMP_NUM_THREADS") == "1":  # set by accelerate launch, or by the user
+            share_cores(processes.num_processes)
     if "MASTER_PORT" in os.environ and processes.num_processes == 1:
         logger.warning(
             "one process runs, though several were asked for: with --cpu, accelerate launch starts several through "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,7 +24,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from pipelines import LatentDiffusionPipeline, NoiseSchedule
 from training.conversion.architecture import GROUPS, Architecture, head_channels, parameter_count
-from training.conversion.evidence import differences
+from training.conversion.flag_checks import differences
 from training.conversion.latent_config import multiples, number, numbers, read_config
 from training.conversion.weights import expected_shapes, fill, read, shapes_of
 
@@ -88,29 +89,25 @@ def _read_checkpoint(path: str) -> dict[str, Tensor]:
     return dict(state)
 
 
-class _LikeDict(type):
-    """Of classes that torch takes for `dict` when it asks whether items may be set: some that are named extend it."""
-
-    def __eq__(cls, other: object) -> bool:
-        return cls is other or other is dict
-
-    __hash__ = type.__hash__
-
-
-class _Inert(metaclass=_LikeDict):
-    """Stands for a class that a checkpoint names and that is not there: it does nothing with what it is given."""
+class _Ignored:
+    """Stands for a class that a checkpoint names and that is not allowed here: it drops what it is given."""
 
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
     def __setstate__(self, state: object) -> None: ...
 
-    def __setitem__(self, key: object, value: object) -> None: ...
+
+class _IgnoredDict:
+    """The same for a dict: torch sets items only on instances of `dict` and `OrderedDict` themselves."""
+
+    def __new__(cls, *args: object) -> OrderedDict:
+        return OrderedDict()
 
 
 def _without_foreign_code(path: str) -> AbstractContextManager:
     """Let `torch.load` with `weights_only` pass over what the training framework left beside the weights."""
     names = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    return safe_globals([(_Inert, name) for name in names])
+    return safe_globals([(_IgnoredDict if name.lower().endswith("dict") else _Ignored, name) for name in names])
 
 
 # ---------------------------------------------------------------------------------------------------------- the U-Net

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from training.conversion.architecture import GROUPS, WIDEST
+from training.conversion.architecture import GROUPS
 
-MOST = 2**20  # of any number: far above what was ever trained
-LAYERS = 256
 PLAIN = (  # where, option, the one value that is read, and why no other is
     ("", "cond_stage_config", "__is_unconditional__", "no network here looks at a condition by cross-attention"),
     ("", "parameterization", "eps", "only networks that predict eps are read"),
@@ -73,15 +72,14 @@ def number(
         ValueError: it is none, by name.
     """
     given = config[name] if otherwise is None else config.get(name, otherwise)
-    most = LAYERS if name == "num_res_blocks" else MOST
     try:
         value = kind(given)
-        fits = 0 < value <= most and value == float(given)
+        valid = 0 < value < math.inf and value == float(given)
     except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"--config: {name} must be {what} above 0 and at most {most}, got {str(given)[:80]}")
+        valid = False
+    if not valid:
+        what = "a whole number" if kind is int else "a finite number"
+        raise ValueError(f"--config: {name} must be {what} above 0, got {str(given)[:80]}")
     return value
 
 
@@ -96,7 +94,6 @@ def numbers(config: Mapping[str, Any], name: str, otherwise: tuple[int, ...] | N
 def multiples(config: Mapping[str, Any], name: str, factors: list[int]) -> tuple[int, ...]:
     """Channels of each level: those of option `name` times its factor, in whole groups of the normalisations."""
     found = tuple(number(config, name, int) * factor for factor in factors)
-    if any(channels % GROUPS or channels > WIDEST for channels in found):
-        allowed = f"a multiple of {GROUPS} channels, at most {WIDEST}"
-        raise ValueError(f"--config: {name} must give every level {allowed}, got {found}")
+    if any(channels % GROUPS for channels in found):
+        raise ValueError(f"--config: {name} must give every level a multiple of {GROUPS} channels, got {found}")
     return found

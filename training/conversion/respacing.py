@@ -11,7 +11,7 @@ from __future__ import annotations
 from training.conversion.flags import Flags
 
 
-def equivalent(flags: Flags) -> str:
+def spacing_for(flags: Flags) -> str:
     """What to set for the same steps, in words.
 
     Raises:

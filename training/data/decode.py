@@ -9,7 +9,6 @@ the colours hidden under transparent pixels cannot bleed in.
 from __future__ import annotations
 
 import io
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,8 @@ from PIL import Image, ImageOps
 
 Encoded = bytes | Path | None
 Item = tuple[str, Encoded]  # the name for messages, and where the encoded image is
-CHUNK = 16  # images a task: enough to hide the pool's overhead, few enough for large photographs
+CHUNK = 16  # images per task: enough to hide the pool's overhead, few enough for large photographs
+WORKERS = 8  # threads
 
 
 class Decoded(NamedTuple):
@@ -96,13 +96,12 @@ def decode_chunk(items: list[Item], resolution: int | None, channels: int | None
 def decode_all(items: Iterable[Item], resolution: int | None, channels: int | None) -> Iterator[Answer]:
     """Decode in a pool of threads (Pillow releases the interpreter lock), in order, with few images in flight."""
     Image.init()  # once, here: loading Pillow's plugins is not thread-safe
-    workers = min(8, os.cpu_count() or 1)
     iterator = iter(items)
     pending: deque[Future[list[Answer]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         while chunk := list(islice(iterator, CHUNK)):
             pending.append(pool.submit(decode_chunk, chunk, resolution, channels))
-            if len(pending) > 2 * workers:
+            if len(pending) > 2 * WORKERS:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from training.data.cache import key_of
-from training.evaluation.drawing import Batch, Model, draw_batch
 from training.evaluation.processes import Processes
+from training.evaluation.sampling import Batch, Model, draw_batch
 from training.files import write_whole
+from training.machine import versions
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def decided_by(model: Model, pipeline: str, seed: int, dtype: str, settings: dic
 
     The number of threads and the versions are among it, for the last bits depend on them.
     """
-    versions = (torch.__version__, diffusers.__version__)
     device = model.pipe.device.type
     machine = torch.cuda.get_device_name(model.pipe.device) if device == "cuda" else torch.get_num_threads()
-    return [pipeline, model.scheduler, seed, dtype, settings, versions, device, machine]
+    return [pipeline, model.scheduler, seed, dtype, settings, versions(), device, machine]
 
 
 def draw(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from training.data import ImageData, load_images
-from training.evaluation.drawing import Model
 from training.evaluation.options import Options
-from training.metrics.judge import NEIGHBOURS
+from training.evaluation.sampling import Model
+from training.metrics.sample_quality import NEIGHBOURS
 
 
 def load_split(options: Options, split: str) -> ImageData:

@@ -10,8 +10,8 @@ from training.data import ImageData
 from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.prepare import Evaluation
-from training.metrics.judge import Judge, class_measures
-from training.metrics.nearest import Memorisation
+from training.metrics.memorization import Memorization
+from training.metrics.sample_quality import SampleEvaluator, class_measures
 
 
 class Measuring:
@@ -26,26 +26,26 @@ class Measuring:
         cached = extract_cached(network, test.images, test.fingerprint, default_cache_dir(), "test images")
         features, recognised = cached
         self.test_accuracy = class_measures(recognised, test.labels).get("class_accuracy")
-        self.judge = Judge(network, features, options.num_samples)
-        self.floor = floor_of(self.judge, evaluation.train, options.num_samples, options.seed)
-        self.memorisation = None
+        self.evaluator = SampleEvaluator(network, features, options.num_samples)
+        self.floor = floor_of(self.evaluator, evaluation.train, options.num_samples, options.seed)
+        self.memorization = None
         if options.nearest:
             images = evaluation.train.images
-            self.memorisation = Memorisation(images, test.images, options.nearest, options.seed)
-            self.floor |= self.memorisation.floor()
+            self.memorization = Memorization(images, test.images, options.nearest, options.seed)
+            self.floor |= self.memorization.floor()
 
     def measure(self, pixels: np.ndarray, num_classes: int | None) -> dict[str, Any]:
         """The numbers of 8-bit images (N, C, H, W), of classes that take turns."""
         asked = None if num_classes is None else np.arange(len(pixels)) % num_classes
-        found = self.judge.measure(pixels, asked, "samples")
-        return found | (self.memorisation.measure(pixels) if self.memorisation else {})
+        found = self.evaluator.measure(pixels, asked, "samples")
+        return found | (self.memorization.measure(pixels) if self.memorization else {})
 
 
-def floor_of(judge: Judge, train: ImageData, count: int, seed: int) -> dict[str, Any]:
+def floor_of(evaluator: SampleEvaluator, train: ImageData, count: int, seed: int) -> dict[str, Any]:
     """The numbers of `count` training images, chosen at random: what a perfect model would score."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train.images))[:count])
     labels = None if train.labels is None else train.labels[chosen]
     which = f"{train.fingerprint} {count} {seed}"
     cache_dir = default_cache_dir()
-    found = extract_cached(judge.classifier, train.images[chosen], which, cache_dir, "training images")
-    return {"num_samples": len(chosen)} | judge.compare(*found, labels)
+    found = extract_cached(evaluator.classifier, train.images[chosen], which, cache_dir, "training images")
+    return {"num_samples": len(chosen)} | evaluator.compare(*found, labels)

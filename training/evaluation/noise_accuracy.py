@@ -13,7 +13,6 @@ import math
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,14 @@ import torch
 from transformers import HfArgumentParser
 
 from pipelines import NoiseSchedule, NoisyClassifier
+from training.command_line import parse_dataclasses
 from training.data import ImageData, load_images
-from training.evaluation.drawing import find_folder
 from training.evaluation.plots import accuracy_plot
-from training.evaluation.prepare import default_output, versions
+from training.evaluation.prepare import default_output
 from training.evaluation.results import aligned
+from training.evaluation.sampling import find_folder
 from training.files import weights_hash, write_json, write_whole
+from training.machine import versions
 from training.metrics.noise_accuracy import accuracy_by_noise_level, chance, noise_levels
 from training.model_index import read_index
 
@@ -61,13 +62,7 @@ def parse(arguments: list[str]) -> tuple[str, Options]:
         Options, prog="python -m training.metrics.noise_accuracy", description=__doc__.splitlines()[0]
     )
     parser.add_argument("model", help="the folder or the Hub id of a pipeline with a noisy classifier")
-    options, rest, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        near = get_close_matches(unknown[0], flags, n=1)
-        raise ValueError(f"unknown argument {unknown[0]!r}" + (f" (did you mean {near[0]}?)" if near else ""))
+    options, rest = parse_dataclasses(parser, arguments)
     return rest.model, options
 
 

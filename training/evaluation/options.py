@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import HfArgumentParser
 
-from training.evaluation.drawing import SCHEDULERS
+from training.command_line import did_you_mean, parse_dataclasses
+from training.evaluation.sampling import SCHEDULERS
 from training.metrics.feature_nets import NAMED
-from training.metrics.judge import NEIGHBOURS
+from training.metrics.sample_quality import NEIGHBOURS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
@@ -118,9 +118,7 @@ def one_of(name: str, value: str, allowed: list[str]) -> str:
     spelled = {word.lower(): word for word in allowed}
     if value.lower() in spelled:
         return spelled[value.lower()]
-    near = get_close_matches(value.lower(), spelled, n=1, cutoff=0.4)
-    hint = f" (did you mean {spelled[near[0]]}?)" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{did_you_mean(value, allowed)}")
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -150,11 +148,5 @@ def parse(arguments: list[str], description: str) -> tuple[str, Options]:
         action.option_strings = [text for text in action.option_strings if "-" not in text[2:] or text == "-h"]
         if action.option_strings and action.nargs != 0 and action.metavar is None:
             action.metavar = getattr(action.type, "__name__", "value").upper().replace("STRING_TO_BOOL", "YES/NO")
-    options, rest, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        near = get_close_matches(unknown[0], flags, n=1)
-        raise ValueError(f"unknown argument {unknown[0]!r}" + (f" (did you mean {near[0]}?)" if near else ""))
+    options, rest = parse_dataclasses(parser, arguments)
     return rest.model, options

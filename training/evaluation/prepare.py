@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
-import numpy as np
-import torch
 from torch import nn
 
 from training.data import ImageData
 from training.evaluation import checks
-from training.evaluation.drawing import Model, find_folder, open_model, pipeline_hash, short_name
 from training.evaluation.options import DTYPES, Options
 from training.evaluation.processes import Processes
 from training.evaluation.results import Row, read_rows
+from training.evaluation.sampling import Model, find_folder, open_model, pipeline_hash, short_name
 from training.files import weights_hash
+from training.machine import versions
 from training.metrics.feature_nets import open_features
 from training.metrics.features import classifier_hash
-from training.metrics.judge import NEIGHBOURS, subset_size
+from training.metrics.sample_quality import NEIGHBOURS, subset_size
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,6 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
 def default_output(location: str) -> Path:
     """Beside the model; a Hub id gets a folder of its name here, since its own is a cache."""
     return (Path(location) if Path(location).is_dir() else Path(location.rpartition("/")[2])) / "metrics.json"
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def sweep(evaluation: Evaluation) -> list[Row]:

@@ -14,8 +14,7 @@ from datetime import timedelta
 import torch
 
 from pipelines.allocator import keep_freed_memory
-
-PATIENCE = timedelta(days=7)  # one process may measure for hours while the others wait
+from training.machine import share_cores
 
 
 class Processes:
@@ -39,14 +38,14 @@ class Processes:
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+        # the first process measures while the others wait, often for longer than accelerate's default of ten minutes
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(days=1))
         self._state, self.index, self.count, self.device = state, state.process_index, state.num_processes, state.device
-        if state.device.type == "cpu":  # accelerate launch leaves each a single thread
-            usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            torch.set_num_threads(max(1, usable // self.count))
+        if state.device.type == "cpu":
+            share_cores(self.count)
 
     @staticmethod
-    def speaks() -> bool:
+    def is_reporter() -> bool:
         """Whether errors of this process are to be shown: all find the same, and one tells."""
         return os.environ.get("RANK", "0") == "0"
 
@@ -61,7 +60,7 @@ class Processes:
             self._state.wait_for_everyone()
 
     @contextmanager
-    def first_ahead(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The first process runs the block before the others do; also where it raises, and they then run into it."""
         if not self.first:
             self.wait()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from training.files import write_whole
+from training.sample_grid import tile
 
 Row = dict[str, Any]
 SECTIONS = ("results", "likelihood")  # of metrics.json: what was drawn, and bits/dim
@@ -133,15 +134,10 @@ def cell(values: Row, name: str) -> str:
 
 def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Image.Image:
     """The first images of (N, C, H, W), row by row, enlarged without smoothing; a short last row is left out."""
-    rows = max(min(rows, len(pixels) // columns), 1)
-    shown = pixels[: rows * columns]
-    channels, height, width = shown.shape[1:]
-    canvas = np.full((rows * columns, channels, height, width), 255, dtype=np.uint8)
-    canvas[: len(shown)] = shown
-    sheet = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
-    image = Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    shown = pixels[: max(min(rows, len(pixels) // columns), 1) * columns].transpose(0, 2, 3, 1)
+    return tile(
+        [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in shown], columns, scale
+    )
 
 
 def write_grid(path: Path, pixels: np.ndarray, columns: int, note: str) -> None:

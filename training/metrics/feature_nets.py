@@ -6,7 +6,6 @@ has `head`. A distance is named after its network: only Inception's is an FID.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -104,7 +103,6 @@ def open_features(features: str) -> nn.Module:
         return EfficientNetLite0().eval()
     if features == INCEPTION:
         return Inception().eval()
-    near = get_close_matches(features.lower(), NAMED, n=1)
-    if near and not Path(features).is_dir():
-        raise ValueError(f"features must be {', '.join(NAMED)} or a classifier, got {features!r}; perhaps {near[0]}?")
+    if "/" not in features and not Path(features).is_dir():
+        raise ValueError(f"features must be {', '.join(NAMED)}, a classifier's folder or its Hub id, got {features!r}")
     return open_classifier(features)

@@ -10,12 +10,12 @@ from training.data import load_images
 from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.metrics.feature_nets import open_classifier
-from training.metrics.judge import NEIGHBOURS, Judge
+from training.metrics.sample_quality import NEIGHBOURS, SampleEvaluator
 
 FEWEST = NEIGHBOURS + 1  # samples that the judge can measure
 
 
-def open_judge(features: str, dataset_name: str, samples: int) -> Judge:
+def open_evaluator(features: str, dataset_name: str, samples: int) -> SampleEvaluator:
     """A judge over the split "test" of the data.
 
     Raises:
@@ -30,11 +30,15 @@ def open_judge(features: str, dataset_name: str, samples: int) -> Judge:
             f"{shape}, {dataset_name} has {test.images.shape[1:]}"
         )
     found, _ = extract_cached(classifier, test.images, test.fingerprint, default_cache_dir(), "test images")
-    return Judge(classifier, found, samples)
+    return SampleEvaluator(classifier, found, samples)
 
 
 def distance(
-    judge: Judge, draw: Callable[[int, int, int | None], list[Image.Image]], classes: int, samples: int, name: str
+    evaluator: SampleEvaluator,
+    draw: Callable[[int, int, int | None], list[Image.Image]],
+    classes: int,
+    samples: int,
+    name: str,
 ) -> float:
     """Frechet distance of `samples` images, as many of each class, from `draw(count, seed, class or None)`."""
     images = []
@@ -42,7 +46,7 @@ def distance(
         for label, count in portions(samples, classes):
             images += draw(count, len(images), label)
             bar.update(count)
-    return judge.measure(to_pixels(images), None, name)["frechet_distance"]
+    return evaluator.measure(to_pixels(images), None, name)["frechet_distance"]
 
 
 def portions(samples: int, classes: int, most: int = 50) -> list[tuple[int | None, int]]:

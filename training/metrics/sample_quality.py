@@ -15,7 +15,7 @@ from training.metrics.precision_recall import precision_recall
 NEIGHBOURS = 3
 
 
-class Judge:
+class SampleEvaluator:
     """Measures sets of `count` images.
 
     The Frechet and the kernel distance are to the whole test split. Precision and recall depend on the number of real
@@ -62,7 +62,7 @@ def subset_size(count: int, available: int) -> int:
 
 
 def measure_names(network: nn.Module, nearest: bool) -> set[str]:
-    """The numbers that every set of images gets in the features of `network`, with or without `Memorisation`."""
+    """The numbers that every set of images gets in the features of `network`, with or without `Memorization`."""
     names = {network.frechet_name, network.kernel_name, "precision", "recall"}
     names |= {"class_entropy_bits"} if hasattr(network, "head") else set()
     return names | ({"nearest_train_distance"} if nearest else set())

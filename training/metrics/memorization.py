@@ -1,4 +1,4 @@
-"""Memorisation: how far an image is from the nearest training image, and how far new real images are.
+"""Memorization: how far an image is from the nearest training image, and how far new real images are.
 
 The distance is root-mean-square over the C H W values of two images, as values in [0, 1] (L2 per dimension): 0 for a
 copy, and it does not grow with the size. A model that copies draws images that lie nearer to the training set than
@@ -50,7 +50,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt((difference**2).mean()))
 
 
-class Memorisation:
+class Memorization:
     """The median distance of images to the nearest training image, beside that of held-back test images.
 
     Args:

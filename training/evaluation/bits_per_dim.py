@@ -1,6 +1,6 @@
 """Rows of metrics.json for bits/dim, the variational bound of a model on test images.
 
-`training.metrics.bound_estimate` measures it. It belongs to the network and its noise schedule, and not to a sampler:
+`training.metrics.bits_per_dim` measures it. It belongs to the network and its noise schedule, and not to a sampler:
 the rows stand in a section of their own.
 """
 
@@ -12,17 +12,17 @@ import numpy as np
 
 from training.data import ImageData
 from training.evaluation.checks import own_variance
-from training.evaluation.drawing import Model
 from training.evaluation.options import Options
 from training.evaluation.prepare import Evaluation, real
 from training.evaluation.results import Row, find_done, merge
-from training.metrics.bound_estimate import BitsPerDim, bits_per_dim
+from training.evaluation.sampling import Model
+from training.metrics.bits_per_dim import BitsPerDim, bits_per_dim
 
 SECTION = "likelihood"
 MEASURES = {"bits_per_dim", "standard_error", "prior", "decoder"}
 
 
-def measure_bits(evaluation: Evaluation) -> list[Row]:
+def measure_rows(evaluation: Evaluation) -> list[Row]:
     """Measure bits/dim with each variance asked for, unless metrics.json holds it; returns the rows, written."""
     options, model, output = evaluation.options, evaluation.model, evaluation.output
     variances = list(dict.fromkeys(options.variance_type or [own_variance(model)]))
@@ -31,7 +31,7 @@ def measure_bits(evaluation: Evaluation) -> list[Row]:
     done = {} if options.overwrite else {v: find_done(output, row, MEASURES, SECTION) for v, row in rows.items()}
     missing = [variance for variance in variances if done.get(variance) is None]
     if missing:
-        for variance, found in bits_of(model, evaluation.test, options, missing).items():
+        for variance, found in measure(model, evaluation.test, options, missing).items():
             done[variance] = rows[variance] | found
             merge(output, done[variance], SECTION)
     return [done[variance] for variance in variances]
@@ -51,7 +51,7 @@ def settings_of(model: Model, options: Options, variance: str) -> Row:
     }
 
 
-def bits_of(model: Model, test: ImageData, options: Options, variances: list[str]) -> dict[str, dict[str, Any]]:
+def measure(model: Model, test: ImageData, options: Options, variances: list[str]) -> dict[str, dict[str, Any]]:
     """`measured` and `curve`, L_t over t in bits/dim, of each variance."""
     order = np.random.default_rng(options.seed).permutation(len(test.images))
     chosen = np.sort(order[: options.bits_per_dim])

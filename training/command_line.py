@@ -1,0 +1,28 @@
+"""What the command lines share: unknown flags are refused, with the nearest known one."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from transformers import HfArgumentParser
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error message that names the known word nearest to `word`; empty if none is near."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def parse_dataclasses(parser: HfArgumentParser, arguments: list[str]) -> list[Any]:
+    """The parser's dataclasses, filled from `arguments`, and after them the namespace of its other arguments if any.
+
+    Raises:
+        ValueError: an unknown flag, with the nearest known flag.
+    """
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ValueError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
+    return parsed
