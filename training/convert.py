@@ -1,4 +1,4 @@
-"""Published checkpoints -> a folder that loads.
+"""Convert a published checkpoint to a folder that diffusers loads.
 
     python -m training.convert guided-diffusion --unet 64x64_diffusion.pt --classifier 64x64_classifier.pt \\
         --flags imagenet-64 --out adm-64
@@ -6,14 +6,15 @@
         --flags "--image_size 64 --num_channels 128 --num_res_blocks 3 --learn_sigma True"
     python -m training.convert latent-diffusion --unet model.ckpt --config config.yaml --out ldm-celebahq
 
-OpenAI's guided-diffusion (ADM) and improved-diffusion, with the flags that their READMEs and scripts have, or the name
-of a published set of them. A U-Net becomes a DDPMPipeline, with a classifier a ClassifierGuidancePipeline; both take
-the published ancestral steps (`timestep_spacing` "linspace"), and `--timestep_respacing` is told in these terms. A
-super-resolution U-Net has no pipeline here yet: its unet/ and scheduler/ are written, which load one by one. CompVis'
-unconditional latent-diffusion models, whose file holds the autoencoder, too, become a LatentDiffusionPipeline.
+OpenAI's guided-diffusion (ADM) and improved-diffusion are converted with the flags in their READMEs and scripts, or
+with the name of a published set of flags. A U-Net becomes a DDPMPipeline; a U-Net and a classifier become a
+ClassifierGuidancePipeline. Both take the published ancestral steps (`timestep_spacing` "linspace"), and the command
+prints what `--timestep_respacing` is in diffusers. There is no pipeline yet for a super-resolution U-Net: only its
+unet/ and scheduler/ are written, which load one by one. An unconditional latent-diffusion model of CompVis, whose file
+also holds the autoencoder, becomes a LatentDiffusionPipeline.
 
-What the flags say of the attention cannot be checked against the weights: --num_heads, --num_head_channels and
---use_new_attention_order must be those of the training. What each flag does otherwise, see conversion/flags.py.
+The flags of the attention cannot be checked against the weights: --num_heads, --num_head_channels and
+--use_new_attention_order must be those that the model was trained with. conversion/flags.py lists what each flag does.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from training.conversion.architecture import (
     parameter_count,
     unet_architecture,
 )
-from training.conversion.flag_checks import check
+from training.conversion.flag_checks import check_flags
 from training.conversion.flags import CLASSIFIER, PATHS, PUBLISHED, SAMPLING, Flags, parse_flags
 from training.conversion.latent import read_latent
 from training.conversion.respacing import spacing_for
@@ -46,15 +47,15 @@ def convert(family: str, unet: str, flags: str, out: str | Path, classifier: str
     """Write the folder `out` from published files; `flags` is a published set's name or a line of flags.
 
     Raises:
-        ValueError: flags, files or a folder that do not fit, before anything is written.
+        ValueError: flags, files or a folder that do not fit; nothing has been written then.
     """
-    out, given = _free(out), parse_flags(family, flags)
+    out, given = _checked_out(out), parse_flags(family, flags)
     for path in (unet, classifier):
         if path is not None and not Path(path).is_file():
             raise ValueError(f"no such file: {path}")
     _check_combination(given, classifier)
     scheduler = build_scheduler(given)
-    steering = None if classifier is None else convert_classifier(classifier, given)
+    guide = None if classifier is None else convert_classifier(classifier, given)
     network = convert_unet(unet, given)
     if given.super_resolution:
         _write(out, lambda folder: _save_parts(folder, network, scheduler))
@@ -62,23 +63,23 @@ def convert(family: str, unet: str, flags: str, out: str | Path, classifier: str
         home = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
         print(f"a super-resolution network has no pipeline yet: {home} loads {out / 'unet'}")
         return
-    if steering is None:
+    if guide is None:
         _write_pipeline(out, DDPMPipeline(network, scheduler))
     else:
-        _write_pipeline(out, ClassifierGuidancePipeline(network, scheduler, steering))
+        _write_pipeline(out, ClassifierGuidancePipeline(network, scheduler, guide))
 
 
 def convert_latent(checkpoint: str, config: str, out: str | Path) -> None:
     """Write the folder `out` from a checkpoint of latent-diffusion and its config.yaml.
 
     Raises:
-        ValueError: files or a folder that do not fit, before anything is written.
+        ValueError: files or a folder that do not fit; nothing has been written then.
     """
-    out = _free(out)
+    out = _checked_out(out)
     _write_pipeline(out, read_latent(checkpoint, config))
 
 
-def _free(out: str | Path) -> Path:
+def _checked_out(out: str | Path) -> Path:
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out must be a new or an empty folder, got {out}")
@@ -88,15 +89,15 @@ def _free(out: str | Path) -> Path:
 def _check_combination(flags: Flags, classifier: str | None) -> None:
     paths, sampling = sorted(flags.given & set(PATHS)), sorted(flags.given & set(SAMPLING))
     if paths:
-        print(f"not used: {', '.join(paths)}")
+        print(f"ignored: {', '.join(paths)}")
     if sampling:
-        print(f"of the sampling, and not written: {', '.join(sampling)}")
+        print(f"ignored, because they only concern sampling: {', '.join(sampling)}")
     if flags.timestep_respacing:
         print(f"--timestep_respacing {flags.timestep_respacing}: {spacing_for(flags)}")
     if classifier is None:
         unused = sorted(flags.given & set(CLASSIFIER))
         if unused:
-            print(f"without --classifier these flags are not used: {', '.join(unused)}")
+            print(f"ignored without --classifier: {', '.join(unused)}")
         return
     if flags.family != "guided-diffusion":
         raise ValueError(f"--classifier: {flags.family} has no classifiers, guided-diffusion has")
@@ -107,12 +108,15 @@ def _check_combination(flags: Flags, classifier: str | None) -> None:
 
 
 def build_scheduler(flags: Flags) -> DDPMScheduler:
-    """The published process: its betas, what the network predicts, its variance, its clipping and spacing of steps.
+    """The published process: betas, prediction type, variance, clipping and spacing of steps.
 
     Raises:
         ValueError: so few steps that a linear beta would be above 1.
     """
-    steps, scale = flags.diffusion_steps, 1000 / flags.diffusion_steps  # betas shrink as steps grow, and abar_T stays
+    steps, scale = (
+        flags.diffusion_steps,
+        1000 / flags.diffusion_steps,
+    )  # more steps have smaller betas, so that abar_T stays the same
     if flags.noise_schedule == "linear" and 0.02 * scale > 1:
         raise ValueError(f"--flags: diffusion_steps must be at least 20 with the linear schedule, got {steps}")
     fixed = "fixed_small" if flags.sigma_small else "fixed_large"
@@ -129,52 +133,52 @@ def build_scheduler(flags: Flags) -> DDPMScheduler:
 
 
 def convert_unet(path: str, flags: Flags) -> UNet2DModel:
-    """The U-Net of a file.
+    """The U-Net in a file.
 
     Raises:
-        ValueError: the file is none, or is not what the flags describe.
+        ValueError: the file cannot be read, or the flags describe another network.
     """
     architecture, state = unet_architecture(flags), read_state_dict(path)
     channels = _channels(state, flags)
     inputs, outputs = channels * (2 if flags.super_resolution else 1), channels * (2 if flags.learn_sigma else 1)
     model = architecture.build_unet(
-        inputs, outputs, _rows(state, "label_emb.weight", 1000) if flags.class_cond else None
+        inputs, outputs, _num_classes(state, "label_emb.weight", 1000) if flags.class_cond else None
     )
-    return _filled(path, flags, model, architecture, state)
+    return _with_weights(path, flags, model, architecture, state)
 
 
 def convert_classifier(path: str, flags: Flags) -> NoisyClassifier:
-    """The classifier of a file.
+    """The classifier in a file.
 
     Raises:
-        ValueError: the file is none, or is not what the flags describe.
+        ValueError: the file cannot be read, or the flags describe another network.
     """
     architecture, state = classifier_architecture(flags), read_state_dict(path)
     last = {"attention": "out.2.c_proj", "adaptive": "out.3", "spatial": "out.2", "spatial_v2": "out.3"}
-    num_classes = _rows(state, f"{last[flags.classifier_pool]}.bias", 1000)
+    num_classes = _num_classes(state, f"{last[flags.classifier_pool]}.bias", 1000)
     model = architecture.build_classifier(_channels(state, flags), num_classes, flags.classifier_pool)
-    return _filled(path, flags, model, architecture, state, classifier=True)
+    return _with_weights(path, flags, model, architecture, state, classifier=True)
 
 
-def _filled(
+def _with_weights(
     path: str, flags: Flags, model: ModelMixin, architecture: Architecture, state: dict[str, Tensor], **kind: bool
 ) -> ModelMixin:
-    check(path, flags, expected_shapes(model, architecture), shapes_of(state), **kind)
+    check_flags(path, flags, expected_shapes(model, architecture), shapes_of(state), **kind)
     fill(model, state, architecture)
     print(f"{path}: {len(state)} tensors, {parameter_count(model) / 1e6:.1f} M weights -> {type(model).__name__}")
     return model
 
 
 def _channels(state: dict[str, Tensor], flags: Flags) -> int:
-    """3, as published, or 1 where the file says so: of an image."""
+    """Channels of an image: 1 if the first convolution of the file takes one, else 3 as published."""
     weight = state.get("input_blocks.0.0.weight")
     inputs = 2 if flags.super_resolution else 1
     return 1 if weight is not None and weight.ndim == 4 and weight.shape[1] == inputs else 3
 
 
-def _rows(state: dict[str, Tensor], key: str, otherwise: int) -> int:
-    """How many classes a file knows: its scripts have no flag for it."""
-    return len(state[key]) if key in state and state[key].ndim else otherwise
+def _num_classes(state: dict[str, Tensor], key: str, default: int) -> int:
+    """The number of classes, from the rows of a weight or `default` without it: the scripts have no flag for it."""
+    return len(state[key]) if key in state and state[key].ndim else default
 
 
 def _save_parts(folder: Path, network: UNet2DModel, scheduler: DDPMScheduler) -> None:
@@ -188,7 +192,7 @@ def _write_pipeline(out: Path, pipeline: DiffusionPipeline) -> None:
 
 
 def _write(out: Path, save: Callable[[Path], None]) -> None:
-    """Let `save` fill a folder beside `out`, then rename it: there is all of it, or nothing."""
+    """Let `save` fill a temporary folder beside `out`, then rename it, so that a failure leaves nothing behind."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         staged = Path(temporary) / out.name
@@ -197,8 +201,8 @@ def _write(out: Path, save: Callable[[Path], None]) -> None:
     print(f"wrote {out}")
 
 
-def _joined(arguments: list[str]) -> list[str]:
-    """`--flags --x` as `--flags=--x`: a lone flag would be taken for one of this command's."""
+def _attach_flags(arguments: list[str]) -> list[str]:
+    """Turn `--flags --x` into `--flags=--x`: argparse would take a lone `--x` for a flag of this command."""
     if "--flags" not in arguments[:-1]:
         return arguments
     place = arguments.index("--flags")
@@ -206,18 +210,20 @@ def _joined(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: exits with one line where something does not fit."""
+    """The command line. Bad input exits with a one-line message."""
     parser = argparse.ArgumentParser(
         prog="python -m training.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("family", choices=[*PUBLISHED, "latent-diffusion"], help="the repository that the files are of")
+    parser.add_argument(
+        "family", choices=[*PUBLISHED, "latent-diffusion"], help="the repository that the files come from"
+    )
     parser.add_argument("--unet", required=True, help="the .pt file of the U-Net")
     parser.add_argument("--classifier", help="the .pt file of a noisy classifier (guided-diffusion)")
     sets = "; ".join(f"{family}: {', '.join(names)}" for family, names in PUBLISHED.items())
-    parser.add_argument("--flags", default="", help=f"flags in quotes, or a published set of them. {sets}")
+    parser.add_argument("--flags", default="", help=f"flags in quotes, or the name of a published set of flags. {sets}")
     parser.add_argument("--config", help="the config.yaml of a latent-diffusion model, instead of flags")
-    parser.add_argument("--out", required=True, help="a new folder")
-    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    parser.add_argument("--out", required=True, help="a new or empty folder to write")
+    options = parser.parse_args(_attach_flags(sys.argv[1:] if arguments is None else arguments))
     try:
         if options.family == "latent-diffusion":
             if not options.config or options.flags or options.classifier:

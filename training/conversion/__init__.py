@@ -1,1 +1,1 @@
-"""Published checkpoints in the names and shapes of this project: what flags mean, and where each weight goes."""
+"""Converting published checkpoints: what their flags mean, and where each of their weights goes."""

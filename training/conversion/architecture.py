@@ -1,7 +1,7 @@
-"""What flags build: the levels of a published U-Net or classifier, and the same network in the terms of diffusers.
+"""From published flags to the levels of a U-Net or classifier, and to the same network built with diffusers.
 
-`create_model`, `sr_create_model` and `create_classifier` of the published `script_util.py`, and the constructors of
-`UNetModel`, `SuperResModel` and `EncoderUNetModel` (see flags.py for where they are).
+Follows `create_model`, `sr_create_model` and `create_classifier` of the published `script_util.py`, and the
+constructors of `UNetModel`, `SuperResModel` and `EncoderUNetModel` (flags.py links to the repositories).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import nn
 from pipelines import ADMUNet2DModel, NoisyClassifier
 from training.conversion.flags import Flags
 
-GROUPS = 32  # of every normalisation
+GROUPS = 32  # of every group norm
 LONG, MIDDLE, SHORT = (1, 1, 2, 2, 4, 4), (1, 1, 2, 3, 4), (1, 2, 3, 4)
-MULTIPLIERS = {  # by the size of the images
+MULTIPLIERS = {  # by image size
     "guided-diffusion": {512: (0.5, 1, 1, 2, 2, 4, 4), 256: LONG, 128: MIDDLE, 64: SHORT},
     "improved-diffusion": {256: LONG, 64: SHORT, 32: (1, 2, 2, 2)},
     "guided-diffusion super-resolution": {512: LONG, 256: LONG, 64: SHORT},
@@ -33,13 +33,14 @@ class Architecture:
 
     Attributes:
         size: height and width of the images
-        model_channels: width of the timestep's sines and cosines, and what `widths` are multiples of
-        widths, attends: channels, and whether there is attention, of each level; the middle always has it
+        model_channels: width of the sinusoidal timestep embedding; `widths` are multiples of it
+        widths, attends: the channels of each level, and whether it has attention; the middle block always has it
         layers: residual blocks per level
-        heads, up_heads: channels of an attention head at each level, on the way down and up
-        scale_shift, resblock_updown, conv_resample, new_order: as the flags of (almost) these names
-        dropout: share of activations dropped, in training
-        timestep_scale: the network sees the timestep times this
+        heads, up_heads: channels per attention head at each level, on the way down and on the way up
+        scale_shift, resblock_updown, conv_resample, new_order: the flags use_scale_shift_norm, resblock_updown,
+            conv_resample and use_new_attention_order
+        dropout: share of activations dropped in training
+        timestep_scale: the timestep is multiplied by this before the network sees it
     """
 
     size: int
@@ -56,7 +57,7 @@ class Architecture:
     dropout: float = 0.0
     timestep_scale: float = 1.0
 
-    # ------------------------------------------------------------------------------------------ in diffusers' terms
+    # ---------------------------------------------------------------------------------------- built with diffusers
 
     def blocks(self, direction: str) -> tuple[str, ...]:
         """The block type of each level, `direction` "Down" or "Up", level 0 first."""
@@ -74,7 +75,7 @@ class Architecture:
         return "scale_shift" if self.scale_shift else "default"
 
     def build_unet(self, in_channels: int, out_channels: int, num_classes: int | None) -> UNet2DModel:
-        """A U-Net without weights (on the meta device): stock where its config can say it all, else ours."""
+        """A U-Net without weights (on the meta device): diffusers' own where its config can express it, else ours."""
         config = {
             "sample_size": self.size,
             "in_channels": in_channels,
@@ -89,7 +90,7 @@ class Architecture:
             "resnet_time_scale_shift": self.time_scale_shift,
             "dropout": self.dropout,
             "norm_num_groups": GROUPS,
-            "attn_norm_num_groups": GROUPS,  # left out, the middle attention would lose its norm with scale_shift
+            "attn_norm_num_groups": GROUPS,  # without it the middle attention has no norm if scale_shift is on
             "norm_eps": 1e-5,
             "flip_sin_to_cos": True,
             "freq_shift": 0,
@@ -135,10 +136,10 @@ class Architecture:
 
 
 def unet_architecture(flags: Flags) -> Architecture:
-    """The U-Net of `flags`.
+    """The U-Net that `flags` describe.
 
     Raises:
-        ValueError: a size without published multipliers, or numbers that no network can have, by flag.
+        ValueError: a size without published multipliers, or numbers that do not fit together; it names the flag.
     """
     size = flags.large_size if flags.super_resolution else flags.image_size
     widths = _widths(flags, size, flags.num_channels, "num_channels")
@@ -162,10 +163,10 @@ def unet_architecture(flags: Flags) -> Architecture:
 
 
 def classifier_architecture(flags: Flags) -> Architecture:
-    """The classifier of `flags`.
+    """The classifier that `flags` describe.
 
     Raises:
-        ValueError: a size without published multipliers, or numbers that no network can have, by flag.
+        ValueError: a size without published multipliers, or numbers that do not fit together; it names the flag.
     """
     size, resolutions = flags.image_size, "classifier_attention_resolutions"
     widths = _widths(flags, size, flags.classifier_width, "classifier_width")
@@ -187,7 +188,7 @@ def classifier_architecture(flags: Flags) -> Architecture:
 
 
 def _widths(flags: Flags, size: int, channels: int, name: str) -> tuple[int, ...]:
-    """Channels of each level. A classifier of a published size has the published levels, whatever channel_mult says."""
+    """Channels of each level. A classifier of a published size ignores channel_mult, as the published code does."""
     table = MULTIPLIERS[f"{flags.family} super-resolution" if flags.super_resolution else flags.family]
     which = "large_size" if flags.super_resolution else "image_size"
     if flags.channel_mult and (name == "num_channels" or size not in table):
@@ -207,7 +208,7 @@ def _widths(flags: Flags, size: int, channels: int, name: str) -> tuple[int, ...
 
 
 def _attends(size: int, levels: int, resolutions: str, name: str) -> tuple[bool, ...]:
-    """Published: a level attends if it halves the image size // r times, for any of the resolutions r."""
+    """As published: level l attends if 2^l is size // r for one of the resolutions r."""
     given = _numbers(name, resolutions, int)
     return tuple(2**level in {size // resolution for resolution in given} for level in range(levels))
 
@@ -215,10 +216,10 @@ def _attends(size: int, levels: int, resolutions: str, name: str) -> tuple[bool,
 def head_channels(
     widths: tuple[int, ...], attends: tuple[bool, ...], channels: int, count: int, name: str, source: str = "--flags"
 ) -> tuple[int, ...]:
-    """Channels of a head at each level: `channels`, or where that is -1 the width over `count`.
+    """Channels per attention head at each level: `channels`, or the level's width / `count` if that is -1.
 
     Raises:
-        ValueError: they do not fit; it says the `name` of `count` and where it was given.
+        ValueError: a width that cannot be divided so; it names the option, `name` if it is `count`, and its `source`.
     """
     used = [*attends[:-1], True]
     number, name = (count, name) if channels == -1 else (channels, "num_head_channels")
@@ -240,5 +241,5 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers a network has learned."""
+    """The number of parameters of a network."""
     return sum(parameter.numel() for parameter in model.parameters())

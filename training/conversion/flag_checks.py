@@ -1,7 +1,7 @@
-"""Whether a file holds the network that the flags describe, and if not, which flag it speaks against.
+"""Checks that a file holds the network that the flags describe, and names the flag that contradicts it.
 
-The number of attention heads, the order of q, k and v, and the schedule leave no trace in the weights: there the flags
-are believed.
+The number of attention heads, the order of q, k and v, and the noise schedule cannot be seen in the weights: for these
+the flags are trusted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from training.conversion.flags import Flags
 from training.conversion.weights import Shapes
 
-# The first row for which the flags and the file differ names the flag: what the later ones compare follows from it.
-# "shape": at keys that both have; "presence": keys that only one has.
-EVIDENCE = (
+# (flag, keys that depend on it, what of them is compared). The first row that differs names the wrong flag: the rows
+# after it depend on the same flag too. "shape": keys that both have; "presence": keys that only one has.
+CHECKS = (
     ("num_channels", r"time_embed\.0\.weight", "shape"),
     ("class_cond", r"label_emb\.weight", "presence"),
     ("large_size", r"input_blocks\.0\.0\.weight", "input"),
@@ -27,7 +27,7 @@ EVIDENCE = (
     ("classifier_pool", r"out\..*\.?(weight|positional_embedding)", "presence"),
     ("image_size", r"out\.2\.positional_embedding", "shape"),
 )
-CLASSIFIERS = {
+CLASSIFIER_NAMES = {  # the same flags of a classifier
     "num_channels": "classifier_width",
     "channel_mult": "image_size",
     "num_res_blocks": "classifier_depth",
@@ -37,29 +37,30 @@ CLASSIFIERS = {
 }
 
 
-def check(path: str, flags: Flags, expected: Shapes, found: Shapes, classifier: bool = False) -> None:
-    """Compare what the flags give with what the file has.
+def check_flags(path: str, flags: Flags, expected: Shapes, found: Shapes, classifier: bool = False) -> None:
+    """Compare the shapes that the flags give with those in the file.
 
     Raises:
-        ValueError: they differ; it names the flag where one can be told, a key and both shapes.
+        ValueError: they differ; it names the flag if one can be blamed, a key and both shapes.
     """
     if expected == found:
         return
-    for flag, pattern, kind in EVIDENCE:
+    for flag, pattern, kind in CHECKS:
         key = _differing(re.compile(pattern), kind, expected, found)
         if key is None or (classifier and flag in ("class_cond", "large_size", "learn_sigma")):
             continue
-        name = CLASSIFIERS.get(flag, flag) if classifier else flag
+        name = CLASSIFIER_NAMES.get(flag, flag) if classifier else flag
         if name == "channel_mult" and not flags.channel_mult:
-            name = "image_size"  # which decides it
+            name = "image_size"  # the multipliers follow from it
         raise ValueError(
-            f"{path}: {_claim(name, flags)} gives {_told(key, expected)}, the file has {_told(key, found)}"
+            f"{path}: {_flag_text(name, flags)} gives {_shape_text(key, expected)}, "
+            f"the file has {_shape_text(key, found)}"
         )
     raise ValueError(f"{path}: the flags describe another network: {differences(expected, found)}")
 
 
 def _differing(pattern: re.Pattern, kind: str, expected: Shapes, found: Shapes) -> str | None:
-    """The first key that matches `pattern` and differs in `kind`; for "count" the last block of the longer one."""
+    """The first key that matches `pattern` and differs in `kind`; for "count", the last block that only one has."""
     keys = [key for key in (*expected, *(key for key in found if key not in expected)) if pattern.fullmatch(key)]
     if kind == "presence":
         return next((key for key in keys if (key in expected) != (key in found)), None)
@@ -76,7 +77,7 @@ def _has(shapes: Shapes, prefix: str) -> bool:
     return any(key.startswith(f"{prefix}.") for key in shapes)
 
 
-def _claim(name: str, flags: Flags) -> str:
+def _flag_text(name: str, flags: Flags) -> str:
     if name == "large_size":
         return "--large_size" if flags.super_resolution else "no --large_size (an image model)"
     if name == "image_size" and flags.super_resolution:
@@ -84,12 +85,12 @@ def _claim(name: str, flags: Flags) -> str:
     return f"--{name} {getattr(flags, name)}"
 
 
-def _told(key: str, shapes: Shapes) -> str:
+def _shape_text(key: str, shapes: Shapes) -> str:
     return f"{key} {shapes[key]}" if key in shapes else f"no {key}"
 
 
 def differences(expected: Shapes, found: Shapes) -> str:
-    """Which keys are missing, not used or of another shape, the first three of each; "" where there are none."""
+    """The keys that are missing, unused or of another shape, three of each at most; "" if all agree."""
     missing = [key for key in expected if key not in found]
     unused = [key for key in found if key not in expected]
     other = [key for key in expected if key in found and expected[key] != found[key]]

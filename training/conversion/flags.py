@@ -1,16 +1,16 @@
-"""The command-line flags of guided-diffusion and improved-diffusion, with their defaults and their published sets.
+"""The command-line flags of guided-diffusion and improved-diffusion: their defaults, and the published sets of flags.
 
-As `script_util.py` of the two repositories has them. Those about the network are read in architecture.py; of the rest,
+They are those of `script_util.py` in the two repositories. architecture.py reads the flags of the network; the others:
 
-    diffusion_steps, noise_schedule, predict_xstart  } become the scheduler's: T and betas, what the network predicts,
+    diffusion_steps, noise_schedule, predict_xstart  } go into the scheduler: T and betas, what the network predicts,
     learn_sigma, sigma_small                         } and the variance of a step
     rescale_timesteps                                the network sees t 1000 / T: `timestep_scale` of ADMUNet2DModel
-    use_fp16, use_checkpoint, classifier_use_fp16    say how it was computed; weights are written in float32
-    use_kl, rescale_learned_sigmas                   say which loss it was trained with, and change nothing here
-    clip_denoised                                    becomes the scheduler's `clip_sample`
-    timestep_respacing                               says at which steps it was sampled, see respacing.py
-    classifier_scale, ...                            say how it was sampled (`guidance_scale`)
-    model_path, classifier_path, base_samples        are read past: --unet and --classifier name the files
+    use_fp16, use_checkpoint, classifier_use_fp16    how it was computed: ignored, weights are written in float32
+    use_kl, rescale_learned_sigmas                   the loss of its training: ignored
+    clip_denoised                                    the scheduler's `clip_sample`
+    timestep_respacing                               the steps it was sampled at, see respacing.py
+    classifier_scale, ...                            how it was sampled: ignored (`guidance_scale` is its name here)
+    model_path, classifier_path, base_samples        ignored: --unet and --classifier name the files
 
 https://github.com/openai/guided-diffusion, https://github.com/openai/improved-diffusion
 """
@@ -55,8 +55,8 @@ CLASSIFIER = {
     "classifier_resblock_updown": True,
     "classifier_pool": "attention",
 }
-# of the scripts that sample: they are read, for README lines come with them, and have no part in a conversion
-# (timestep_respacing, too, which the scripts count among those of the process)
+# flags of the sampling scripts: accepted, because the lines in the READMEs contain them, but not used in a conversion
+# (nor is timestep_respacing, which the scripts list with the flags of the process)
 SAMPLING = {"classifier_scale": 1.0, "use_ddim": False, "batch_size": 16, "num_samples": 10000}
 PATHS = {"model_path": "", "classifier_path": "", "base_samples": ""}
 DEFAULTS = {
@@ -73,7 +73,7 @@ DEFAULTS = {
         "resblock_updown": False,
         "use_fp16": False,
         "use_new_attention_order": False,
-        "conv_resample": True,  # an argument of the network that the published scripts do not offer
+        "conv_resample": True,  # an argument of the network for which the published scripts have no flag
     },
     "improved-diffusion": DIFFUSION
     | NETWORK
@@ -137,7 +137,7 @@ PUBLISHED = {
         "lsun-bedroom": f"{_BEDROOM} --num_channels 128 --num_res_blocks 2 {_PLAIN_TIME}",
     },
 }
-_SAME = {  # by the objective or the learning rate that they were trained with
+_SAME = {  # checkpoints that differ only in the loss or the learning rate of their training
     "imagenet-64": "imagenet-64-uncond",
     "imagenet-64-uncond-vlb": "imagenet-64-uncond",
     "cifar10-vlb": "cifar10",
@@ -147,9 +147,9 @@ PUBLISHED["improved-diffusion"] |= {name: PUBLISHED["improved-diffusion"][same] 
 
 
 class Flags(argparse.Namespace):
-    """The value of each flag of a repository, as an attribute, and which of them were `given`.
+    """The value of each flag of a repository as an attribute, and in `given` the names of those on the command line.
 
-    `improved-diffusion` has no say in some things: there `num_head_channels` is -1, `channel_mult` "" and so on.
+    A flag that improved-diffusion lacks has guided-diffusion's default: `num_head_channels` is -1, and so on.
     """
 
     family: str
@@ -164,15 +164,15 @@ class Flags(argparse.Namespace):
 
     @property
     def super_resolution(self) -> bool:
-        """Whether they describe a network that enlarges images."""
+        """Whether the flags describe a network that enlarges images."""
         return bool(self.given & set(SUPER_RESOLUTION))
 
 
 def parse_flags(family: str, text: str) -> Flags:
-    """The flags of `family` in `text`: the name of a published set, flags, or a name and flags that differ from it.
+    """The flags of `family` in `text`: the name of a published set, flags, or a name followed by flags that override it.
 
     Raises:
-        ValueError: an unknown set or flag, or a value that a flag cannot have, by name.
+        ValueError: an unknown set or flag, or an invalid value; it names the flag.
     """
     defaults, words = DEFAULTS[family], _words(text)
     if words and not words[0].startswith("--"):

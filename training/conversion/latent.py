@@ -1,8 +1,8 @@
-"""CompVis' latent diffusion: a `.ckpt` and its config.yaml -> a LatentDiffusionPipeline (Rombach et al. 2022).
+"""CompVis' latent diffusion (Rombach et al. 2022): from a `.ckpt` and its config.yaml to a LatentDiffusionPipeline.
 
-The U-Net is guided-diffusion's with its own names for the flags; the autoencoder, KL or VQ, is read by diffusers'
-converter of single files. The averaged weights (`model_ema`) are taken where there are any, as the published sampler
-does. Only unconditional models: the others look at their condition by cross-attention, which no network here has.
+The U-Net is that of guided-diffusion, with other names for the flags. The autoencoder, KL or VQ, is read by diffusers'
+single-file converter. If the file has averaged weights (`model_ema`) they are used, as the published sampler does. Only
+unconditional models: the others see their condition through cross-attention, which no network here has.
 
 https://github.com/CompVis/latent-diffusion
 """
@@ -29,19 +29,19 @@ from training.conversion.latent_config import multiples, number, numbers, read_c
 from training.conversion.weights import expected_shapes, fill, read, shapes_of
 
 UNET, AVERAGED, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
-# what else a checkpoint holds: the tables of the process, counters, and losses of the autoencoder's training
-REST = re.compile(r"(betas|.*alphas.*|posterior_.*|lvlb_weights|logvar|scale_factor|cond_ids|model_ema\..*)")
+# other entries of a checkpoint: tables of the process, counters, and losses of the autoencoder's training
+IGNORED = re.compile(r"(betas|.*alphas.*|posterior_.*|lvlb_weights|logvar|scale_factor|cond_ids|model_ema\..*)")
 SAMPLER = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
 
 
 def read_latent(checkpoint: str, config: str) -> LatentDiffusionPipeline:
-    """The pipeline of a checkpoint.
+    """The pipeline in a checkpoint.
 
     Raises:
-        ValueError: a file that is none, a model that is conditional or of another kind, or weights that do not fit.
+        ValueError: an unreadable file, a conditional model or one of another kind, or weights that do not fit.
     """
     params = read_config(config)
-    try:  # before the weights, which are large
+    try:  # all checks of the config come before the weights, which are large
         shape = params["unet_config"]["params"]
         architecture = _architecture(shape, params.get("image_size"))
         channels = (number(shape, name, int) for name in ("in_channels", "out_channels"))
@@ -49,9 +49,10 @@ def read_latent(checkpoint: str, config: str) -> LatentDiffusionPipeline:
         vae = _autoencoder(params["first_stage_config"]["params"], number(params, "scale_factor", float, 1.0))
         scheduler = _scheduler(params)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        told = str(error).partition("\n")[0]
-        told = told if told.startswith("--config: ") else f"--config: {config}: {type(error).__name__} {told}"
-        raise ValueError(told) from error
+        reason = str(error).partition("\n")[0]
+        if not reason.startswith("--config: "):
+            reason = f"--config: {config}: {type(error).__name__} {reason}"
+        raise ValueError(reason) from error
     state = _read_checkpoint(checkpoint)
     _fill_unet(checkpoint, state, unet, architecture)
     _fill_autoencoder(checkpoint, state, vae)
@@ -65,11 +66,11 @@ def _scheduler(params: dict[str, Any]) -> DDIMScheduler:
         num_train_timesteps=number(params, "timesteps", int, 1000),
         beta_start=number(params, "linear_start", float, 1e-4),
         beta_end=number(params, "linear_end", float, 2e-2),
-        beta_schedule="scaled_linear",  # what is called linear there: in the root of beta
+        beta_schedule="scaled_linear",  # CompVis calls it linear: it is linear in sqrt(beta)
         prediction_type="epsilon",
         **SAMPLER,
     )
-    NoiseSchedule.from_scheduler(scheduler)  # which refuses what is no process
+    NoiseSchedule.from_scheduler(scheduler)  # raises ValueError for betas outside (0, 1]
     return scheduler
 
 
@@ -83,9 +84,9 @@ def _read_checkpoint(path: str) -> dict[str, Tensor]:
     if state.get("scale_factor", torch.ones(())).numel() != 1:
         raise ValueError(f"{path}: scale_factor must be one number, got shape {tuple(state['scale_factor'].shape)}")
     known = (UNET, AUTOENCODER)
-    strangers = [name for name in state if not name.startswith(known) and not REST.fullmatch(name)]
-    if strangers:
-        raise ValueError(f"{path}: {len(strangers)} not used ({', '.join(strangers[:3])})")
+    unknown = [name for name in state if not name.startswith(known) and not IGNORED.fullmatch(name)]
+    if unknown:
+        raise ValueError(f"{path}: {len(unknown)} not used ({', '.join(unknown[:3])})")
     return dict(state)
 
 
@@ -114,7 +115,7 @@ def _without_foreign_code(path: str) -> AbstractContextManager:
 
 
 def _architecture(config: dict[str, Any], size: int | None) -> Architecture:
-    """`size` is that of the latents; the U-Net's own `image_size` says nothing where the two differ."""
+    """The U-Net of a config. `size` is that of the latents, and overrides the U-Net's own `image_size`."""
     mult = numbers(config, "channel_mult", (1, 2, 4, 8))
     if mult[0] != 1:
         raise ValueError(f"--config: channel_mult[0] must be 1, got {mult[0]}: the first convolution has its width")
@@ -140,7 +141,7 @@ def _architecture(config: dict[str, Any], size: int | None) -> Architecture:
 
 def _fill_unet(path: str, state: dict[str, Tensor], model: UNet2DModel, architecture: Architecture) -> None:
     expected = expected_shapes(model, architecture)
-    # a key of the averaged ones is that of the network without its dots
+    # the key of an averaged weight is that of the network's weight without its dots
     averaged = {f"{AVERAGED}{f'{UNET}{key}'.removeprefix('model.').replace('.', '')}": key for key in expected}
     if any(name.startswith(AVERAGED) for name in state):
         found = {averaged.get(name, name): value for name, value in state.items() if name.startswith(AVERAGED)}
@@ -157,7 +158,7 @@ def _fill_unet(path: str, state: dict[str, Tensor], model: UNet2DModel, architec
 
 
 def _autoencoder(params: dict[str, Any], scale: float) -> AutoencoderKL | VQModel:
-    """Without weights (on the meta device)."""
+    """The autoencoder of a config, without weights (on the meta device)."""
     shape = params["ddconfig"]
     if params["embed_dim"] != shape["z_channels"]:
         raise ValueError(f"--config: embed_dim must be {shape['z_channels']} (z_channels), got {params['embed_dim']}")
@@ -183,7 +184,7 @@ def _autoencoder(params: dict[str, Any], scale: float) -> AutoencoderKL | VQMode
 
 
 def _fill_autoencoder(path: str, state: dict[str, Tensor], model: AutoencoderKL | VQModel) -> None:
-    if "scale_factor" in state:  # measured in training, where the config does not say it
+    if "scale_factor" in state:  # measured in training if the config does not set it
         model.register_to_config(scaling_factor=float(state["scale_factor"]))
     own = {key: value for key, value in state.items() if key.startswith(AUTOENCODER)}
     own = {key: value for key, value in own.items() if not key.startswith(f"{AUTOENCODER}loss.")}

@@ -1,4 +1,4 @@
-"""The config.yaml of a latent-diffusion model: its numbers, and what in it no network here can be."""
+"""Reads the config.yaml of a latent-diffusion model, and refuses options that no network here supports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from training.conversion.architecture import GROUPS
 
-PLAIN = (  # where, option, the one value that is read, and why no other is
+SUPPORTED = (  # section, option, its only supported value, and why there is no other
     ("", "cond_stage_config", "__is_unconditional__", "no network here looks at a condition by cross-attention"),
     ("", "parameterization", "eps", "only networks that predict eps are read"),
     ("", "beta_schedule", "linear", "the scheduler written is scaled_linear, its name in diffusers"),
@@ -28,17 +28,17 @@ PLAIN = (  # where, option, the one value that is read, and why no other is
     ("ddconfig", "tanh_out", False, "diffusers' decoders end without tanh"),
     ("ddconfig", "give_pre_end", False, "diffusers' decoders go to the end"),
 )
-TARGETS = {  # the classes that are read
+TARGETS = {  # the supported classes
     "unet_config": ("openaimodel.UNetModel",),
     "first_stage_config": ("autoencoder.AutoencoderKL", "autoencoder.VQModelInterface"),
 }
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """`model.params` of a file.
+    """`model.params` of a config file, read with `yaml.safe_load`: nothing in it is executed.
 
     Raises:
-        ValueError: the file is no config of a latent diffusion model, or one of a kind that is not read, by option.
+        ValueError: not a config of a latent diffusion model, or an unsupported option; it names the option.
     """
     if not Path(path).is_file():
         raise ValueError(f"no such file: {path}")
@@ -46,14 +46,14 @@ def read_config(path: str) -> dict[str, Any]:
         params = yaml.safe_load(Path(path).read_text())["model"]["params"]
         parts = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
-        told = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no config of a latent diffusion model: {type(error).__name__} {told}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no config of a latent diffusion model: {type(error).__name__} {reason}") from error
     if not all(isinstance(part, Mapping) for part in parts):
         raise ValueError(f"{path} is no config of a latent diffusion model")
     places = dict(zip(("", "unet", "ddconfig"), (params, *parts), strict=True))
-    for place, name, only, reason in PLAIN:
+    for place, name, only, reason in SUPPORTED:
         value = places[place].get(name, only)
-        if value != only and (value or only):  # None, False and [] all say no
+        if value != only and (value or only):  # None, False and [] all mean off
             raise ValueError(f"--config: {name} must be {only}, got {str(value)[:80]}: {reason}")
     for name, classes in TARGETS.items():
         target = params[name].get("target")
@@ -64,14 +64,15 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def number(
-    config: Mapping[str, Any], name: str, kind: type[int] | type[float], otherwise: float | None = None
+    config: Mapping[str, Any], name: str, kind: type[int] | type[float], default: float | None = None
 ) -> int | float:
-    """A number of the config above 0; PyYAML reads 1e-4 as a string. Missing without `otherwise`: KeyError.
+    """A number above 0 of the config, or `default` if it is missing. PyYAML reads 1e-4 as a string.
 
     Raises:
-        ValueError: it is none, by name.
+        KeyError: it is missing and there is no default.
+        ValueError: it is not such a number; it names the option.
     """
-    given = config[name] if otherwise is None else config.get(name, otherwise)
+    given = config[name] if default is None else config.get(name, default)
     try:
         value = kind(given)
         valid = 0 < value < math.inf and value == float(given)
@@ -83,16 +84,16 @@ def number(
     return value
 
 
-def numbers(config: Mapping[str, Any], name: str, otherwise: tuple[int, ...] | None = None) -> list[int]:
-    """A list of whole numbers above 0, at least one; missing without `otherwise`: KeyError."""
-    given = config[name] if otherwise is None else config.get(name, otherwise)
+def numbers(config: Mapping[str, Any], name: str, default: tuple[int, ...] | None = None) -> list[int]:
+    """The same for a list of whole numbers above 0, which must not be empty."""
+    given = config[name] if default is None else config.get(name, default)
     if not isinstance(given, (list, tuple)) or not given:
         raise ValueError(f"--config: {name} must be a list of whole numbers, one per level, got {str(given)[:80]}")
     return [number({name: value}, name, int) for value in given]
 
 
 def multiples(config: Mapping[str, Any], name: str, factors: list[int]) -> tuple[int, ...]:
-    """Channels of each level: those of option `name` times its factor, in whole groups of the normalisations."""
+    """Channels of each level: option `name` times the level's factor, which must be a multiple of GROUPS."""
     found = tuple(number(config, name, int) * factor for factor in factors)
     if any(channels % GROUPS for channels in found):
         raise ValueError(f"--config: {name} must give every level a multiple of {GROUPS} channels, got {found}")

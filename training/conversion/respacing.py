@@ -1,9 +1,9 @@
-"""`--timestep_respacing` in our terms: which `timestep_spacing` and how many steps visit the published timesteps.
+"""Translates `--timestep_respacing`: the `timestep_spacing` and number of steps that visit the published timesteps.
 
-`space_timesteps` of the published `respace.py` takes a count, "ddim" and a count, or a list of counts, one for each
-equal section of the process. A count is our "linspace" (but for timesteps that lie half way between two, which it adds
-up and we round to even: of 1000 steps, only odd counts from 21 on have any), and "ddimN" our "leading" where N divides
-the length of the process: else its stride is another.
+`space_timesteps` in the published `respace.py` takes a count, "ddim" followed by a count, or a list of counts, one for
+each equal section of the process. A count is diffusers' "linspace". (They can differ at timesteps half way between two
+integers, which we round to even; of 1000 steps, only odd counts from 21 on have any.) "ddimN" is "leading" if N divides
+the length of the process; otherwise its stride is a different one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from training.conversion.flags import Flags
 
 
 def spacing_for(flags: Flags) -> str:
-    """What to set for the same steps, in words.
+    """The diffusers settings that take the same steps, as text for the user.
 
     Raises:
-        ValueError: no such spacing, or more steps than the process has.
+        ValueError: not a valid spacing, or more steps than the process has.
     """
     text, total = flags.timestep_respacing, flags.diffusion_steps
     if "," in text:

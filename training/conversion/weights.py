@@ -1,7 +1,8 @@
-"""The weights of a published network under the names that diffusers gives them, every one of them used.
+"""Renames the weights of a published network to diffusers' names, and uses every one of them.
 
-Attention keeps q, k and v in one matrix of 3C rows. The file does not say in which order: the legacy one is (head, 3,
-channels of a head), the new one (3, head, channels of a head). Nor does it say how many heads: only the flags do.
+Attention keeps q, k and v in one matrix of 3C rows, in one of two orders: the legacy one is (head, 3, channels per
+head), the new one (3, head, channels per head). The file says neither the order nor the number of heads: both come
+from the flags.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 from training.conversion.architecture import Architecture
 
 Shapes = dict[str, tuple[int, ...]]
-Sources = dict[str, tuple[str, str, int]]  # our module -> the published one, "q", "k", "v" or "", channels of a head
+Sources = dict[str, tuple[str, str, int]]  # our module -> (published module, "q", "k", "v" or "", channels per head)
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-ADVICE = re.compile(r"\n|(?<=\.) (?:Please|This file can still)")  # where torch begins to say what to do
+ADVICE = re.compile(r"\n|(?<=\.) (?:Please|This file can still)")  # where torch's advice begins
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -43,7 +44,7 @@ ENDS = {
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt` file by name, read with `weights_only` and left on the disk until they are used.
+    """The tensors of a `.pt` file by name, read with `weights_only` and memory-mapped.
 
     Raises:
         ValueError: no such file, or not a file of named tensors.
@@ -58,7 +59,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read(path: str | Path) -> Any:
-    """Whatever a file holds that `torch.load` reads with `weights_only`: no code runs.
+    """The content of a file, by `torch.load` with `weights_only`: no code in it is executed.
 
     Raises:
         ValueError: no such file, or it cannot be read.
@@ -68,7 +69,7 @@ def read(path: str | Path) -> Any:
         raise ValueError(f"no such file: {path}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a file of anything can fail in any way
+    except Exception as error:  # torch.load raises nearly any type for a file that is not one of weights
         raise ValueError(f"{path} is not a file of weights: {_reason(error)}") from error
 
 
@@ -103,14 +104,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], architecture: Architecture)
 
 
 def _rows(value: Tensor, index: int, head: int, new_order: bool) -> Tensor:
-    """Rows of q, k or v, by `index`, out of all 3C: (3C, ...) -> (C, ...)."""
+    """The rows of q, k or v (`index` 0, 1 or 2): (3C, ...) -> (C, ...)."""
     if new_order:
         return value.unflatten(0, (3, -1))[index].clone()
     return value.unflatten(0, (-1, 3, head))[:, index].flatten(0, 1)
 
 
 def expected_shapes(model: nn.Module, architecture: Architecture) -> Shapes:
-    """The keys and shapes that the published file of `model` has."""
+    """The keys and shapes of `model`'s weights in the published file."""
     found, shapes = sources(model, architecture), {}
     for name, parameter in model.named_parameters():
         module, _, kind = name.rpartition(".")
@@ -119,16 +120,16 @@ def expected_shapes(model: nn.Module, architecture: Architecture) -> Shapes:
         if part:
             shape = (3 * shape[0], *shape[1:])
         if kind == "weight" and (part or published.endswith("proj_out")):
-            shape = (*shape, 1)  # a convolution over the places
+            shape = (*shape, 1)  # a 1D convolution over positions
         shapes[f"{published}.{kind}"] = shape
     return shapes
 
 
 def sources(model: nn.Module, architecture: Architecture) -> Sources:
-    """Where each module of `model` that has weights of its own finds them."""
+    """The published module whose weights each module of `model` takes."""
     whole = {ours: (theirs, "", 0) for ours, theirs in ENDS.items()}
     for name, _ in model.named_parameters():
-        if name.startswith("out."):  # a classifier's, where the names are the same
+        if name.startswith("out."):  # of a classifier, where both have the same names
             module = name.rpartition(".")[0]
             whole[module] = (module, "", 0)
     for ours, theirs, head in _places(architecture):
@@ -140,7 +141,7 @@ def sources(model: nn.Module, architecture: Architecture) -> Sources:
 
 
 def _places(architecture: Architecture) -> list[tuple[str, str, int]]:
-    """(our block, the published one, channels of a head there), whichever kind of block it is."""
+    """(our block, the published block, channels per head in it), for every kind of block."""
     levels, layers = len(architecture.widths), architecture.layers
     found = [("mid_block.resnets.0", "middle_block.0", 0), ("mid_block.resnets.1", "middle_block.2", 0)]
     found.append(("mid_block.attentions.0", "middle_block.1", architecture.heads[-1]))
