@@ -200,7 +200,7 @@ def new_stock(options: Options, recipe: Recipe, data: ImageData) -> StockTrainer
 
 def check_sizes(options: Options, data: ImageData, evaluator: SampleEvaluator) -> None:
     """Raise ValueError unless the judge takes images like those that are trained on."""
-    config = evaluator.classifier.config
+    config = evaluator.network.config
     judged = (config.in_channels, config.sample_size, config.sample_size)
     if data.images.shape[1:] != judged:
         size = np.array(data.images.shape[1:]).tolist()

@@ -169,7 +169,7 @@ class Flags(argparse.Namespace):
 
 
 def parse_flags(family: str, text: str) -> Flags:
-    """The flags of `family` in `text`: the name of a published set, flags, or a name followed by flags that override it.
+    """The flags of `family` in `text`: the name of a published set, flags, or a name and flags that override it.
 
     Raises:
         ValueError: an unknown set or flag, or an invalid value; it names the flag.

@@ -1,7 +1,7 @@
-"""Decoded images on disk: `<cache>/images-<key>/pixels.npy` and `about.json`, whole or not at all.
+"""Decoded images on disk, as `<cache>/images-<key>/pixels.npy` and `about.json`.
 
-An entry is written in a temporary folder beside its place and renamed into it, so a reader never sees half of one. When
-two processes build the same entry, the second rename fails (the place is taken) and the second uses the first's.
+An entry is written to a temporary folder beside its final path and then renamed, so that a reader never sees half of
+one. If two processes build the same entry, the second rename fails and the second process uses the first one's entry.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-LAYOUT = 1  # part of every key: raise it when decoding or the files' layout changes
+LAYOUT = 1  # part of every key: increase it when decoding or the layout of the files changes
 
 
 def default_cache_dir() -> Path:
@@ -27,15 +27,16 @@ def default_cache_dir() -> Path:
 
 
 def key_of(*parts: object) -> str:
-    """A short name for a JSON-able description of the source and the settings."""
+    """A hash of a JSON-serialisable description of the source and the settings."""
     return hashlib.sha256(json.dumps([LAYOUT, *parts], default=str).encode()).hexdigest()[:24]
 
 
 class PixelWriter:
-    """Appends (C, H, W) uint8 images to one .npy file of shape (N, C, H, W), N unknown until it is closed.
+    """Appends uint8 images (C, H, W) to one .npy file of shape (N, C, H, W), where N is not known until it is closed.
 
-    All must agree in H and W. The first 3-channel image turns the 1-channel ones before it, and those after it,
-    into three equal channels. Plain writes, not a memory map: a full disk is then an OSError and not a SIGBUS.
+    All images must have the same H and W. After the first image with 3 channels, all images with 1 channel get three
+    equal ones, those already written included. It writes plainly and not through a memory map, so that a full disk
+    raises OSError instead of SIGBUS.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +50,7 @@ class PixelWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is None and self.shape is not None:
-            self._header()  # numpy pads the header so that another count fits in place
+            self._header()  # numpy pads the header, so that a larger count fits in place
         self._file.close()
 
     def append(self, pixels: np.ndarray) -> None:
@@ -68,7 +69,7 @@ class PixelWriter:
         np.lib.format.write_array_header_1_0(self._file, described)
 
     def _promote(self) -> None:
-        """Rewrite what is there with three equal channels."""
+        """Rewrite the images written so far with three equal channels."""
         self._header()
         self._file.close()
         grey_path = self.path.with_suffix(".grey.npy")
@@ -87,7 +88,7 @@ Entry = tuple[np.ndarray, dict[str, Any]]
 
 
 def read_entry(place: Path) -> Entry | None:
-    """The pixels as a read-only memory map and what is written about them; None if absent or damaged."""
+    """The pixels as a read-only memory map and the content of about.json; None if the entry is absent or damaged."""
     try:
         about = json.loads((place / "about.json").read_text(encoding="utf-8"))
         return np.load(place / "pixels.npy", mmap_mode="r"), about
@@ -96,7 +97,7 @@ def read_entry(place: Path) -> Entry | None:
 
 
 def cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
-    """The entry for `key`; if there is none, `build(path)` writes the pixels there and returns what to note of them."""
+    """The entry for `key`. If there is none, `build(path)` writes its pixels and returns its about.json."""
     place = cache_dir / f"images-{key}"
     entry = read_entry(place)
     if entry is not None:
@@ -115,7 +116,7 @@ def cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -
 
 
 def _put(made: Path, place: Path) -> None:
-    """Rename `made` to `place`, unless a sound entry is already there."""
+    """Rename `made` to `place`, unless a valid entry is already there."""
     try:
         os.replace(made, place)
     except OSError:

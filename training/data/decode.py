@@ -1,9 +1,9 @@
-"""One encoded image of any size and mode -> one uint8 array of the size and channels asked for.
+"""Decodes an encoded image of any size and mode to a uint8 array of the requested size and channels.
 
-Size: the centre square is cut out and resized to `resolution` with LANCZOS (which low-pass filters when it shrinks),
-the same image as "resize the shorter side, then crop the centre" gives. Nothing is ever padded. Transparency is laid
-on white *before* resizing: compositing is linear in premultiplied colours, so this equals a premultiplied resize, and
-the colours hidden under transparent pixels cannot bleed in.
+The centre square is cropped and resized to `resolution` with LANCZOS (which low-pass filters when it shrinks). The
+result is that of "resize the shorter side, then crop the centre". Images are never padded. Transparent images are
+composited on white *before* they are resized: compositing is linear in premultiplied colours, so that this equals a
+premultiplied resize, and the colours of transparent pixels cannot bleed in.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Encoded = bytes | Path | None
-Item = tuple[str, Encoded]  # the name for messages, and where the encoded image is
+Item = tuple[str, Encoded]  # the name in messages, and the encoded image: its bytes, or its path
 CHUNK = 16  # images per task: enough to hide the pool's overhead, few enough for large photographs
 WORKERS = 8  # threads
 
 
 class Decoded(NamedTuple):
-    """An image, and what it was before any conversion."""
+    """A decoded image, and whether it was grey before any conversion."""
 
     pixels: np.ndarray  # uint8 (C, H, W)
     grey: bool
 
 
-Answer = tuple[str, Decoded | Exception]  # the name, and the image or what is wrong with it
+Answer = tuple[str, Decoded | Exception]  # the name, and the image or the error
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey (modes I;16*, and I as PGM gives it) -> L, to the nearest of 256 levels; other modes unchanged."""
+    """Convert 16-bit grey (modes I;16*, and I from a PGM) to L, rounded to 256 levels; other modes are unchanged."""
     if not image.mode.startswith("I"):
         return image
     levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
@@ -44,7 +44,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """An image of any mode -> mode L or RGB, transparency laid on white. Raises ValueError for float images."""
+    """Convert an image of any mode to L or RGB, with transparency on white. Raises ValueError for float images."""
     if image.mode == "F":
         raise ValueError("float images have no fixed range; save them as 8 or 16 bits")
     image = to_8_bit(image)
@@ -59,8 +59,8 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> Decoded:
-    """Decode one image. `resolution=None` keeps its size; `channels=None` gives 1 for a grey image (by mode or
-    R = G = B) and 3 for any other. Raises whatever Pillow raises for a broken file, ValueError for none at all."""
+    """Decode one image. `resolution=None` keeps its size; `channels=None` gives 1 channel for a grey image (by its
+    mode, or R = G = B) and 3 for any other. Raises Pillow's errors for a broken file, ValueError for a missing one."""
     if encoded is None:
         raise ValueError("no image in this row")
     if not isinstance(encoded, bytes):
@@ -76,14 +76,14 @@ def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> De
     grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
     wanted = channels or (1 if grey else 3)
     if pixels.ndim == 3 and wanted == 1:
-        pixels = np.array(image.convert("L"))  # equal channels come through exactly
+        pixels = np.array(image.convert("L"))  # exact where the channels are equal
     if pixels.ndim == 2:
         return Decoded(np.broadcast_to(pixels, (wanted, *pixels.shape)), grey)
     return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), grey)
 
 
 def decode_chunk(items: list[Item], resolution: int | None, channels: int | None) -> list[Answer]:
-    """Decode some images; a broken one is answered by its exception."""
+    """Decode some images; for a broken one the answer is its exception."""
     answers: list[Answer] = []
     for name, encoded in items:
         try:
@@ -94,8 +94,8 @@ def decode_chunk(items: list[Item], resolution: int | None, channels: int | None
 
 
 def decode_all(items: Iterable[Item], resolution: int | None, channels: int | None) -> Iterator[Answer]:
-    """Decode in a pool of threads (Pillow releases the interpreter lock), in order, with few images in flight."""
-    Image.init()  # once, here: loading Pillow's plugins is not thread-safe
+    """Decode in a pool of threads (Pillow releases the GIL), in order, with few images in memory at a time."""
+    Image.init()  # before the threads start: loading Pillow's plugins is not thread-safe
     iterator = iter(items)
     pending: deque[Future[list[Answer]]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -1,8 +1,8 @@
 """Fashion-MNIST: 60,000 + 10,000 garments in 10 classes, 28x28 grey, MIT (Xiao, Rasul, Vollgraf 2017).
 
-From the idx files of the Debian package `dataset-fashion-mnist`, or else from the Hub, to a folder of parquet that
-`datasets.load_dataset(folder)` reads. The pixels stay as they are: 28, 14, 7 suits a U-Net, and padding would give
-bits per dimension of a border that nobody drew.
+The idx files of the Debian package `dataset-fashion-mnist`, or else the data set on the Hub, become a folder of parquet
+that `datasets.load_dataset(folder)` reads. The images are not padded to 32x32: a U-Net can halve 28 to 14 and 7, and
+bits per dimension would count the empty border.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HUB = "zalando-datasets/fashion_mnist"
 FILES = {"train": "train", "test": "t10k"}  # split -> prefix of its two files
-GARMENTS = {  # class name -> how a caption calls it, in the order of the labels
+GARMENTS = {  # class name -> its name in captions, in the order of the labels
     "T-shirt/top": "a t-shirt",
     "Trouser": "a pair of trousers",
     "Pullover": "a pullover",
@@ -46,10 +46,10 @@ Split = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W), labels uint8 (N
 
 
 def prepare(out: Path, source: Path | None = None) -> None:
-    """Write `out`/data/{train,test}-00000-of-00001.parquet, whole or not at all; if they are there, say so and stop.
+    """Write `out`/data/{train,test}-00000-of-00001.parquet, both or neither; return at once if they exist already.
 
-    `source`: a folder with the four idx files; default the Debian package's, else the Hub. Raises ValueError, in one
-    line, if there is no source, if a file in it is damaged, or if `out` holds something else.
+    `source`: a folder with the four idx files. Default: the Debian package's folder, or else the Hub. Raises
+    ValueError, in one line, if there is no source, if a file in it is damaged, or if `out` holds something else.
     """
     if is_complete(out):
         logger.info("%s is already complete", out)
@@ -68,12 +68,12 @@ def prepare(out: Path, source: Path | None = None) -> None:
 
 
 def parquet_of(folder: Path, split: str) -> Path:
-    """Where load_dataset looks for a split."""
+    """The path at which load_dataset looks for a split."""
     return folder / "data" / f"{split}-00000-of-00001.parquet"
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether both parquet files are there and end as parquet files do."""
+    """Whether both parquet files exist and have a valid footer."""
     import pyarrow.parquet as parquet
 
     try:
@@ -92,13 +92,13 @@ def read_splits(source: Path | None) -> Iterator[tuple[str, np.ndarray, np.ndarr
 
 
 def read_hub() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The same from the Hub. Raises ValueError if it cannot be reached."""
+    """The same from the Hub. Raises ValueError if the Hub cannot be reached."""
     from datasets import load_dataset
 
     for split in FILES:
         try:
             rows = load_dataset(HUB, split=split)
-        except Exception as error:  # offline, refused, gone: the remedy is the same
+        except Exception as error:  # offline, refused or gone: the user can do the same about each
             raise ValueError(
                 f"no Fashion-MNIST: install the Debian package dataset-fashion-mnist (no {DEBIAN} here), or go online "
                 f"for the Hub data set {HUB} (unreachable), or give --source DIR with the four idx files"
@@ -108,7 +108,7 @@ def read_hub() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def read_idx_pair(folder: Path, prefix: str) -> Split:
-    """Images (N, H, W) and labels (N,) of one split. Raises ValueError if they do not belong together."""
+    """Images (N, H, W) and labels (N,) of one split. Raises ValueError if they do not fit each other."""
     images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
     if len(images) != len(labels):
@@ -119,7 +119,7 @@ def read_idx_pair(folder: Path, prefix: str) -> Split:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """A gzipped idx file of unsigned bytes: two zeros, type 8, the rank, big-endian sizes, the bytes."""
+    """Read a gzipped idx file of unsigned bytes: two zeros, type 8, the rank, big-endian sizes, then the bytes."""
     if not path.is_file():
         raise ValueError(f"no {path}: --source must be a folder with the four Fashion-MNIST idx files")
     try:

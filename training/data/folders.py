@@ -1,4 +1,4 @@
-"""A folder of image files as a source: class folders, a flat folder, or one with metadata.csv or metadata.jsonl."""
+"""A folder of image files as a source of images: class folders, a flat folder, or one with metadata.csv or .jsonl."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.labels import labels_of
-from training.data.sources import Columns, Rows, Source, caption_of, column, spread, visible_files
+from training.data.sources import Columns, Rows, Source, caption_of, column, evenly_spaced, visible_files
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +24,10 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 def folder_source(root: Path, split: str, columns: Columns) -> Source:
-    """Class folders, a flat folder or one with metadata.csv / .jsonl; or a folder of such folders named train, test...
+    """The source of a folder: class folders, a flat folder or one with metadata.csv / .jsonl, or a folder of such
+    folders named train, test and so on.
 
-    Raises ValueError for a folder that does not exist or holds no image, and for a split that is not there.
+    Raises ValueError if the folder does not exist or holds no images, and if it has no such split.
     """
     root = root.expanduser()
     if not root.is_dir():
@@ -53,7 +54,7 @@ def folder_source(root: Path, split: str, columns: Columns) -> Source:
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split: the subfolders, where they are all named as splits, else root itself as "train"."""
+    """The folder of each split: the subfolders if all have names of splits, else root itself as "train"."""
     visible = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
     folders = {entry.name: entry for entry in sorted(visible) if entry.is_dir()}
     loose = any(entry.name in METADATA or entry.suffix.lower() in EXTENSIONS for entry in visible if entry.is_file())
@@ -68,14 +69,15 @@ def image_files(folder: Path) -> list[str]:
 
 
 def class_folder_rows(folder: Path, files: list[str], classes: list[str], max_samples: int | None) -> Rows:
-    """The first folder on an image's path is its class; images that lie loose have none, and then nothing has.
+    """The rows of class folders: the first folder in an image's path is its class.
 
-    `classes` are those of all splits, so that a class has one number in each.
+    If any image lies outside the class folders, no image gets a class. `classes` are those of all splits, so that a
+    class has the same number in each.
     """
     loose = sum("/" not in name for name in files)
     if classes and loose:
-        logger.warning("%s: %d images lie outside the class folders, so no image gets a class", folder, loose)
-    files = [files[i] for i in spread(len(files), max_samples)]
+        logger.warning("%s: %d images lie outside the class folders, so that no image gets a class", folder, loose)
+    files = [files[i] for i in evenly_spaced(len(files), max_samples)]
     items = [(name, folder / name) for name in files]
     if loose or not classes:
         return Rows(items, len(items), None, None, None)
@@ -84,7 +86,7 @@ def class_folder_rows(folder: Path, files: list[str], classes: list[str], max_sa
 
 
 def metadata_rows(metadata: Path, files: list[str], columns: Columns, max_samples: int | None) -> Rows:
-    """The images that metadata.csv or metadata.jsonl lists under file_name, with their labels and captions."""
+    """The rows of metadata.csv or metadata.jsonl: images by file_name, with their labels and captions."""
     table = read_metadata(metadata)
     if not table:
         raise ValueError(f"{metadata} lists no images")
@@ -95,17 +97,19 @@ def metadata_rows(metadata: Path, files: list[str], columns: Columns, max_sample
     listed = {row.get(file_name) for row in table}
     unlisted = [name for name in files if name not in listed]
     if unlisted:
-        logger.warning("%s does not list %d images (%s), left out", metadata, len(unlisted), ", ".join(unlisted[:3]))
+        logger.warning(
+            "%s does not list %d images (%s): they are left out", metadata, len(unlisted), ", ".join(unlisted[:3])
+        )
     # classes are numbered over the whole table, so that max_samples does not renumber them
     labels, class_names = labels_of([row.get(label) for row in table], str(metadata)) if label else (None, None)
-    chosen = spread(len(table), max_samples)
+    chosen = evenly_spaced(len(table), max_samples)
     items = [(str(name), metadata.parent / str(name)) for name in (table[i].get(file_name) for i in chosen)]
     captions = [caption_of(table[i].get(text)) for i in chosen] if text else None
     return Rows(items, len(items), labels and [labels[i] for i in chosen], class_names, captions)
 
 
 def read_metadata(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .csv or .jsonl file. Raises ValueError naming the line that is not JSON."""
+    """The rows of a .csv or .jsonl file. Raises ValueError that names a line that is not JSON."""
     text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte-order mark
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text, newline=""), restkey="(surplus)"))

@@ -1,4 +1,4 @@
-"""Whatever `datasets.load_dataset` opens as a source: a Hub id, or a folder of parquet such as data/fashion."""
+"""A data set that `datasets.load_dataset` opens as a source of images: a Hub id, or a folder of parquet."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from training.data.decode import Item
 from training.data.labels import labels_of_feature
-from training.data.sources import Columns, Rows, Source, caption_of, column, spread, visible_files
+from training.data.sources import Columns, Rows, Source, caption_of, column, evenly_spaced, visible_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 def dataset_source(name: str, config: str | None, split: str, columns: Columns) -> Source:
-    """A folder of parquet, known by the content of its files so that a cached one needs no `datasets`; or a Hub id."""
+    """The source of a Hub id or of a folder of parquet.
+
+    A folder is identified by the content of its files, so that `datasets` is not imported when it is in the cache."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         place = str(folder)
@@ -30,7 +32,7 @@ def dataset_source(name: str, config: str | None, split: str, columns: Columns) 
 
 
 def contents_of(folder: Path, whole_below: int = 256 << 20, tail: int = 1 << 20) -> str:
-    """A hash of the files below a folder; of very large ones, the size, time and tail (a parquet's footer)."""
+    """A hash of the files below a folder; of a very large file, of its size, time and tail (a parquet's footer)."""
     digest = hashlib.sha256()
     for name in visible_files(folder):
         status = (folder / name).stat()
@@ -45,7 +47,7 @@ def contents_of(folder: Path, whole_below: int = 256 << 20, tail: int = 1 << 20)
 
 
 def open_dataset(name: str, config: str | None, split: str) -> Dataset:
-    """`datasets.load_dataset`, with its failures as one line of ValueError."""
+    """`datasets.load_dataset`; its failures become a ValueError of one line."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -57,12 +59,12 @@ def open_dataset(name: str, config: str | None, split: str) -> Dataset:
             raise ValueError(f"dataset_name={name!r}, split={split!r}: {reason}") from error
         raise ValueError(
             f"dataset_name={name!r}: no such folder here (python -m training.data NAME --out FOLDER prepares the "
-            f"built-in data sets), and no such data set on the Hub or no way to it ({reason})"
+            f"built-in data sets), and the Hub has no such data set or cannot be reached ({reason})"
         ) from error
 
 
 def dataset_rows(dataset: Dataset, columns: Columns, max_samples: int | None) -> Rows:
-    """The rows of a data set, its images still encoded. Raises ValueError for columns that are not there."""
+    """The rows of a data set, its images still encoded. Raises ValueError for a column that does not exist."""
     from datasets import Image
 
     where = "the data set"
@@ -70,7 +72,7 @@ def dataset_rows(dataset: Dataset, columns: Columns, max_samples: int | None) ->
     label = column(columns, "label", dataset.column_names, where)
     text = column(columns, "text", dataset.column_names, where)
     labels, class_names = labels_of_feature(dataset, label) if label else (None, None)
-    chosen = spread(len(dataset), max_samples)
+    chosen = evenly_spaced(len(dataset), max_samples)
     if len(chosen) < len(dataset):
         dataset = dataset.select(chosen)
         labels = labels and [labels[i] for i in chosen]
@@ -83,7 +85,7 @@ def dataset_rows(dataset: Dataset, columns: Columns, max_samples: int | None) ->
 
 
 def encoded_items(dataset: Dataset, image: str) -> Iterator[Item]:
-    """(name, bytes or path) of each row; an arrow batch at a time, which is far quicker than row by row."""
+    """(name, bytes or path) of each row, read by arrow batches, which is far quicker than row by row."""
     row = 0
     for batch in dataset.with_format("arrow").iter(batch_size=256):
         for cell in batch[image].to_pylist():

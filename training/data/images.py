@@ -1,4 +1,4 @@
-"""Folders of images and Hub data sets -> decoded arrays, decoded and resized once and cached.
+"""Loads folders of images and Hub data sets as arrays; they are decoded and resized once, then cached.
 
 data = load_images(dataset_name="data/fashion")               # a folder of parquet, or a Hub id
 data = load_images(train_data_dir="my_photos", resolution=64)  # class folders, flat, or with a metadata file
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images in memory order: row i of every field is image i."""
+    """Images and what is known of them: row i of every field belongs to image i."""
 
     images: np.ndarray  # uint8 (N, C, H, W), a read-only memory map of the cache
     labels: np.ndarray | None  # int64 (N,)
-    class_names: tuple[str, ...] | None  # None with labels: plain numbers, labels.max() + 1 classes
+    class_names: tuple[str, ...] | None  # None beside labels: the classes are the numbers 0 to labels.max()
     captions: tuple[str, ...] | None
     skipped: int  # images that could not be decoded
     fingerprint: str  # hash of the decoded content and the decode settings
@@ -41,7 +41,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the decoded pixels, apart from the source."""
+    """Everything but the source that decides the decoded pixels."""
 
     resolution: int | None
     channels: int | None
@@ -49,7 +49,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels={self.channels!r}: allowed are 1 (grey), 3 (colour) and None (as the data are)")
+            raise ValueError(f"channels={self.channels!r}: allowed are 1 (grey), 3 (colour) and None (as in the data)")
         for name in ("resolution", "max_samples"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -72,14 +72,15 @@ def load_images(
 ) -> ImageData:
     """Load one split of `dataset_name` (a Hub id, or a folder of parquet) or of `train_data_dir` (a folder of images).
 
-    `resolution`: the centre square of each image, resized to this; None keeps the size on which all must agree.
+    `resolution`: the centre square of each image is resized to this. None keeps the size, which must be the same for
+    all images.
     `channels`: 1 or 3 converts; None gives 1 if every image is grey, else 3.
-    `label_column`, `caption_column`: None leaves them out; the default names may be absent from the data.
-    `max_samples`: that many, evenly spaced through the data, so that sorted classes are all kept.
+    `label_column`, `caption_column`: None leaves them out. A default column may be missing from the data.
+    `max_samples`: load only this many images, evenly spaced through the data, so that data sorted by class keep all.
     `cache_dir`: default $STEPWISE_CACHE, else ~/.cache/stepwise.
 
-    Images that cannot be decoded are named in warnings, skipped and counted. Raises ValueError, naming what is
-    allowed, for a source, split, column or setting that does not exist, and when nothing can be decoded.
+    Images that cannot be decoded are skipped, counted, and named in warnings. Raises ValueError, with what is allowed,
+    for a source, split, column or setting that does not exist, and if no image can be decoded.
     """
     settings = Settings(resolution, channels, max_samples)
     if (dataset_name is None) == (train_data_dir is None):
@@ -108,7 +109,7 @@ def load_images(
 
 
 def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any]:
-    """Decode a source into the .npy file `path`; returns what to remember about it (JSON-able)."""
+    """Decode a source into the .npy file `path`; returns the content of about.json."""
     rows = source.read(settings.max_samples)
     kept: list[int] = []
     skipped: list[str] = []
@@ -129,7 +130,7 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
             kept.append(index)
             grey += answer.grey
     if not kept:
-        raise ValueError(f"{source.name} holds no image that can be decoded ({len(skipped)} could not be)")
+        raise ValueError(f"{source.name} holds no image that can be decoded ({len(skipped)} failed)")
     about = {
         "labels": pick(rows.labels, kept),
         "class_names": rows.class_names,
@@ -143,12 +144,12 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
 
 
 def pick(values: list[Any] | None, kept: list[int]) -> list[Any] | None:
-    """The values of the images that were kept."""
+    """The values at the indices `kept`."""
     return None if values is None else [values[i] for i in kept]
 
 
 def different_sizes(source: str, first: tuple[int, ...], second: Decoded, rest: Iterable[Answer]) -> ValueError:
-    """The error for images that differ in size, naming a few of the sizes (looked for in the next hundred images)."""
+    """The error for images that differ in size. It names a few of the sizes, found in the next hundred images."""
     following = [answer for _, answer in islice(rest, 100) if isinstance(answer, Decoded)]
     shapes = dict.fromkeys([tuple(first[1:]), *(answer.pixels.shape[1:] for answer in (second, *following))])
     few = ", ".join(f"{width}x{height}" for height, width in islice(shapes, 4))

@@ -1,4 +1,4 @@
-"""Class labels of any kind -> whole numbers, and the names of the classes where there are any."""
+"""Class labels of any kind as whole numbers, and the names of the classes if they have any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Labels = tuple[list[int] | None, list[str] | None]
 
 def labels_of(values: Sequence[Any], where: str) -> Labels:
     """Labels and class names from raw values. Whole numbers (also as text) stay as they are and have no names; other
-    text is numbered in sorted order. Nothing but missing values (None, "" or -1): (None, None).
+    text is numbered in sorted order. If all values are missing (None, "" or -1): (None, None).
 
     Raises ValueError if only some are missing, or if they are negative or not whole numbers.
     """
@@ -38,7 +38,7 @@ def labels_of(values: Sequence[Any], where: str) -> Labels:
 
 
 def labels_of_feature(dataset: Dataset, column: str) -> Labels:
-    """Labels and class names of a column of a Hub data set, with the names that a ClassLabel gives."""
+    """Labels and class names of a column of a Hub data set; a ClassLabel column has the names."""
     from datasets import ClassLabel
 
     feature = dataset.features[column]

@@ -1,7 +1,7 @@
-"""What a source of images is: an `identity` that changes whenever the data do, and the rows behind it.
+"""A source of images: an `identity` that changes whenever the data change, and a way to read its rows.
 
-A Source is cheap to make; it reads its rows only when they are not in the cache. `folders.py` makes one of a folder of
-image files, `hub.py` of whatever `datasets.load_dataset` opens.
+A Source is cheap to make: its rows are read only if they are not in the cache. `folders.py` makes one from a folder of
+image files, `hub.py` from anything that `datasets.load_dataset` opens.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from pathlib import Path
 from training.data.decode import Item
 
 Columns = dict[str, str | None]  # our name ("image", "label", "text") -> the data's name
-OPTIONAL = {"label": "label", "text": "text"}  # these names may be absent: nobody need have asked for them
+OPTIONAL = {
+    "label": "label",
+    "text": "text",
+}  # these defaults may be missing from the data: the user did not ask for them
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The encoded images, in order, and what is known of each."""
+    """The encoded images in order, and the labels and captions of each."""
 
     items: Iterable[Item]
     count: int
@@ -30,24 +33,24 @@ class Rows:
 
 @dataclass(frozen=True)
 class Source:
-    """`name` for messages, `identity` for the cache's key, `read(max_samples)` for the rows."""
+    """`name` is for messages, `identity` for the cache's key; `read(max_samples)` returns the rows."""
 
     name: str
     identity: str
     read: Callable[[int | None], Rows]
 
 
-def spread(count: int, max_samples: int | None) -> list[int]:
-    """At most `max_samples` indices, evenly spaced over range(count): data sorted by class keep every class."""
+def evenly_spaced(count: int, max_samples: int | None) -> list[int]:
+    """At most `max_samples` indices, evenly spaced over range(count), so that data sorted by class keep every class."""
     if max_samples is None or max_samples >= count:
         return list(range(count))
     return [i * count // max_samples for i in range(max_samples)]
 
 
 def column(columns: Columns, ours: str, available: Iterable[str], where: str) -> str | None:
-    """The data's name for our column, or None if it is not wanted or is an absent default.
+    """The data's name for our column; None if it is not wanted, or is a default that the data lack.
 
-    Raises ValueError naming the columns there are if one that was asked for is missing.
+    Raises ValueError, with the columns that exist, if the user asked for a column that does not.
     """
     name = columns[ours]
     available = list(available)
@@ -59,23 +62,23 @@ def column(columns: Columns, ours: str, available: Iterable[str], where: str) ->
 
 
 def caption_of(value: object) -> str:
-    """A caption as text: the first of a list of captions, "" for none."""
+    """A caption as text: the first of a list of captions, "" if there is none."""
     if isinstance(value, list):
         value = value[0] if value else None
     return "" if value is None else str(value)
 
 
 def visible_files(folder: Path) -> list[str]:
-    """All files below a folder but hidden ones, as sorted relative paths with forward slashes; links are followed."""
+    """All files below a folder except hidden ones: sorted relative paths with forward slashes; links are followed."""
     found: list[str] = []
     for path, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(path, name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not is_link_cycle(path, name)]
         prefix = Path(path).relative_to(folder).as_posix()
         found.extend(n if prefix == "." else f"{prefix}/{n}" for n in names if not n.startswith("."))
     return sorted(found)
 
 
-def leads_back(path: str, name: str) -> bool:
-    """Whether a subfolder is a link to a folder that holds it: following it would never end."""
+def is_link_cycle(path: str, name: str) -> bool:
+    """Whether a subfolder is a link to one of its own parents, which would be followed forever."""
     child = Path(path, name)
     return child.is_symlink() and Path(path).resolve().is_relative_to(child.resolve())

@@ -47,5 +47,5 @@ def floor_of(evaluator: SampleEvaluator, train: ImageData, count: int, seed: int
     labels = None if train.labels is None else train.labels[chosen]
     which = f"{train.fingerprint} {count} {seed}"
     cache_dir = default_cache_dir()
-    found = extract_cached(evaluator.classifier, train.images[chosen], which, cache_dir, "training images")
+    found = extract_cached(evaluator.network, train.images[chosen], which, cache_dir, "training images")
     return {"num_samples": len(chosen)} | evaluator.compare(*found, labels)

@@ -1,1 +1,1 @@
-"""What is measured of a model, a file each: arrays in, numbers out."""
+"""The metrics of a model, one file each: arrays in, numbers out."""

@@ -1,8 +1,9 @@
-"""Bits per dimension of a saved model: the bound of `likelihood.py`, its sum over t estimated by stratified draws.
+"""Bits per dimension of a saved model: the bound of `likelihood.py`, its sum over t estimated from some t per image.
 
-A full sum takes T network evaluations per image. Here each image gets the decoder's term, t = 0, and one t from each of
-K slices of the others, weighted by the size of the slice: the estimate is unbiased, and the slices, which widen with t,
-are one step wide where the terms are large. The standard error over images covers both kinds of chance.
+The full sum takes T network evaluations per image. Here each image gets the decoder's term, t = 0, and one random t
+from each of K slices of the rest, weighted by the size of the slice. The estimate is unbiased. The slices widen with t
+and are one step wide where the terms are large. The standard error over images covers both the choice of t and the
+choice of images.
 """
 
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ from training.randomness import seeded
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """In bits/dim: `total` with its `standard_error`, of which `prior` (L_T) and `decoder` (L_0) are parts.
+    """The bound in bits/dim: `total`, its `standard_error`, and two of its terms, `prior` (L_T) and `decoder` (L_0).
 
-    `terms` holds the mean L_t within slices of the schedule, `timesteps` their middles in the original process.
+    `terms` holds the mean L_t of each slice of the schedule, `timesteps` the middle of each slice in the original
+    process.
     """
 
     total: float
@@ -47,19 +49,19 @@ def bits_per_dim(
     seed: int = 0,
     batch_size: int = 128,
 ) -> dict[str, BitsPerDim]:
-    """Of 8-bit `images` (N, C, H, W) under each of the `variances`, whose terms share the network's evaluations.
+    """Bits/dim of 8-bit `images` (N, C, H, W) under each of the `variances`, from the same network evaluations.
 
     Args:
-        pipe: a pipeline of this project; a class-conditional one is asked without a class
-        images: uint8 (N, C, H, W), of the network's size
-        num_inference_steps: length of the schedule that is summed over, respaced (trailing) if shorter than T
-        variances: of fixed_small, fixed_large, learned_range; None: the one that the pipeline draws with
-        timesteps_per_image: terms per image, at most `num_inference_steps`, which gives the full sum
-        seed: image i draws its noise and its timesteps from (seed, i), whatever the batch
-        batch_size: network evaluations at a time
+        pipe: a pipeline of this project; a class-conditional one is evaluated without a class
+        images: uint8 (N, C, H, W), of the size that the network takes
+        num_inference_steps: number of steps in the sum; the schedule is respaced (trailing) if they are fewer than T
+        variances: any of fixed_small, fixed_large, learned_range; None: the one that the pipeline samples with
+        timesteps_per_image: terms per image; `num_inference_steps` or more gives the full sum
+        seed: noise and timesteps of image i depend on (seed, i) alone, not on the batch
+        batch_size: network evaluations per batch
 
     Raises:
-        ValueError: an argument out of its range, by name, or images that are not the network's.
+        ValueError: an argument out of range, by name, or images of the wrong shape.
     """
     variances = [pipe.variance_type] if variances is None else list(variances)
     full = NoiseSchedule.from_scheduler(pipe.scheduler)
@@ -85,9 +87,9 @@ def bits_per_dim(
 
 
 def slices_of(length: int, count: int) -> list[range]:
-    """`count` slices of range(length), 1 < count <= length, the first being {0}, that widen geometrically."""
+    """`count` slices of range(length), 1 < count <= length, that widen geometrically; the first is {0}."""
     low, high = 0.0, np.log(length) / (count - 1)
-    for _ in range(60):  # the rate of growth, by bisection
+    for _ in range(60):  # find the rate of growth by bisection
         rate = (low + high) / 2
         low, high = (rate, high) if np.exp(rate * np.arange(count)).sum() < length else (low, rate)
     bounds = np.round(np.cumsum(np.exp(high * np.arange(count)))).astype(int)
@@ -96,7 +98,7 @@ def slices_of(length: int, count: int) -> list[range]:
 
 
 def to_levels(images: np.ndarray, device: torch.device | str) -> Tensor:
-    """8-bit images as float32 in [-1, 1]."""
+    """8-bit images as float32 tensors in [-1, 1]."""
     return torch.from_numpy(images).to(device, torch.float32) / 127.5 - 1
 
 

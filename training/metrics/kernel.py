@@ -3,9 +3,9 @@
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
     k(x, y) = (x.y / D + 1)^3
 
-Unbiased, unlike the Frechet distance: its mean does not depend on how many images there are, so that it may come out
-slightly below 0 where the sets agree. Over all pairs, where torchmetrics' KernelInceptionDistance averages random
-subsets of the images: the same estimate without their noise, and the same number every time. It is called KID only in
+The estimate is unbiased, unlike that of the Frechet distance: its mean does not depend on the number of images, and it
+can be slightly below 0 if the sets agree. It is taken over all pairs, where torchmetrics' KernelInceptionDistance
+averages over random subsets: the mean is the same, without the noise of the subsets. It is called KID only in
 Inception's features.
 """
 
@@ -21,7 +21,7 @@ CHUNK = 1000  # rows of the kernel in memory at a time: 1,000 x 10,000 doubles a
 def kernel_distance(real: np.ndarray, samples: np.ndarray, within_real: float | None = None) -> float:
     """The unbiased estimate of MMD^2 for features real (N, D) and samples (M, D), in float64.
 
-    `within_real` is `mean_within(real)`, where it is known already.
+    `within_real` is `mean_within(real)`, if it is known already.
 
     Raises:
         ValueError: widths that differ, fewer than two rows, or values that are not finite.

@@ -3,12 +3,12 @@
     -log2 p(x_0) / D  <=  L_T + sum_{t=1}^{T-1} L_t + L_0
     L_T = KL(q(x_T | x_0) || N(0, I)),   L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),   L_0 = -log p(x_0 | x_1)
 
-(t counts from 0 here, so the table's entry 0 is the decoder L_0 and entry t the term that leads from t to t - 1.)
+(t counts from 0 here: entry 0 of a table is the decoder's L_0, and entry t the term of the step from t to t - 1.)
 
-The decoder L_0 gives each of the 256 grey levels the mass of its bin under a distribution around the mean, the outer
-two bins reaching to infinity (Ho et al., eq. 13). Its c.d.f. is by default the tanh approximation to the normal one,
-0.5 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))), of the published code, so that bits compare with published bits;
-`cdf="normal"` takes the normal c.d.f. itself. Either is a c.d.f.: the masses sum to one, so both bounds are honest.
+The decoder L_0 gives each of the 256 levels the mass of its bin under a distribution around the mean; the two outer
+bins reach to infinity (Ho et al., eq. 13). By default its c.d.f. is the tanh approximation to the normal c.d.f. in the
+published code, 0.5 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))), so that the bits compare with published bits.
+`cdf="normal"` takes the normal c.d.f. itself. With either, the masses sum to one, so that both are valid bounds.
 """
 
 import math
@@ -26,14 +26,14 @@ from pipelines.sde import SDE
 
 CDFS = ("tanh", "normal")
 DIVERGENCES = ("rademacher", "gaussian", "exact")
-LEAST = 1e-12  # no bin is given less, as in the published code
+LEAST = 1e-12  # smallest mass of a bin, as in the published code
 
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """In bits/dim, but `mse`: `vb` (N, T), `prior` (N,), `total` (N,), and the mean squared error of eps, (N, T).
+    """`vb` (N, T), `prior` (N,) and `total` (N,) in bits/dim, and `mse` (N, T), the mean squared error of eps.
 
-    Column t of `vb` is L_t; `total` is their sum and `prior`, L_T.
+    Column t of `vb` is L_t, `prior` is L_T, and `total` is the sum of both.
     """
 
     vb: Tensor
@@ -54,18 +54,18 @@ def variational_bound(
     prediction_type: str = "epsilon",
     cdf: str = "tanh",
 ) -> VariationalBound:
-    """Every term of the bound, with one draw of x_t each.
+    """Every term of the bound, each from one draw of x_t.
 
     Args:
-        denoiser: the network's output at (x_t, t), t being of the original process where `schedule` is respaced:
-            (N, C, H, W), or (N, 2C, H, W) with the variance channels of "learned_range"
-        x0: (N, C, H, W) in [-1, 1], of 8-bit levels k / 127.5 - 1
+        denoiser: returns the network's output at (x_t, t), (N, C, H, W), or (N, 2C, H, W) with the variance channels of
+            "learned_range"; t is that of the original process if `schedule` is respaced
+        x0: (N, C, H, W) in [-1, 1], 8-bit levels k / 127.5 - 1
         schedule: the T steps to sum over
         variance: fixed_small, fixed_large or learned_range
-        noise: (T, N, C, H, W), the eps of each x_t; None: drawn
+        noise: (T, N, C, H, W), the eps of each x_t; drawn if None
         clip_denoised: clip the predicted x_0 to [-1, 1]
         prediction_type: what the network predicts: epsilon, sample or v_prediction
-        cdf: of the decoder: tanh or normal
+        cdf: c.d.f. of the decoder, tanh or normal
 
     Raises:
         ValueError: `noise` of another shape, or an unknown `variance`, `prediction_type` or `cdf`.
@@ -187,7 +187,7 @@ def reverse_step(
     prediction_type: str = "epsilon",
     clip_denoised: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The predicted x_0, like x_t (N, C, ...), and log sigma_t^2, broadcastable over it; t (N,).
+    """The predicted x_0, of the shape of x_t (N, C, ...), and log sigma_t^2, broadcastable to it; t is (N,).
 
     Raises:
         ValueError: "learned_range" without variance channels in `output`, or an unknown `variance`.
@@ -195,7 +195,9 @@ def reverse_step(
     channels = x_t.shape[1]
     v = output[:, channels:] if output.shape[1] == 2 * channels else None
     if variance == "learned_range" and v is None:
-        raise ValueError(f"variance must not be learned_range for a network of {channels} output channels, got it")
+        raise ValueError(
+            f"variance must be fixed_small or fixed_large for a network of {channels} outputs, got learned_range"
+        )
     x0 = schedule.predict_x0(output[:, :channels], x_t, t, prediction_type)
     x0 = x0.clamp(-1, 1) if clip_denoised else x0
     return x0, reverse_log_variance(schedule, variance, t, x_t, v)
@@ -210,7 +212,7 @@ def bound_term(
     schedule: NoiseSchedule,
     cdf: str = "tanh",
 ) -> Tensor:
-    """L_t in bits/dim, (N,), of predictions at x_t (N, ...) and t (N,): the decoder at t = 0, else a KL."""
+    """L_t in bits/dim, (N,), of predictions at x_t (N, ...) and t (N,): the decoder's term at t = 0, else a KL."""
     mean = schedule.posterior_mean(predicted_x0, x_t, t)
     log_variance = log_variance.expand_as(mean)
     true_mean = schedule.posterior_mean(x0, x_t, t)
@@ -236,7 +238,7 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_lo
 
 
 def decoder_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, cdf: str = "tanh") -> Tensor:
-    """log of the mass of the bin of x, elementwise, in nats; x of 8-bit levels in [-1, 1] (Ho et al. 2020, eq. 13).
+    """log of the mass of x's bin in nats, elementwise; x has 8-bit levels in [-1, 1] (Ho et al. 2020, eq. 13).
 
     Raises:
         ValueError: an unknown `cdf`.
@@ -255,5 +257,5 @@ def _tanh_cdf(z: Tensor) -> Tensor:
 
 
 def bits_per_dimension(nats: Tensor) -> Tensor:
-    """(N, ...) in nats, elementwise -> the mean of each image in bits, (N,)."""
+    """Elementwise nats (N, ...) -> the mean of each image in bits, (N,)."""
     return nats.flatten(1).mean(1) / math.log(2)

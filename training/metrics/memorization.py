@@ -1,9 +1,9 @@
-"""Memorization: how far an image is from the nearest training image, and how far new real images are.
+"""Memorization: the distance of samples to the nearest training image, compared with that of unseen real images.
 
-The distance is root-mean-square over the C H W values of two images, as values in [0, 1] (L2 per dimension): 0 for a
-copy, and it does not grow with the size. A model that copies draws images that lie nearer to the training set than
-images which it has never seen: the medians have a ratio below 1. Images that are smoother than real ones lie
-nearer, too, so that a ratio a little below 1 is a reason to look, and no proof.
+The distance is the root-mean-square difference of two images over their C H W values in [0, 1]: 0 for a copy, and
+independent of the size. The samples of a model that copies lie nearer to the training set than unseen images do, so
+that the ratio of the two medians is below 1. Samples that are smoother than real images lie nearer as well: a ratio a
+little below 1 is a reason to look, not a proof.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-CHUNK = 2000  # training images compared at a time
+CHUNK = 2000  # training images compared at once
 
 
 def nearest_distances(pixels: np.ndarray, train: np.ndarray, name: str = "images") -> np.ndarray:
@@ -30,12 +30,12 @@ def nearest_distances(pixels: np.ndarray, train: np.ndarray, name: str = "images
     bar = tqdm(range(0, len(train), CHUNK), desc=f"Training images near {name}", disable=None, leave=False)
     for start in bar:
         y = flat(train[start : start + CHUNK])
-        # |x - y|^2 less |x|^2, which is the same for every y
+        # |x - y|^2 without |x|^2, which is the same for every y
         found = ((y * y).sum(1) - 2 * x @ y.T).min(1)
         nearer = found.values < best
         best = torch.where(nearer, found.values, best)
         nearest = torch.where(nearer, found.indices + start, nearest)
-    # The products above are rounded: they choose the neighbour, and the distance to it is taken from the differences.
+    # The products above are rounded: they only choose the neighbour. Its distance is computed from the differences.
     return np.array([distance(a, train[i]) for a, i in zip(pixels, nearest.tolist(), strict=True)])
 
 
@@ -51,28 +51,28 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Memorization:
-    """The median distance of images to the nearest training image, beside that of held-back test images.
+    """Compares the median distance of samples to the nearest training image with that of unseen test images.
 
     Args:
         train, test: 8-bit images (N, C, H, W)
-        count: how many samples, and how many test images, are compared
-        seed: which test images
+        count: number of samples, and of test images, that are compared
+        seed: chooses the test images
     """
 
     def __init__(self, train: np.ndarray, test: np.ndarray, count: int, seed: int) -> None:
         self.train, self.count = train, count
         chosen = np.sort(np.random.default_rng(seed).permutation(len(test))[:count])
-        self.held_back = float(np.median(nearest_distances(test[chosen], train, "test images")))
+        self.test_distance = float(np.median(nearest_distances(test[chosen], train, "test images")))
 
     def floor(self) -> dict[str, float]:
-        """Of the test images; their ratio to themselves is 1."""
-        return self._compared(self.held_back)
+        """The numbers of the test images themselves: their ratio is 1."""
+        return self._with_ratio(self.test_distance)
 
     def measure(self, pixels: np.ndarray) -> dict[str, float]:
-        """Of the first `count` of the samples, and its ratio to that of the test images."""
-        return self._compared(float(np.median(nearest_distances(pixels[: self.count], self.train, "samples"))))
+        """The median distance of the first `count` samples, and its ratio to that of the test images."""
+        return self._with_ratio(float(np.median(nearest_distances(pixels[: self.count], self.train, "samples"))))
 
-    def _compared(self, distance: float) -> dict[str, float]:
-        """No ratio where the test images are among the training images: nothing was held back to compare with."""
-        ratio = {"nearest_train_ratio": distance / self.held_back} if self.held_back else {}
+    def _with_ratio(self, distance: float) -> dict[str, float]:
+        """There is no ratio if the test images are training images too: their distance is 0."""
+        ratio = {"nearest_train_ratio": distance / self.test_distance} if self.test_distance else {}
         return {"nearest_train_distance": distance} | ratio

@@ -1,9 +1,9 @@
-"""How well a classifier of noisy images knows them, by noise level.
+"""The accuracy of a classifier of noisy images, by noise level.
 
     python -m training.metrics.noise_accuracy model_cards/fashion-classifier-guidance --dataset_name data/fashion
 
-measures a saved one, which is training/evaluation/noise_accuracy.py. Chance is what the commonest class alone would
-score.
+measures a saved classifier (training/evaluation/noise_accuracy.py). Chance is the accuracy of always answering with the
+most frequent class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training.metrics.features import to_input
 
 
 def noise_levels(schedule: NoiseSchedule) -> list[int]:
-    """Five timesteps from the least noise to three quarters of the process: 0, 100, 250, 500 and 750 of 1,000."""
+    """Five timesteps from 0 to three quarters of the process: 0, 100, 250, 500 and 750 of 1,000."""
     return sorted({int(share * len(schedule)) for share in (0.0, 0.1, 0.25, 0.5, 0.75)})
 
 
@@ -31,10 +31,10 @@ def accuracy_by_noise_level(
     seed: int = 0,
     batch_size: int = 250,
 ) -> dict[int, float]:
-    """The share in [0, 1] of 8-bit images (N, C, H, W) whose class is recognised at each timestep.
+    """The share in [0, 1] of 8-bit images (N, C, H, W) that `classifier` recognises at each timestep.
 
-    The noise of image k follows from `seed` + k and is the same at every timestep, whatever the batch. The
-    classifier, of (x_t, t) -> logits (N, K), is left in evaluation mode.
+    The noise of image k depends on `seed` + k alone and is the same at every timestep. The classifier maps (x_t, t) to
+    logits (N, K), and is left in evaluation mode.
 
     Raises:
         ValueError: labels that are not one per image, or a timestep outside the schedule.
@@ -58,7 +58,7 @@ def accuracy_by_noise_level(
 
 
 def chance(labels: np.ndarray) -> float:
-    """What naming the commonest class every time would score."""
+    """The accuracy of always answering with the most frequent class."""
     return float(np.bincount(labels).max() / len(labels))
 
 

@@ -1,9 +1,9 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991).
 
-A set's manifold is the union of balls around its points, each as wide as the distance to its k-th nearest neighbour.
-Precision is the share of samples inside the manifold of the real images (are they real?), recall the share of real
-images inside the manifold of the samples (is everything there?). Both depend on how many points span the manifold:
-compare equal numbers.
+The manifold of a set is the union of balls around its points; the radius of a ball is the distance to its point's k-th
+nearest neighbour. Precision is the share of samples inside the manifold of the real images (are they real?), recall the
+share of real images inside the manifold of the samples (is everything there?). Both depend on the number of points in
+the manifold: compare equal numbers only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def precision_recall(real: np.ndarray, samples: np.ndarray, k: int = 3) -> tuple
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (N, M); by differences, since |a|^2 + |b|^2 - 2ab would move points off a ball's surface."""
+    """Euclidean distances (N, M), not by |a|^2 + |b|^2 - 2ab: its rounding would move points off a ball's surface."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def radii(points: Tensor, k: int) -> Tensor:
-    """Distance of each point (N, D) to its k-th nearest neighbour, itself not counted, (N,)."""
+    """Distance of each point (N, D) to its k-th nearest neighbour other than itself, (N,)."""
     return torch.cat([distances(chunk, points).kthvalue(k + 1).values for chunk in points.split(CHUNK)])
 
 

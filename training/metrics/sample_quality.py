@@ -1,4 +1,4 @@
-"""All measures of a set of images against a test split, in the features of one network."""
+"""All metrics of a set of samples against a test split, in the features of one network."""
 
 from __future__ import annotations
 
@@ -12,68 +12,68 @@ from training.metrics.frechet import frechet_distance, statistics
 from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.precision_recall import precision_recall
 
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # k of precision and recall
 
 
 class SampleEvaluator:
-    """Measures sets of `count` images.
+    """Measures sets of `count` samples.
 
-    The Frechet and the kernel distance are to the whole test split. Precision and recall depend on the number of real
-    images, so those are as many as samples, but from 1,000 to 5,000 (more would only take longer), where the split
-    has them.
+    The Frechet and the kernel distance are taken to the whole test split. Precision and recall depend on the number of
+    real images, so they use as many real images as samples, but at least 1,000 (if the split has them) and at most
+    5,000 (more would only take longer).
 
     Args:
-        classifier: gives the features, and names classes if it has a `head` (training.metrics.feature_nets)
-        features: (N, D), those of the images to measure against
-        count: how many samples a set will have
+        network: gives the features, and predicts classes if it has a `head` (training.metrics.feature_nets)
+        features: (N, D), features of the real images
+        count: number of samples in a set
     """
 
-    def __init__(self, classifier: nn.Module, features: np.ndarray, count: int) -> None:
-        self.classifier, self.features = classifier, features
+    def __init__(self, network: nn.Module, features: np.ndarray, count: int) -> None:
+        self.network, self.features = network, features
         self.test = statistics(features)
         self.within_test = mean_within(features)
         size = subset_size(count, len(features))
         self.subset = features[np.random.default_rng(0).permutation(len(features))[:size]]
 
     def measure(self, pixels: np.ndarray, labels: np.ndarray | None, name: str) -> dict[str, Any]:
-        """The numbers of 8-bit images (N, C, H, W).
+        """The metrics of 8-bit images (N, C, H, W), by name.
 
-        Class accuracy where `labels` (N,) say what was asked for, and the entropy of the classes that were recognised,
-        log2 of their number if all are drawn alike and 0 if only one is; neither, where the network names no classes.
+        If the network predicts classes, they include the entropy of the predicted classes (log2 of their number if all
+        are equally frequent, 0 if there is only one), and class accuracy if `labels` (N,) say which were asked for.
         """
-        return self.compare(*extract(self.classifier, pixels, name), labels)
+        return self.compare(*extract(self.network, pixels, name), labels)
 
-    def compare(self, features: np.ndarray, recognised: np.ndarray | None, labels: np.ndarray | None) -> dict[str, Any]:
-        """`measure` of images whose features (M, D) and classes (M,) were taken already."""
+    def compare(self, features: np.ndarray, predicted: np.ndarray | None, labels: np.ndarray | None) -> dict[str, Any]:
+        """`measure` for images whose features (M, D) and predicted classes (M,) are known already."""
         found = statistics(features)
         precision, recall = precision_recall(self.subset, features, NEIGHBOURS)
         distance = frechet_distance(found.mean, found.covariance, self.test.mean, self.test.covariance)
-        return class_measures(recognised, labels) | {
-            self.classifier.frechet_name: distance,
-            self.classifier.kernel_name: kernel_distance(self.features, features, self.within_test),
+        return class_measures(predicted, labels) | {
+            self.network.frechet_name: distance,
+            self.network.kernel_name: kernel_distance(self.features, features, self.within_test),
             "precision": precision,
             "recall": recall,
         }
 
 
 def subset_size(count: int, available: int) -> int:
-    """How many real images precision and recall of `count` samples are against."""
+    """The number of real images that precision and recall of `count` samples use."""
     return min(max(count, 1000), 5000, available)
 
 
 def measure_names(network: nn.Module, nearest: bool) -> set[str]:
-    """The numbers that every set of images gets in the features of `network`, with or without `Memorization`."""
+    """The names of the metrics that every set of samples gets with `network`, with or without `Memorization`."""
     names = {network.frechet_name, network.kernel_name, "precision", "recall"}
     names |= {"class_entropy_bits"} if hasattr(network, "head") else set()
     return names | ({"nearest_train_distance"} if nearest else set())
 
 
-def class_measures(recognised: np.ndarray | None, labels: np.ndarray | None) -> dict[str, float]:
-    """Accuracy and entropy of recognised classes (N,), as far as there are classes and `labels` (N,)."""
-    if recognised is None:
+def class_measures(predicted: np.ndarray | None, labels: np.ndarray | None) -> dict[str, float]:
+    """Accuracy and entropy of predicted classes (N,), as far as there are classes and `labels` (N,)."""
+    if predicted is None:
         return {}
-    agree = {} if labels is None else {"class_accuracy": float(np.mean(recognised == labels))}
-    return agree | {"class_entropy_bits": entropy_bits(recognised)}
+    agree = {} if labels is None else {"class_accuracy": float(np.mean(predicted == labels))}
+    return agree | {"class_entropy_bits": entropy_bits(predicted)}
 
 
 def entropy_bits(classes: np.ndarray) -> float:
