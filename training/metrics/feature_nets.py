@@ -70,7 +70,7 @@ class Inception(nn.Module):
         except ImportError as error:
             raise ValueError(f"features {INCEPTION} needs a package: pip install torch-fidelity") from error
         except OSError as error:  # URLError is one
-            raise ValueError(f"features {INCEPTION} must download its weights once, but cannot: {error}") from error
+            raise ValueError(f"features {INCEPTION} must download its weights once, and cannot: {error}") from error
 
     def features(self, x: Tensor) -> Tensor:
         """Images (N, 1 or 3, H, W) in [-1, 1] -> (N, 2048)."""
