@@ -19,7 +19,7 @@ from test_evaluate import ROOT, command, fill, measured
 
 from training import evaluate
 from training.evaluation import batches
-from training.evaluation.batches import Kept, draw
+from training.evaluation.batches import BatchCache, draw
 from training.evaluation.sampling import Batch, open_model
 
 COUNT = 40  # batches of the row that is killed
@@ -138,22 +138,22 @@ def test_a_row_without_a_newer_measure_is_completed(place: Path, drawn: list[ran
 
 def test_a_damaged_batch_is_drawn_again(place: Path, cache: Path, drawn: list[range]) -> None:
     model = open_model(str(place / "plain"), torch.float32)
-    kept = Kept(cache, "one")
+    kept = BatchCache(cache, "one")
     first = draw(model, 6, 2, 0, "images", kept, num_inference_steps=2)
     places = sorted(cache.glob("drawn-*/*.npz"))
-    assert len(places) == 3 and first.before == 0
+    assert len(places) == 3 and first.resumed == 0
     places[1].write_bytes(places[1].read_bytes()[:50])
     places[2].unlink()
     drawn.clear()
     second = draw(model, 6, 2, 0, "images", kept, num_inference_steps=2)
-    assert drawn == [range(2, 4), range(4, 6)] and second.before == 2
+    assert drawn == [range(2, 4), range(4, 6)] and second.resumed == 2
     assert np.array_equal(first.pixels, second.pixels) and first.nfe == second.nfe == 2.0
 
 
 def test_other_settings_find_none_of_the_batches(place: Path) -> None:
     model = open_model(str(place / "plain"), torch.float32)
     keys = {
-        json.dumps(batches.decided_by(model, *decides))
+        json.dumps(batches.depends_on(model, *decides))
         for decides in [
             ("a", 0, "float32", {"num_inference_steps": 2}),
             ("b", 0, "float32", {"num_inference_steps": 2}),
@@ -163,7 +163,7 @@ def test_other_settings_find_none_of_the_batches(place: Path) -> None:
         ]
     }
     model.use_scheduler("UniPC")
-    keys.add(json.dumps(batches.decided_by(model, "a", 0, "float32", {"num_inference_steps": 2})))
+    keys.add(json.dumps(batches.depends_on(model, "a", 0, "float32", {"num_inference_steps": 2})))
     assert len(keys) == 6
 
 
@@ -215,5 +215,5 @@ def test_each_process_draws_its_share(place: Path, cache: Path, drawn: list[rang
             pass
 
     model = open_model(str(place / "plain"), torch.float32)
-    assert draw(model, 10, 2, 0, "images", Kept(cache, "two"), Second(), num_inference_steps=1) is None
+    assert draw(model, 10, 2, 0, "images", BatchCache(cache, "two"), Second(), num_inference_steps=1) is None
     assert drawn == [range(2, 4), range(6, 8)]

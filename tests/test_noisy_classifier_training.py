@@ -369,7 +369,7 @@ def test_the_command_writes_a_table_a_file_and_a_plot(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--batch_sise", "3"], "unknown argument '--batch_sise'.*--batch_size"),
+        (["--batch_sise", "3"], "unknown flag --batch_sise; did you mean --batch_size"),
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["--timesteps", "10"], r"timesteps must be in \[0, 9\], got \[10\]"),
         (["--dataset_name", "nowhere/at/all"], "nowhere/at/all"),

@@ -1,12 +1,12 @@
-"""Measure a model: a folder or a Hub id -> metrics.json.
+"""Measure a model, given by folder or Hub id, and write metrics.json.
 
     python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion --guidance_scale 1 1.5 2
 
-Draws images, the same number of each class, and measures them in the features of a network that trains no
-generator: class accuracy, Frechet and kernel distance to all test images, precision and recall; and in pixels the
-distance to the nearest training image. Beside each stands the floor, what as many real images score. Several values
-of a setting make a sweep; a row is written as soon as it is measured, and not measured again when the command is
-repeated. Bits/dim are measured where they are asked for.
+Draws images, the same number of each class, and compares them with real images in the features of a network that no
+generator was trained with: class accuracy, Frechet and kernel distance to all test images, precision and recall. In
+pixels it measures the distance to the nearest training image. Each metric is shown beside its floor, the score of as
+many real images. Several values of a setting make a sweep; each row is written as soon as it is measured, and is not
+measured again when the command is repeated. Bits/dim are measured only with --bits_per_dim.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from training.data.cache import default_cache_dir
 from training.evaluation import bits_per_dim, plots
-from training.evaluation.batches import Kept, decided_by, draw
+from training.evaluation.batches import BatchCache, depends_on, draw
 from training.evaluation.measuring import Measuring
 from training.evaluation.options import Options, parse
 from training.evaluation.prepare import Evaluation, prepare, sweep
@@ -28,23 +28,23 @@ from training.metrics.sample_quality import measure_names
 
 
 def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | None) -> np.ndarray | None:
-    """Draw what a row's settings give, fill in its numbers and write it; its 8-bit images (N, C, H, W).
+    """Draw with a row's settings, fill in its numbers and write it; returns its 8-bit images (N, C, H, W).
 
-    `measuring` is None, and so is the result, in every process but the first.
+    In every process but the first, `measuring` and the result are None.
     """
     options, model, settings = evaluation.options, evaluation.model, row["settings"]
     names = ("num_inference_steps", "guidance_scale", "guidance_interval")
     arguments = {name: settings[name] for name in names if settings[name] is not None}
     model.use_scheduler(settings["scheduler"], settings["num_inference_steps"])
-    decides = decided_by(model, evaluation.pipeline, options.seed, options.dtype, arguments)
-    kept = Kept(default_cache_dir(), *decides)
+    decides = depends_on(model, evaluation.pipeline, options.seed, options.dtype, arguments)
+    kept = BatchCache(default_cache_dir(), *decides)
     how = {"kept": kept, "processes": evaluation.processes}
     name = key_of(settings)
     drawn = draw(model, options.num_samples, options.batch_size, options.seed, name, **how, **arguments)
     if drawn is None:
         return None
-    if drawn.before:
-        print(f"{drawn.before} of {options.num_samples} images were drawn by an earlier run: {name}")
+    if drawn.resumed:
+        print(f"{drawn.resumed} of {options.num_samples} images were drawn by an earlier run: {name}")
     speed = options.num_samples * evaluation.processes.count / drawn.seconds
     measured = measuring.measure(drawn.pixels, model.num_classes)
     row["measured"] = measured | {"nfe": drawn.nfe, "images_per_second": round(speed, 2)}
@@ -57,11 +57,11 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
 
 
 def measure_rows(evaluation: Evaluation) -> list[Row]:
-    """Every row of the sweep: those that metrics.json holds as they are, and the others measured."""
+    """Every row of the sweep; those that metrics.json already holds are not measured again."""
     options, model, processes = evaluation.options, evaluation.model, evaluation.processes
     wanted, names = sweep(evaluation), measure_names(evaluation.network, bool(options.nearest))
     rows = [None if options.overwrite else find_done(evaluation.output, row, names) for row in wanted]
-    processes.wait()  # all have read the same rows, before any is written
+    processes.wait()  # until all have read the same rows; then the first one may be written
     missing = [index for index, row in enumerate(rows) if row is None]
     if processes.first and len(missing) < len(rows):
         print(f"{len(rows) - len(missing)} of {len(rows)} settings are in {evaluation.output} already")
@@ -76,33 +76,35 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
 
 
 def is_best(row: Row, rows: list[Row | None], distance: str) -> bool:
-    """Whether no row that is measured has a smaller `distance`: samples.png shows a sweep at its best."""
+    """Whether no measured row has a smaller `distance`: samples.png shows the best row of a sweep."""
     return all(row["measured"][distance] <= other["measured"][distance] for other in rows if other)
 
 
 def run(location: str, options: Options, command: str) -> list[Row]:
-    """Measure every setting; writes metrics.json after each, and the plots. Returns the rows."""
+    """Measure every setting, writing metrics.json after each, then write the plots. Returns the rows."""
     processes = Processes.launched()
-    with processes.main_process_first():  # the others find what it has decoded and downloaded
+    with processes.main_process_first():  # the others then find decoded and downloaded data in the caches
         evaluation = prepare(location, options, command, processes)
     try:
         rows = measure_rows(evaluation)
     except (ValueError, OSError) as error:
-        if not processes.first:  # the first speaks for all until here, and for itself
+        if not processes.first:  # the first process reports its own errors in main()
             print(f"error in process {processes.index}: {error}", file=sys.stderr)
         raise
     if processes.first:
-        tell(evaluation, rows)
-    processes.end()
+        print_summary(evaluation, rows)
+    processes.close()
     return rows
 
 
-def tell(evaluation: Evaluation, rows: list[Row]) -> None:
-    """Measure bits/dim if they are asked for; print the tables and write the plots."""
+def print_summary(evaluation: Evaluation, rows: list[Row]) -> None:
+    """Print the tables and write the plots; measure bits/dim first if they are requested."""
     folder = evaluation.output.parent
     print(table(rows))
     if any(row["measured"].get("nearest_train_ratio", 1) < 1 for row in rows):
-        print("warning: a ratio below 1: samples lie nearer to training images than unseen ones (copies, or smooth)")
+        print(
+            "warning: a ratio below 1: samples are nearer to training images than unseen images are (copies, or smooth)"
+        )
     written = plots.write_plots(folder, rows)
     if evaluation.options.bits_per_dim:
         bounds = bits_per_dim.measure_rows(evaluation)

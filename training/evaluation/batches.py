@@ -1,7 +1,7 @@
-"""Drawing many images, batch by batch, so that a run which is killed loses at most the batch it was at.
+"""Draws many images batch by batch, so that a run that is killed loses at most the current batch.
 
-Each batch is written to the cache when it is drawn, whole or not at all, under a key of everything that decides its
-images, and read from there when the run is started again. Several processes share the work by the same files.
+Each batch is written to the cache as soon as it is drawn, under a key of everything that its images depend on. A run
+that is started again reads it from there. Several processes share the work through the same files.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from training.machine import versions
 class Drawn:
     """8-bit images (N, C, H, W), seconds of drawing summed over the processes, and network evaluations per image.
 
-    `before`: how many of the images an earlier run had drawn.
+    `resumed`: number of images that an earlier run had drawn.
     """
 
     pixels: np.ndarray
     seconds: float
     nfe: float
-    before: int = 0
+    resumed: int = 0
 
 
-class Kept:
-    """The batches of one row of settings on disk; absent and damaged ones read as None."""
+class BatchCache:
+    """The batches of one row of settings on disk."""
 
     def __init__(self, cache_dir: Path, *decides: object) -> None:
         self.folder = cache_dir / f"drawn-{key_of(*decides)}"
 
     def read(self, chosen: range) -> Batch | None:
-        """The batch of the images of these numbers."""
+        """The batch of the images with these numbers; None if it is absent or damaged."""
         try:
             with np.load(self._place(chosen)) as entry:
                 return Batch(entry["pixels"], float(entry["evaluations"]), float(entry["seconds"]))
@@ -52,23 +52,24 @@ class Kept:
             return None
 
     def write(self, chosen: range, batch: Batch) -> None:
-        """Keep a batch."""
+        """Write a batch, whole or not at all."""
         buffer = io.BytesIO()
         np.savez(buffer, pixels=batch.pixels, evaluations=batch.evaluations, seconds=batch.seconds)
         write_whole(self._place(chosen), buffer.getvalue())
 
     def remove(self) -> None:
-        """Forget all of them."""
+        """Delete all batches."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _place(self, chosen: range) -> Path:
         return self.folder / f"{chosen.start:07d}-{chosen.stop:07d}.npz"
 
 
-def decided_by(model: Model, pipeline: str, seed: int, dtype: str, settings: dict[str, Any]) -> list[Any]:
-    """All that decides the images of a batch, for `Kept`; `pipeline` is `pipeline_hash` of the model's folder.
+def depends_on(model: Model, pipeline: str, seed: int, dtype: str, settings: dict[str, Any]) -> list[Any]:
+    """Everything that the images of a batch depend on, for the key of a `BatchCache`.
 
-    The number of threads and the versions are among it, for the last bits depend on them.
+    `pipeline` is `pipeline_hash` of the model's folder. The versions and the device or number of threads are included,
+    because the last bits depend on them.
     """
     device = model.pipe.device.type
     machine = torch.cuda.get_device_name(model.pipe.device) if device == "cuda" else torch.get_num_threads()
@@ -81,14 +82,14 @@ def draw(
     batch_size: int,
     seed: int,
     name: str,
-    kept: Kept | None = None,
+    kept: BatchCache | None = None,
     processes: Processes | None = None,
     **settings: Any,
 ) -> Drawn | None:
-    """Draw `count` images as `draw_batch` does; `name` goes to the bar.
+    """Draw `count` images with `draw_batch`; `name` is shown in the progress bar.
 
-    Batches that are `kept` are not drawn again. Of several processes, which need `kept` to meet, each draws its share
-    of the others; the first returns all, and the rest None.
+    Batches that are in `kept` are not drawn again. Each of several processes draws its share of the missing batches and
+    passes it on through `kept`, which they need; the first process returns all images, the others None.
 
     Raises:
         ValueError: the model drew values that are not finite.
@@ -97,7 +98,7 @@ def draw(
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     ready = {chosen: kept.read(chosen) for chosen in parts} if kept else {}
     missing = [chosen for chosen in parts if ready.get(chosen) is None]
-    processes.wait()  # all have seen the same batches missing, before any is drawn
+    processes.wait()  # until all have seen the same batches missing; then the first one may be written
     mine = missing[processes.index :: processes.count]
     total = sum(map(len, mine))
     silent = None if processes.first else True

@@ -1,7 +1,7 @@
-"""Rows of metrics.json for bits/dim, the variational bound of a model on test images.
+"""The rows of metrics.json for bits/dim, the variational bound of a model on test images.
 
-`training.metrics.bits_per_dim` measures it. It belongs to the network and its noise schedule, and not to a sampler:
-the rows stand in a section of their own.
+`training.metrics.bits_per_dim` computes it. It is a property of the network and its noise schedule, not of a sampler,
+so that its rows have a section of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEASURES = {"bits_per_dim", "standard_error", "prior", "decoder"}
 
 
 def measure_rows(evaluation: Evaluation) -> list[Row]:
-    """Measure bits/dim with each variance asked for, unless metrics.json holds it; returns the rows, written."""
+    """Measure bits/dim with each requested variance, unless metrics.json holds it, and write it; returns the rows."""
     options, model, output = evaluation.options, evaluation.model, evaluation.output
     variances = list(dict.fromkeys(options.variance_type or [own_variance(model)]))
     known = {"real": {"test": real(evaluation)["test"]}, **evaluation.about}
@@ -38,7 +38,7 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
 
 
 def settings_of(model: Model, options: Options, variance: str) -> Row:
-    """What a row was measured with."""
+    """The settings that a row was measured with."""
     return {
         "model": model.name,
         "variance": variance,
@@ -52,7 +52,7 @@ def settings_of(model: Model, options: Options, variance: str) -> Row:
 
 
 def measure(model: Model, test: ImageData, options: Options, variances: list[str]) -> dict[str, dict[str, Any]]:
-    """`measured` and `curve`, L_t over t in bits/dim, of each variance."""
+    """`measured` and `curve` (L_t over t in bits/dim) of each variance."""
     order = np.random.default_rng(options.seed).permutation(len(test.images))
     chosen = np.sort(order[: options.bits_per_dim])
     model.use_scheduler(None)
@@ -69,7 +69,7 @@ def measure(model: Model, test: ImageData, options: Options, variances: list[str
 
 
 def as_row(bits: BitsPerDim) -> dict[str, Any]:
-    """A BitsPerDim as JSON; the curve to six digits."""
+    """A BitsPerDim as JSON; the curve is rounded to six digits."""
     terms = [float(f"{value:.6g}") for value in np.asarray(bits.terms, dtype=np.float64).tolist()]
     measured = {
         "bits_per_dim": float(bits.total),

@@ -1,4 +1,4 @@
-"""Features of real images, taken once and kept in the cache."""
+"""Features of real images, computed once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.metrics.features import classifier_hash, extract
 def extract_cached(
     network: nn.Module, pixels: np.ndarray, fingerprint: str, cache_dir: Path, name: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`extract`, kept in `cache_dir` under the content of the images (`fingerprint`) and of the weights."""
+    """`extract`, cached in `cache_dir` by the content of the images (`fingerprint`) and of the network's weights."""
     key = hashlib.sha256(f"1 {fingerprint} {classifier_hash(network)}".encode()).hexdigest()[:24]
     place = cache_dir / f"features-{key}.npz"
     try:

@@ -1,4 +1,4 @@
-"""Whether a model, the data and a feature network can be compared: asked before any work is done."""
+"""Checks, before any work is done, that a model, the data and a feature network fit each other."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from training.metrics.sample_quality import NEIGHBOURS
 
 
 def load_split(options: Options, split: str) -> ImageData:
-    """A split of the real images."""
+    """Load a split of the real images."""
     return load_images(dataset_name=options.dataset_name, split=split, resolution=options.resolution)
 
 
 def dimensions(shape: tuple[int, ...]) -> str:
-    """(C, H, W) in words."""
+    """(C, H, W) as text."""
     return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
 
 
 def check_features(options: Options, network: nn.Module, test: ImageData) -> None:
-    """Raise ValueError unless the network takes such images; those that are not ours take any."""
+    """Raise ValueError unless the network takes such images. Only our classifiers are particular about them."""
     if not hasattr(network, "head"):
         return
     size = network.config.sample_size
@@ -34,7 +34,7 @@ def check_features(options: Options, network: nn.Module, test: ImageData) -> Non
 
 
 def check_splits(options: Options, train: ImageData, test: ImageData) -> None:
-    """Raise ValueError unless both splits hold images of one shape, and enough of them."""
+    """Raise ValueError unless both splits hold enough images, all of one shape."""
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError(
             f"train_split and test_split must hold images of one shape: {dimensions(train.images.shape[1:])} and "
@@ -46,7 +46,7 @@ def check_splits(options: Options, train: ImageData, test: ImageData) -> None:
 
 
 def check_fit(model: Model, options: Options, network: nn.Module, test: ImageData) -> None:
-    """Raise ValueError unless model, data and network can be compared, and the model takes the settings."""
+    """Raise ValueError unless model, data and network fit each other, and the model takes the settings."""
     if model.shape != test.images.shape[1:]:
         raise ValueError(
             f"model and dataset_name must agree in size: {model.name} draws {dimensions(model.shape)}, "
@@ -61,7 +61,7 @@ def check_fit(model: Model, options: Options, network: nn.Module, test: ImageDat
 
 
 def check_steps(model: Model, options: Options) -> None:
-    """Raise ValueError for more steps than the process has."""
+    """Raise ValueError for more steps than the noise process has."""
     most = model.own_scheduler.config.get("num_train_timesteps")
     for steps in options.num_inference_steps:
         if most is not None and steps > most:
@@ -69,10 +69,10 @@ def check_steps(model: Model, options: Options) -> None:
 
 
 def check_classes(model: Model, options: Options, network: nn.Module, test: ImageData) -> None:
-    """Raise ValueError unless class accuracy can be told: model, network and data know the same classes."""
+    """Raise ValueError unless model, network and data have the same classes, as class accuracy needs."""
     if test.labels is None:
         raise ValueError(
-            f"dataset_name must have labels: {model.name} is class-conditional, and its accuracy needs them"
+            f"dataset_name must have labels: {model.name} is class-conditional, and class accuracy needs them"
         )
     theirs, ours = model.class_names, network.config.class_names
     differ = theirs and ours and [name.lower() for name in theirs] != [name.lower() for name in ours]
@@ -85,7 +85,7 @@ def check_classes(model: Model, options: Options, network: nn.Module, test: Imag
 
 
 def check_bits(model: Model, options: Options, test: ImageData) -> None:
-    """Raise ValueError unless the model's bits/dim can be measured as asked, if they are."""
+    """Raise ValueError if bits/dim are requested that cannot be measured of this model."""
     if not options.bits_per_dim:
         return
     if options.bits_per_dim > len(test.images):
@@ -103,15 +103,15 @@ def check_bits(model: Model, options: Options, test: ImageData) -> None:
             f"bits_per_dim must be 0 for {type(model.pipe).__name__}, which is no pipeline of this project"
         )
     if getattr(model.pipe, "vae", None) is not None:
-        raise ValueError(f"bits_per_dim must be 0: {model.name} diffuses latents, and its bound is not one of pixels")
+        raise ValueError(f"bits_per_dim must be 0: {model.name} diffuses latents, and its bound is not one on pixels")
     if model.facts.num_class_embeds is not None and model.facts.null_label is None:
-        raise ValueError(f"bits_per_dim must be 0: {model.name} cannot be asked without a class")
+        raise ValueError(f"bits_per_dim must be 0: {model.name} cannot be evaluated without a class")
     if "learned_range" in (options.variance_type or []) and not model.facts.learns_variance:
         raise ValueError(f"variance_type must not be learned_range: {model.name} has learned no variance")
 
 
 def own_variance(model: Model) -> str:
-    """The variance that a model asks for by its channels or its scheduler."""
+    """The variance that a model samples with, given by its output channels or its scheduler."""
     if model.facts.learns_variance:
         return "learned_range"
     large = "large" in model.own_scheduler.config.get("variance_type", "fixed_small")

@@ -1,4 +1,4 @@
-"""All that the images of one evaluation are measured with, and what real ones score."""
+"""Measures the samples of one evaluation, and real images for comparison (the floor)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from training.metrics.sample_quality import SampleEvaluator, class_measures
 
 
 class Measuring:
-    """The measures of an evaluation, with the features of its real images in the cache.
+    """The metrics of an evaluation; the features of its real images are cached.
 
-    `floor` is what as many training images score. `test_accuracy` is the network's on the test images; None where
-    it names no classes, or they have none.
+    `floor` holds the metrics of as many training images. `test_accuracy` is that of the network on the test images,
+    None if it predicts no classes or they have no labels.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -35,14 +35,14 @@ class Measuring:
             self.floor |= self.memorization.floor()
 
     def measure(self, pixels: np.ndarray, num_classes: int | None) -> dict[str, Any]:
-        """The numbers of 8-bit images (N, C, H, W), of classes that take turns."""
+        """The metrics of 8-bit images (N, C, H, W), where image k has class k modulo `num_classes`."""
         asked = None if num_classes is None else np.arange(len(pixels)) % num_classes
         found = self.evaluator.measure(pixels, asked, "samples")
         return found | (self.memorization.measure(pixels) if self.memorization else {})
 
 
 def floor_of(evaluator: SampleEvaluator, train: ImageData, count: int, seed: int) -> dict[str, Any]:
-    """The numbers of `count` training images, chosen at random: what a perfect model would score."""
+    """The metrics of `count` random training images: what a perfect model would score."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train.images))[:count])
     labels = None if train.labels is None else train.labels[chosen]
     which = f"{train.fingerprint} {count} {seed}"

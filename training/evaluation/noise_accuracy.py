@@ -1,4 +1,4 @@
-"""How well a classifier of noisy images knows them, by noise level.
+"""The accuracy of a classifier of noisy images, by noise level.
 
     python -m training.metrics.noise_accuracy model_cards/fashion-classifier-guidance --dataset_name data/fashion
 
@@ -35,17 +35,19 @@ from training.model_index import read_index
 
 @dataclass
 class Options:
-    """What to measure."""
+    """The options of the command."""
 
     dataset_name: str = field(metadata={"help": "labelled images: a Hub id, or a folder of parquet"})
     test_split: str = field(default="test", metadata={"help": "the split to measure on"})
-    timesteps: list[int] | None = field(default=None, metadata={"help": "one or more [0, 100, 250, 500, 750 of 1000]"})
-    max_samples: int | None = field(default=None, metadata={"help": "only this many images"})
-    batch_size: int = field(default=250, metadata={"help": "images at a time"})
-    seed: int = field(default=0, metadata={"help": "the noise of image k is drawn from the seed + k"})
+    timesteps: list[int] | None = field(
+        default=None, metadata={"help": "one or more timesteps [0, 100, 250, 500, 750 of 1000]"}
+    )
+    max_samples: int | None = field(default=None, metadata={"help": "use only this many images"})
+    batch_size: int = field(default=250, metadata={"help": "images per batch"})
+    seed: int = field(default=0, metadata={"help": "the noise of image k is drawn with seed + k"})
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what can be seen to be wrong without opening anything."""
+        """Raise ValueError for a value out of range."""
         for name, low in {"batch_size": 1, "max_samples": 1, "seed": 0}.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -56,7 +58,7 @@ def parse(arguments: list[str]) -> tuple[str, Options]:
     """The model and the options of a command line.
 
     Raises:
-        ValueError: an unknown flag, with the nearest that there is, or a value out of its range.
+        ValueError: an unknown flag, with the nearest known one, or a value out of range.
     """
     parser = HfArgumentParser(
         Options, prog="python -m training.metrics.noise_accuracy", description=__doc__.splitlines()[0]
@@ -67,12 +69,12 @@ def parse(arguments: list[str]) -> tuple[str, Options]:
 
 
 def open_classifier(folder: Path, components: dict[str, tuple[str, str]]) -> tuple[NoisyClassifier, NoiseSchedule]:
-    """The noisy classifier in a pipeline's folder, and the noise schedule it was trained on.
+    """The noisy classifier in a pipeline's folder, and the noise schedule that it was trained with.
 
     `components` are those of its model_index.json.
 
     Raises:
-        ValueError: the pipeline has none.
+        ValueError: the pipeline has no noisy classifier.
     """
     _, kind = components.get("classifier", (None, None))
     if kind != "NoisyClassifier":
@@ -87,9 +89,12 @@ def open_classifier(folder: Path, components: dict[str, tuple[str, str]]) -> tup
 
 
 def load_split(options: Options, classifier: NoisyClassifier, names: list[str]) -> ImageData:
-    """The labelled images, in the size and the channels of the classifier and of its classes, or a ValueError.
+    """Load the labelled images in the size and the channels of the classifier.
 
-    `names` are those of the classes, empty where the model has none.
+    `names` are the names of its classes, empty if it has none.
+
+    Raises:
+        ValueError: the data have no labels, or other classes.
     """
     config = classifier.config
     size = config.sample_size
@@ -116,7 +121,7 @@ def load_split(options: Options, classifier: NoisyClassifier, names: list[str]) 
 
 
 def run(location: str, options: Options, command: str) -> dict[str, Any]:
-    """Measure, print and write; what noise_accuracy.json holds."""
+    """Measure, print and write; returns the content of noise_accuracy.json."""
     folder = find_folder(location)
     index = read_index(folder)
     classifier, schedule = open_classifier(folder, index.components)

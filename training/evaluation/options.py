@@ -1,4 +1,4 @@
-"""The command line of training.evaluate: what can be asked for, and what can be seen to be wrong before any work."""
+"""The command line of training.evaluate: its options, and the checks that need nothing but their values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EXAMPLES = """examples:
       --bits_per_dim 500 --variance_type fixed_small fixed_large
   accelerate launch --multi_gpu --num_processes 4 -m training.evaluate ...
 
-Started again, it goes on where it was interrupted. Several values of a setting make a sweep, with plots beside
-metrics.json: guidance.png and steps.png; bits/dim give likelihood.png.
+An interrupted run continues when it is started again. Several values of a setting make a sweep, with plots beside
+metrics.json: guidance.png and steps.png. Bits/dim are plotted in likelihood.png.
 """
 
 
 def flag(default: Any, text: str) -> Any:
-    """A field with its help; a list is copied for each use."""
+    """A dataclass field with its help text; a list as the default is copied for each instance."""
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"help": text})
     return field(default=default, metadata={"help": text})
@@ -40,39 +40,42 @@ def flag(default: Any, text: str) -> Any:
 
 @dataclass
 class Options:
-    """What to measure."""
+    """The options of the command."""
 
     dataset_name: str = field(metadata={"help": "the real images: a Hub id, or a folder of parquet"})
     num_samples: int = flag(1000, "images to draw for each setting")
-    batch_size: int = flag(100, "images drawn at a time")
-    guidance_scale: list[float] | None = flag(None, "one or more; if left out, the pipeline's own")
+    batch_size: int = flag(100, "images per batch")
+    guidance_scale: list[float] | None = flag(None, "one or more; default: that of the pipeline")
     num_inference_steps: list[int] = flag([20], "one or more")
-    scheduler: list[str] | None = flag(None, f"one or more of {', '.join(SCHEDULERS)}; if left out, the model's own")
+    scheduler: list[str] | None = flag(None, f"one or more of {', '.join(SCHEDULERS)}; default: that of the model")
     guidance_interval: list[float] | None = flag(
-        None, "LOW HIGH, shares of the noise process; if left out, the model's own"
+        None, "LOW HIGH, the part of the noise process that is guided, each in [0, 1]; default: that of the model"
     )
-    seed: int = flag(0, "image k is drawn from the seed + k")
-    dtype: str = flag("bfloat16", "of the network: bfloat16 or float32")
-    resolution: int | None = flag(None, "side of the real images; if left out, as they are")
+    seed: int = flag(0, "image k is drawn with seed + k")
+    dtype: str = flag("bfloat16", "number format of the network: bfloat16 or float32")
+    resolution: int | None = flag(None, "side in pixels that the real images are resized to; default: as they are")
     test_split: str = flag("test", "the split to measure against")
-    train_split: str = flag("train", "the split that gives the floor")
+    train_split: str = flag(
+        "train",
+        "the split of which real images are measured for comparison, and which memorization is measured against",
+    )
     features: str = flag(
         "model_cards/fashion-features",
-        f"the network to measure in: {', '.join(NAMED)}, or a classifier's folder or id",
+        f"the network whose features are compared: {', '.join(NAMED)}, or a classifier's folder or Hub id",
     )
-    nearest_samples: int = flag(1000, "samples whose distance to the nearest training image is measured; 0: none")
-    bits_per_dim: int = flag(0, "test images whose bits/dim (the variational bound) are measured; 0: none")
-    bits_per_dim_steps: int = flag(1000, "steps of the bound")
-    bits_per_dim_timesteps: int = flag(100, "of them, drawn for each image; as many as there are: all")
+    nearest_samples: int = flag(1000, "samples whose distance to the nearest training image is measured; 0 for none")
+    bits_per_dim: int = flag(0, "test images whose bits/dim (the variational bound) are measured; 0 for none")
+    bits_per_dim_steps: int = flag(1000, "steps in the sum of the bound")
+    bits_per_dim_timesteps: int = flag(100, "number of these steps that are evaluated per image, at random")
     variance_type: list[str] | None = flag(
-        None, f"one or more of {', '.join(VARIANCES)} for bits/dim; if left out, the model's own"
+        None, f"one or more of {', '.join(VARIANCES)} for bits/dim; default: that of the model"
     )
-    output: str | None = flag(None, "if left out, metrics.json in the model's folder")
-    grid: bool = flag(True, "write samples.png beside metrics.json, of the setting with the least Frechet distance")
-    overwrite: bool = flag(False, "measure also what metrics.json already holds")
+    output: str | None = flag(None, "the file to write; default: metrics.json in the model's folder")
+    grid: bool = flag(True, "write samples.png beside metrics.json, with the samples of the lowest Frechet distance")
+    overwrite: bool = flag(False, "measure again what metrics.json already holds")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what can be seen to be wrong without opening anything."""
+        """Raise ValueError for a value that is not allowed; normalise the spelling of names."""
         if self.scheduler is not None:
             named = [one_of("scheduler", name, list(SCHEDULERS)) for name in self.scheduler]
             self.scheduler = list(dict.fromkeys(named))
@@ -89,12 +92,12 @@ class Options:
 
     @property
     def nearest(self) -> int:
-        """How many of the samples are compared with the training images."""
+        """The number of samples that are compared with the training images."""
         return min(self.nearest_samples, self.num_samples)
 
     @property
     def dataset(self) -> str:
-        """The data set's Hub id, or the name of its folder without the way to it."""
+        """The data set's Hub id, or the name of its folder without the path."""
         return Path(self.dataset_name).name if Path(self.dataset_name).is_dir() else self.dataset_name
 
     def _check_counts(self) -> None:
@@ -110,11 +113,11 @@ class Options:
             raise ValueError("bits_per_dim must be 0, or at least 2 for a standard error, got 1")
         self.bits_per_dim_timesteps = min(self.bits_per_dim_timesteps, self.bits_per_dim_steps)
         if self.variance_type and not self.bits_per_dim:
-            raise ValueError("variance_type is of use with bits_per_dim only, which was not asked for")
+            raise ValueError("variance_type is of use with bits_per_dim only, which is 0")
 
 
 def one_of(name: str, value: str, allowed: list[str]) -> str:
-    """`value` as it is spelled in `allowed`, in any case; else a ValueError with the nearest."""
+    """`value` as it is spelled in `allowed`, in any case. Raises ValueError, with the nearest, if it is none."""
     spelled = {word.lower(): word for word in allowed}
     if value.lower() in spelled:
         return spelled[value.lower()]
@@ -122,7 +125,7 @@ def one_of(name: str, value: str, allowed: list[str]) -> str:
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help with a default where there is one to tell."""
+    """Help texts with their defaults, except None."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         told = action.option_strings and action.default not in (None, argparse.SUPPRESS, argparse.OPTIONAL)
@@ -134,7 +137,7 @@ def parse(arguments: list[str], description: str) -> tuple[str, Options]:
     """The model and the options of a command line.
 
     Raises:
-        ValueError: an unknown flag, with the nearest that there is, or a value out of its range.
+        ValueError: an unknown flag, with the nearest known one, or a value out of range.
     """
     parser = HfArgumentParser(
         Options,
@@ -144,7 +147,7 @@ def parse(arguments: list[str], description: str) -> tuple[str, Options]:
         formatter_class=lambda prog: Formatter(prog, max_help_position=34, width=118),
     )
     parser.add_argument("model", help="a pipeline's folder, or a Hub id")
-    for action in parser._actions:  # one spelling of each flag, and words that say what to give
+    for action in parser._actions:  # one spelling per flag, and the type as its placeholder
         action.option_strings = [text for text in action.option_strings if "-" not in text[2:] or text == "-h"]
         if action.option_strings and action.nargs != 0 and action.metavar is None:
             action.metavar = getattr(action.type, "__name__", "value").upper().replace("STRING_TO_BOOL", "YES/NO")

@@ -1,8 +1,8 @@
-"""Plots of what was measured: guidance against fidelity and diversity, steps against distance, the bound over t, the
-accuracy of a noisy classifier.
+"""The plots of an evaluation: guidance scale against fidelity and diversity, steps against distance, the bound over t,
+and the accuracy of a noisy classifier.
 
-A dashed line is the floor, what as many real images score. Colours are those of Okabe and Ito, which also the
-colour-blind tell apart.
+A dashed line is the floor, the score of as many real images. The colours are those of Okabe and Ito, which colour-blind
+people can tell apart.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Series = dict[str, list[Row]]
 
 
 def write_plots(folder: Path, rows: list[Row]) -> list[Path]:
-    """guidance.png if the rows differ in guidance, steps.png if they differ in steps; returns what was written."""
+    """Write guidance.png if the rows differ in guidance, steps.png if they differ in steps; returns the paths."""
     written = []
     if varies(rows, "guidance_scale"):
         written.append(write_figure(folder / "guidance.png", lambda: guidance_figure(rows)))
@@ -64,7 +64,7 @@ def write_plots(folder: Path, rows: list[Row]) -> list[Path]:
 
 
 def write_likelihood(folder: Path, rows: list[Row]) -> Path:
-    """likelihood.png, the terms of the bound over t."""
+    """Write likelihood.png, the terms of the bound over t."""
     return write_figure(folder / "likelihood.png", lambda: likelihood_figure(rows))
 
 
@@ -84,14 +84,17 @@ def varies(rows: list[Row], name: str) -> bool:
 
 
 def series_of(rows: list[Row], along: str, names: dict[str, str]) -> Series:
-    """Rows by the settings that tell lines apart, sorted by the setting `along` which they run.
+    """The rows of each line of a plot, sorted by the setting `along` the x axis.
 
-    `names` are the settings, with a pattern for the legend; those that do not vary are left out of it.
+    `names` are the settings that tell lines apart, each with its pattern for the legend. Those that do not vary are
+    left out of the legend.
     """
-    told = {name: pattern for name, pattern in names.items() if varies(rows, name)} or dict([next(iter(names.items()))])
+    varying = {name: pattern for name, pattern in names.items() if varies(rows, name)} or dict(
+        [next(iter(names.items()))]
+    )
     found: Series = {}
     for row in sorted(rows, key=lambda row: row["settings"][along]):
-        label = ", ".join(pattern.format(row["settings"][name]) for name, pattern in told.items())
+        label = ", ".join(pattern.format(row["settings"][name]) for name, pattern in varying.items())
         found.setdefault(label, []).append(row)
     return found
 
@@ -112,7 +115,7 @@ def guidance_figure(rows: list[Row]) -> Figure:
         if len(scales) <= 6:  # more would crowd the axis
             axis.set_xticks(scales, [f"{scale:g}" for scale in scales])
     figure.suptitle(title(rows, "guidance_scale"), x=0.01, ha="left")
-    below(figure, axes[0])
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -129,7 +132,7 @@ def steps_figure(rows: list[Row]) -> Figure:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set(xlabel="Sampling steps (log scale)", ylabel=LABELS[name])
     figure.suptitle(title(rows, "num_inference_steps"), x=0.01, ha="left")
-    below(figure, axis)
+    legend_below(figure, axis)
     return figure
 
 
@@ -138,8 +141,8 @@ def draw_lines(axis: Axes, lines: Series, along: str, name: str, rows: list[Row]
     for index, (label, points) in enumerate(lines.items()):
         shown = [row for row in points if name in row["measured"]]
         x, y = [row["settings"][along] for row in shown], [row["measured"][name] for row in shown]
-        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        axis.plot(x, y, label=label, **look)
+        style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+        axis.plot(x, y, label=label, **style)
     if name in rows[0]["floor"]:
         axis.axhline(rows[0]["floor"][name], color="#777777", linestyle="--", linewidth=1.3, label="real images")
     if name in SHARES:
@@ -149,14 +152,14 @@ def draw_lines(axis: Axes, lines: Series, along: str, name: str, rows: list[Row]
         axis.set_ylim(bottom=0)
 
 
-def below(figure: Figure, axis: Axes) -> None:
-    """The legend of one axis under all of them."""
+def legend_below(figure: Figure, axis: Axes) -> None:
+    """Put the legend of `axis` below all axes of the figure."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=min(len(labels), 5))
 
 
 def title(rows: list[Row], along: str) -> str:
-    """The model, the number of samples, and the settings that are the same in all rows."""
+    """The title of a figure: model, number of samples, and the settings that are the same in all rows."""
     settings = rows[0]["settings"]
     parts = [f"{settings['model']}: {settings['num_samples']:,} samples"]
     for name, text in {"scheduler": "{}", "num_inference_steps": "{} steps", "guidance_scale": "guidance {:g}"}.items():
@@ -171,7 +174,7 @@ def likelihood_figure(rows: list[Row]) -> Figure:
     axis = figure.subplots()
     for index, row in enumerate(rows):
         label = "{}: {:.3f} ± {:.3f} bits/dim".format(VARIANCES[row["settings"]["variance"]], *totals(row))
-        # t = 0 has no place on a logarithmic axis: steps count from 1 as in the papers
+        # a logarithmic axis has no 0: steps count from 1, as in the papers
         times = np.asarray(row["curve"]["timesteps"]) + 1
         axis.plot(times, row["curve"]["bits_per_dim"], color=COLOURS[index % len(COLOURS)], label=label)
     axis.set(xscale="log", yscale="log", xlabel="t (log scale)", ylabel="Term of the bound, bits/dim (log scale)")

@@ -1,4 +1,4 @@
-"""What one run of training.evaluate compares, and the rows that it will write as far as they are known beforehand."""
+"""Opens all that one run of training.evaluate needs, and lays out the rows that it will fill with numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.metrics.sample_quality import NEIGHBOURS, subset_size
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An open model, a feature network and the real images, and where the numbers go."""
+    """An open model, a feature network, the real images, and the file that the numbers go to."""
 
     options: Options
     output: Path
@@ -33,18 +33,18 @@ class Evaluation:
     test: ImageData
     train: ImageData
     processes: Processes
-    about: Row  # what every row says beside its settings
+    about: Row  # in every row, beside its settings
 
 
 def prepare(location: str, options: Options, command: str, processes: Processes) -> Evaluation:
     """Open everything and check that it fits.
 
     Raises:
-        ValueError: something is missing or does not fit; nothing has been measured then.
+        ValueError: something is missing or does not fit.
     """
     folder = find_folder(location)
     output = Path(options.output) if options.output else default_output(location)
-    read_rows(output)  # complain about another kind of file now, not after the work
+    read_rows(output)  # raises for another kind of file now, not after the work
     network = open_features(options.features)
     test = checks.load_split(options, options.test_split)
     checks.check_features(options, network, test)
@@ -66,7 +66,7 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
 
 
 def default_output(location: str) -> Path:
-    """Beside the model; a Hub id gets a folder of its name here, since its own is a cache."""
+    """metrics.json in the model's folder; for a Hub id, in a folder of its name here, not in the Hub's cache."""
     return (Path(location) if Path(location).is_dir() else Path(location.rpartition("/")[2])) / "metrics.json"
 
 
@@ -82,7 +82,7 @@ def sweep(evaluation: Evaluation) -> list[Row]:
 
 
 def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float | None) -> Row:
-    """What a row is measured with, and found again by."""
+    """The settings of a row, which are also its key in metrics.json."""
     options = evaluation.options
     return {
         "model": evaluation.model.name,
@@ -99,18 +99,18 @@ def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float
 
 
 def own_interval(model: Model) -> list[float] | None:
-    """The guidance interval that a model was saved with; None for all noise levels."""
+    """The guidance interval that a model was saved with; None if it covers all noise levels."""
     own = model.pipe.config.get("guidance_interval")
     return None if own is None or list(own) == [0.0, 1.0] else list(own)
 
 
 def features(evaluation: Evaluation) -> Row:
-    """The network that the numbers are taken in."""
+    """The name and the hash of the feature network."""
     return {"name": Path(evaluation.options.features).name, "weights": classifier_hash(evaluation.network)}
 
 
 def real(evaluation: Evaluation) -> Row:
-    """The real images that the numbers are against."""
+    """The real images that samples are compared with."""
     options, test, train = evaluation.options, evaluation.test, evaluation.train
     return {
         "test": {"split": options.test_split, "fingerprint": test.fingerprint, "frechet_images": len(test.images)},

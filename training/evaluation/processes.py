@@ -1,7 +1,7 @@
-"""The processes of one evaluation, as `accelerate launch` starts them; the only file of the evaluation that knows it.
+"""The processes that `accelerate launch` starts for one evaluation; the only file here that knows accelerate.
 
-Each draws its share of the batches and leaves it in the cache, which all must see: one machine, or a shared disk. The
-first one measures and writes.
+Each process draws its share of the batches and writes it to the cache, which all must see: one machine, or a shared
+disk. The first process measures and writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.machine import share_cores
 
 
 class Processes:
-    """This process among its peers: `index` of `count`, and its `device`. One alone, unless accelerate started more."""
+    """This process: its `index` among `count` processes, and its `device`."""
 
     def __init__(self) -> None:
         self._state = None
@@ -27,7 +27,7 @@ class Processes:
 
     @classmethod
     def launched(cls) -> Processes:
-        """The processes that accelerate started, this one among them, each with its share of the cores."""
+        """This process with the others that accelerate started, if any; each gets its share of the cores."""
         processes = cls()
         keep_freed_memory()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -46,22 +46,22 @@ class Processes:
 
     @staticmethod
     def is_reporter() -> bool:
-        """Whether errors of this process are to be shown: all find the same, and one tells."""
+        """Whether this process prints errors: all processes find the same ones, and only the first reports them."""
         return os.environ.get("RANK", "0") == "0"
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that measures and writes."""
+        """Whether this is the process that measures and writes."""
         return self.index == 0
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Wait until all processes have called this."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The first process runs the block before the others do; also where it raises, and they then run into it."""
+        """Run the block in the first process before the others, which follow even if it raises."""
         if not self.first:
             self.wait()
         try:
@@ -70,7 +70,7 @@ class Processes:
             if self.first:
                 self.wait()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Leave the group of processes."""
         if self._state is not None:
             self._state.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What was measured, on disk and on the screen: metrics.json, the table, the image of samples."""
+"""The results of an evaluation: metrics.json, the printed tables, and the grid of samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.files import write_whole
 from training.sample_grid import tile
 
 Row = dict[str, Any]
-SECTIONS = ("results", "likelihood")  # of metrics.json: what was drawn, and bits/dim
+SECTIONS = ("results", "likelihood")  # of metrics.json: metrics of samples, and bits/dim
 COLUMNS = {
     "class_accuracy": "{:.1%}",
     "class_entropy_bits": "{:.3f}",
@@ -36,16 +36,16 @@ HEADS = {"nearest_train_distance": "nearest_train", "nearest_train_ratio": "rati
 
 
 def key_of(settings: Row) -> str:
-    """A readable name for settings, such as "fashion-cfg scheduler=DDIM num_inference_steps=20 ..."."""
+    """A readable key for settings, such as "fashion-cfg scheduler=DDIM num_inference_steps=20 ..."."""
     rest = [f"{name}={value}" for name, value in settings.items() if name != "model" and value is not None]
     return " ".join([str(settings["model"]), *rest]).replace(", ", ",")
 
 
 def read_sections(path: Path) -> dict[str, dict[str, Row]]:
-    """The rows of a metrics.json by section and key, both sections empty if there is no such file.
+    """The rows of a metrics.json by section and key; both sections are empty if there is no such file.
 
     Raises:
-        ValueError: the file is something else; it is not touched.
+        ValueError: the file is not a metrics.json of this command.
     """
     if not path.exists():
         return {section: {} for section in SECTIONS}
@@ -63,7 +63,7 @@ def read_rows(path: Path, section: str = "results") -> dict[str, Row]:
 
 
 def find_done(path: Path, row: Row, names: set[str], section: str = "results") -> Row | None:
-    """The row in metrics.json of the same settings, weights, features and data, if it holds all measures in `names`."""
+    """The row in metrics.json with equal settings, weights, features and data, if it holds all metrics in `names`."""
     old = read_rows(path, section).get(key_of(row["settings"]))
     if old is None or not names <= set(old["measured"]):
         return None
@@ -72,9 +72,9 @@ def find_done(path: Path, row: Row, names: set[str], section: str = "results") -
 
 
 def merge(path: Path, row: Row, section: str = "results") -> list[str]:
-    """Put a row into metrics.json, over one of the same settings; returns the keys of the rows that were dropped.
+    """Write a row to metrics.json, replacing one with the same settings; returns the keys of dropped rows.
 
-    Rows of the same model with other weights or configs are dropped: they are no longer true of what lies beside them.
+    Rows of the same model with other weights or configs are dropped: they do not describe the current model.
     """
     sections = read_sections(path)
     name, weights = row["settings"]["model"], row["weights"]
@@ -92,12 +92,12 @@ def merge(path: Path, row: Row, section: str = "results") -> list[str]:
 
 
 def on_one_line(text: str) -> str:
-    """Indented JSON with each list of numbers on one line: a curve has a thousand."""
+    """Put each list of numbers in indented JSON on one line: a curve has a thousand numbers."""
     return re.sub(r"\[\n\s*([\d\s,.eE+-]+?)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def table(rows: list[Row]) -> str:
-    """Rows and the floor of the first as aligned text; only columns that hold something."""
+    """The rows, and the floor of the first row, as aligned text; empty columns are left out."""
     names = [name for name in COLUMNS if any(name in row["measured"] for row in rows)]
     varying = {"scheduler": "scheduler", "num_inference_steps": "steps", "guidance_scale": "guidance"}
     varying["num_samples"] = "samples"
@@ -111,7 +111,7 @@ def table(rows: list[Row]) -> str:
 
 
 def likelihood_table(rows: list[Row]) -> str:
-    """Rows of bits/dim as aligned text."""
+    """The rows of bits/dim as aligned text."""
     lines = [["variance", "steps", "images", "bits/dim", "standard error", "prior", "decoder"]]
     for row in rows:
         settings, measured = row["settings"], row["measured"]
@@ -122,18 +122,18 @@ def likelihood_table(rows: list[Row]) -> str:
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """Lines of cells as text with the columns flush right."""
+    """Lines of cells as text, with the columns aligned to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in lines)
 
 
 def cell(values: Row, name: str) -> str:
-    """One number as text, empty if it was not measured."""
+    """A number as text; empty if it was not measured."""
     return COLUMNS[name].format(values[name]) if name in values else ""
 
 
 def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Image.Image:
-    """The first images of (N, C, H, W), row by row, enlarged without smoothing; a short last row is left out."""
+    """A grid of the first images of (N, C, H, W), enlarged without smoothing; an incomplete last row is left out."""
     shown = pixels[: max(min(rows, len(pixels) // columns), 1) * columns].transpose(0, 2, 3, 1)
     return tile(
         [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in shown], columns, scale
@@ -141,7 +141,7 @@ def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Im
 
 
 def write_grid(path: Path, pixels: np.ndarray, columns: int, note: str) -> None:
-    """Write `grid` as a PNG, with the settings it was drawn with inside it."""
+    """Write `grid` as a PNG, with the settings of the samples (`note`) in its metadata."""
     info = PngImagePlugin.PngInfo()
     info.add_text("settings", note)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Opening any diffusers pipeline by folder or Hub id, and drawing one batch from it, image by image reproducibly."""
+"""Opens any diffusers pipeline by folder or Hub id and draws batches from it, in which each image has its own seed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SCHEDULERS = {
     "Heun": "HeunDiscreteScheduler",
 }
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
-RESULTS = ("metrics.json", "training.json")  # beside a model, and no part of it
+RESULTS = ("metrics.json", "training.json")  # files beside a model that are not part of it
 
 
 @dataclass
 class Model:
-    """An open pipeline and what measuring needs to know of it."""
+    """An open pipeline, and what the evaluation needs to know about it."""
 
     pipe: DiffusionPipeline
     name: str  # the folder's name, or the Hub id
@@ -42,19 +42,19 @@ class Model:
     facts: Facts
     num_classes: int | None  # None: unconditional
     class_names: tuple[str, ...] | None
-    own_scheduler: Any  # as it was saved
-    arguments: dict[str, Any] = field(default_factory=dict)  # that its __call__ takes, with their defaults
+    own_scheduler: Any  # the one that it was saved with
+    arguments: dict[str, Any] = field(default_factory=dict)  # of its __call__, with their defaults
 
     @property
     def scheduler(self) -> str:
-        """The name of its scheduler, short where SCHEDULERS has one."""
+        """The name of its scheduler: the short one if SCHEDULERS has it."""
         return short_name(self.pipe.scheduler)
 
     def use_scheduler(self, name: str | None, num_inference_steps: int = 50) -> None:
-        """Draw with a scheduler of SCHEDULERS, of the same noise process; None, or its name: with the model's own.
+        """Draw with a scheduler of SCHEDULERS over the same noise process; with the model's own for None or its name.
 
-        Another spaces its steps as the model's own does; but Heun, whose runs are of `num_inference_steps`, begins half
-        a step in: our pipelines see to it themselves, but the folder may carry older code.
+        The scheduler spaces its steps as the model's own does. Heun needs `num_inference_steps`, because it must begin
+        half a step in: our pipelines do so themselves, but the folder may carry older code.
         """
         own = self.own_scheduler
         if name is None or name == short_name(own):
@@ -66,7 +66,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Batch:
-    """8-bit images (N, C, H, W), network evaluations summed over them, and the seconds that they took."""
+    """8-bit images (N, C, H, W), network evaluations summed over the images, and the seconds it took to draw them."""
 
     pixels: np.ndarray
     evaluations: float
@@ -74,7 +74,7 @@ class Batch:
 
 
 def short_name(scheduler: Any) -> str:
-    """The name of a scheduler, short where SCHEDULERS has one."""
+    """The name of a scheduler: the short one if SCHEDULERS has it."""
     kind = type(scheduler).__name__
     return next((short for short, long in SCHEDULERS.items() if long == kind), kind)
 
@@ -83,7 +83,7 @@ def find_folder(model: str) -> Path:
     """The folder of a pipeline, downloaded if `model` is a Hub id.
 
     Raises:
-        ValueError: neither a folder nor a Hub id that can be reached, or a folder that holds no pipeline.
+        ValueError: neither a folder nor a Hub id that can be downloaded, or a folder without a pipeline.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -98,16 +98,16 @@ def find_folder(model: str) -> Path:
 
 
 def pipeline_hash(folder: Path) -> str:
-    """16 hex digits that change with all that decides what the pipeline in `folder` draws: also configs and code."""
+    """16 hex digits that depend on everything in `folder` that decides what it draws: weights, configs and code."""
     files = (path for pattern in PATTERNS for path in folder.rglob(pattern))
     return hash_files(folder, (path for path in files if path.name not in RESULTS))
 
 
 def open_model(model: str, dtype: torch.dtype, device: torch.device | None = None) -> Model:
-    """Load a pipeline with its own code, on `device`, by default the GPU if there is one.
+    """Load a pipeline with its own code, on `device` (default: the GPU if there is one).
 
     Raises:
-        ValueError: no pipeline, or one that does not draw images with a single `unet` or `transformer`.
+        ValueError: not a pipeline, or one without a `unet` or `transformer` and a scheduler.
     """
     folder = find_folder(model)
     try:
@@ -137,13 +137,13 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
 
 
 def network_of(pipe: DiffusionPipeline) -> torch.nn.Module | None:
-    """The network that is called once a step: its U-Net or its transformer."""
+    """The denoising network of a pipeline, its U-Net or its transformer; None if it has neither."""
     unet = getattr(pipe, "unet", None)
     return getattr(pipe, "transformer", None) if unet is None else unet
 
 
 def facts_of(pipe: DiffusionPipeline) -> Facts:
-    """What the configs of an open pipeline's parts say, of a stock one or of one with older code too."""
+    """The facts in the configs of an open pipeline's parts; it may be a stock pipeline or have older code."""
     known = of_class(type(pipe).__name__)
     says = getattr(type(pipe), "about", None) or (known.says if known else {})
     vae, classifier = (getattr(pipe, part, None) for part in ("vae", "classifier"))
@@ -157,8 +157,10 @@ def facts_of(pipe: DiffusionPipeline) -> Facts:
 
 
 def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch:
-    """The images of the numbers in `chosen`: number k from the seed `seed` + k and, where there are classes, of the
-    class k mod their number, so that neither depends on the batch. `settings` go to the pipeline's __call__.
+    """Draw the images with the numbers in `chosen`.
+
+    Image k has the seed `seed` + k and, if there are classes, the class k modulo their number, so that neither depends
+    on the batch. `settings` are passed to the pipeline's __call__.
 
     Raises:
         ValueError: the model drew values that are not finite.
@@ -177,8 +179,10 @@ def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch
 
 
 def call(pipe: DiffusionPipeline, **arguments: Any) -> tuple[np.ndarray, float]:
-    """Images (N, H, W, C) in [0, 1], and network evaluations summed over them: the pipeline's own count, which
-    leaves out rows that pad a batch, or the rows that a hook sees."""
+    """Call a pipeline: images (N, H, W, C) in [0, 1], and network evaluations summed over them.
+
+    The pipeline's own count is preferred: it leaves out rows that pad a batch. Without one, a hook counts the rows.
+    """
     rows = 0
 
     def count(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
