@@ -1,4 +1,4 @@
-"""`python -m training.card [FOLDER ...]`: write the models' cards from their metrics.json and training.json."""
+"""`python -m training.card [FOLDER ...]`: write model cards from metrics.json and training.json."""
 
 import sys
 from pathlib import Path
@@ -23,14 +23,14 @@ def results() -> str:
 
 
 def with_results(readme: str) -> str:
-    """The text of the project's README with the results between its two markers."""
+    """The text of the project's README, with the results between its two markers replaced."""
     before, marker, rest = readme.partition(MARKERS[0])
     after = rest.partition(MARKERS[1])[2]
     return f"{before}{marker}\n\n{results()}\n\n{MARKERS[1]}{after}"
 
 
 def main(folders: list[str]) -> None:
-    """Write the card of each folder, all shipped ones by default, and the results in the README."""
+    """Write the card of each folder (default: all shipped models), and the results in the README."""
     for folder in [Path(name) for name in folders] or shipped_folders():
         write_whole(folder / "README.md", render(folder).encode())
         print(f"wrote {folder / 'README.md'}")

@@ -1,4 +1,4 @@
-"""Checkpoints: folders checkpoint-N, written whole or not at all, the oldest dropped."""
+"""Checkpoints: folders checkpoint-N, written whole or not at all; the oldest are deleted."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def checkpoint_steps(output_dir: Path) -> list[int]:
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` names: a folder, its name in `output_dir`, or "latest".
 
-    "latest" without any checkpoint is None: the run starts afresh.
+    "latest" is None if there is no checkpoint: the run starts from scratch.
 
     Raises:
         ValueError: no such checkpoint.
@@ -38,7 +38,7 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
 
 @contextmanager
 def new_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int | None) -> Iterator[Path]:
-    """Yield a temporary folder to all processes, and rename it to checkpoint-`step` when they have filled it."""
+    """Yield a temporary folder to all processes, and rename it to checkpoint-`step` when they have all filled it."""
     final, temporary = output_dir / f"checkpoint-{step}", output_dir / f".checkpoint-{step}.part"
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -55,7 +55,7 @@ def new_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit:
 
 
 def _drop_oldest(output_dir: Path, limit: int | None, newest: int) -> None:
-    """Keep `limit` checkpoints, and always `newest`, beside which an earlier run may have left later steps."""
+    """Keep `limit` checkpoints, `newest` among them even if an earlier run left checkpoints of later steps."""
     others = [step for step in checkpoint_steps(output_dir) if step != newest]
     for step in others[: max(len(others) + 1 - limit, 0)] if limit else []:
         _remove(output_dir / f"checkpoint-{step}")

@@ -1,9 +1,10 @@
-"""Train the classifier in whose features models are measured; it never trains a generator.
+"""Train the classifier whose features samples are compared in; it is never used to train a generator.
 
     python -m training.feature_classifier --dataset_name data/fashion --output_dir model_cards/fashion-features
 
 Cross-entropy, AdamW and a one-cycle learning rate (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), with flips
-and small shifts. No label smoothing: it would pull the features of a class together, and they are to keep its variety.
+and small shifts. There is no label smoothing: it would pull the features of a class together, and the metrics need their
+variety.
 """
 
 from __future__ import annotations
@@ -30,25 +31,29 @@ from training.metrics.features import FeatureClassifier, extract, to_input
 
 @dataclass
 class Options:
-    """What to train on, and how."""
+    """The flags of the command."""
 
     output_dir: str = field(metadata={"help": "the folder for the weights, config.json and metrics.json"})
     dataset_name: str | None = field(default=None, metadata={"help": "a Hub id, or a folder of parquet"})
     train_data_dir: str | None = field(default=None, metadata={"help": "a folder of class folders of images"})
-    resolution: int | None = field(default=None, metadata={"help": "side of the images; default: as they are"})
+    resolution: int | None = field(
+        default=None, metadata={"help": "side in pixels that images are resized to; default: as they are"}
+    )
     test_split: str = field(default="test", metadata={"help": "the split whose accuracy is reported"})
     num_train_epochs: int = field(default=10, metadata={"help": "passes over the training images"})
     train_batch_size: int = field(default=128, metadata={"help": "images per step"})
-    learning_rate: float = field(default=4e-3, metadata={"help": "highest rate of the cycle"})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's, on every weight"})
-    max_shift: int = field(default=1, metadata={"help": "images are moved by up to so many pixels"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "train on so many only, for a trial"})
+    learning_rate: float = field(default=4e-3, metadata={"help": "peak learning rate of the cycle"})
+    weight_decay: float = field(default=0.05, metadata={"help": "weight decay of AdamW, on every weight"})
+    max_shift: int = field(default=1, metadata={"help": "images are shifted by up to this many pixels"})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "train on only this many images, for a trial"}
+    )
     mixed_precision: str = field(default="bf16", metadata={"help": "bf16 or no", "choices": ["bf16", "no"]})
     seed: int = 0
 
 
 def augment(pixels: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
-    """Images (N, C, H, W), each flipped with probability 1/2 and moved by up to `max_shift` pixels; edges repeat."""
+    """Images (N, C, H, W), each flipped with probability 1/2 and shifted by up to `max_shift` pixels; edges repeat."""
     count, channels, height, width = pixels.shape
     flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
     pixels = torch.where(flip, pixels.flip(-1), pixels)
@@ -62,7 +67,7 @@ def augment(pixels: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
 
 
 def batches(data: ImageData, options: Options, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """A pass in random order: augmented images (N, C, H, W) in [-1, 1] and classes (N,), all batches full."""
+    """One epoch in random order: full batches of augmented images (N, C, H, W) in [-1, 1] and classes (N,)."""
     labels = torch.from_numpy(data.labels)
     size = min(options.train_batch_size, len(labels))
     for chosen in torch.randperm(len(labels), generator=rng).split(size):
@@ -100,9 +105,9 @@ pipeline_tag: image-classification
 ---
 # {name}
 
-A residual network of {parameters:,} parameters in whose features generators are measured: class accuracy, Frechet
-distance, precision and recall (`python -m training.evaluate`). **It measures only.** No generator is trained with it,
-so that its verdict stays independent of them; it is no general classifier either.
+A residual network of {parameters:,} parameters. The samples of generators are compared with real images in its
+features: class accuracy, Frechet distance, precision and recall (`python -m training.evaluate`). **It is for measuring
+only.** No generator is trained with it, so that the metrics stay independent of them; it is no general classifier.
 
 Test accuracy {test_accuracy:.2%} on {test_samples:,} images, after {epochs} passes over {train_samples:,}
 ({train_seconds:,.0f} seconds). Settings, versions and fingerprints of the data are in metrics.json.
@@ -117,7 +122,7 @@ features = classifier.features(pixels)  # (N, {width})
 logits = classifier(pixels)  # (N, {num_classes})
 ```
 
-Numbers in its features compare only with numbers in the same features: metrics.json of a model says which weights.
+Numbers are comparable only in the same features: metrics.json of a model names the weights of this network.
 """
 
 
@@ -137,7 +142,7 @@ def card(folder: Path) -> str:
 
 
 def load(options: Options, split: str, max_samples: int | None = None) -> ImageData:
-    """One split, with labels or a ValueError."""
+    """Load one split. Raises ValueError if it has no labels."""
     data = load_images(
         dataset_name=options.dataset_name,
         train_data_dir=options.train_data_dir,
@@ -151,7 +156,7 @@ def load(options: Options, split: str, max_samples: int | None = None) -> ImageD
 
 
 def run(options: Options) -> dict:
-    """Train, save and measure; returns what metrics.json says."""
+    """Train, measure and save; returns the content of metrics.json."""
     for name in ("num_train_epochs", "train_batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")

@@ -1,4 +1,4 @@
-"""Files, whole or not at all: writing, JSON objects, and models as 16 hex digits."""
+"""Atomic writes, JSON files, and hashes of models."""
 
 import hashlib
 import json
@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_VOLATILE = ("_diffusers_version", "_name_or_path")  # of a config: who wrote it, and where it lay
+_VOLATILE = (
+    "_diffusers_version",
+    "_name_or_path",
+)  # entries of a config that do not change the model: who wrote it, and where it was
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it into place: readers never see half of it."""
+    """Write a file under a temporary name, then rename it, so that readers never see half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         file.write(content)
@@ -21,15 +24,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds.
+    """The object in a JSON file.
 
     Raises:
-        ValueError: it is no JSON, or no object, by its name.
+        ValueError: not valid JSON, or not an object; it names the file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -41,8 +44,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def weights_hash(folder: Path) -> str:
-    """16 hex digits that change with the weights in `folder` and its components and with the configs beside them, the
-    scheduler's too; not with checkpoints further down. Rows of metrics.json hold them, and are never shown for others.
+    """16 hex digits that depend on the weights and configs in `folder` and its component folders, scheduler included.
+
+    Checkpoints further down do not count. Each row of metrics.json holds the hash of the weights that it was measured
+    with, and is shown for no others.
     """
     weights = hash_files(folder, [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
     digest = hashlib.sha256(weights.encode())
@@ -53,7 +58,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def hash_files(folder: Path, paths: Iterable[Path]) -> str:
-    """16 hex digits of the names, below `folder`, and the contents of files."""
+    """16 hex digits that depend on the paths below `folder` and the contents of files."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.relative_to(folder).as_posix().encode())

@@ -1,8 +1,7 @@
-"""`python -m training.hub push FOLDER REPO_ID [--private] [--space [SPACE_ID]]`: put a model on the Hub, whole.
+"""`python -m training.hub push FOLDER REPO_ID [--private] [--space [SPACE_ID]]`: push a model to the Hub.
 
-All that changes goes into one commit, so that the repository holds either what it held or all of the new model; files
-of an earlier push that the model no longer has go in the same commit. What leaves is listed in
-training/sharing/uploads.py.
+All changes are one commit, so that the repository never holds half of a model. The same commit deletes files of an
+earlier push that the model no longer has. training/sharing/uploads.py lists the files that are uploaded.
 """
 
 import argparse
@@ -29,16 +28,16 @@ from training.sharing.uploads import belongs_to_a_model, components, uploads
 Files = dict[str, bytes | Path]
 Result = TypeVar("Result")
 ATTEMPTS = 3
-TRANSIENT = (408, 412, 429, 500, 502, 503, 504)  # 412: someone else has pushed meanwhile
+TRANSIENT = (408, 412, 429, 500, 502, 503, 504)  # 412: someone else has pushed in the meantime
 
 
 class HubError(RuntimeError):
-    """The Hub did not do what was asked: one line for the user, which names what to do about it."""
+    """The Hub refused or failed. The message is one line that tells the user what to do."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A repository and the commit that it holds now."""
+    """A repository and its new commit."""
 
     repo_id: str
     revision: str
@@ -46,10 +45,10 @@ class Pushed:
 
 
 def prepare(repo_id: str, token: str | None = None, private: bool = False, repo_type: str = "model") -> str:
-    """Make sure, before any work, that `repo_id` can be pushed to, creating it; its full id, with the user's name.
+    """Create `repo_id` if needed and check that it can be pushed to, before any work; returns its full id, OWNER/NAME.
 
     Raises:
-        HubError: a bad name, no token or a wrong one, no right to write there, or no Hub.
+        HubError: an invalid name, a missing or wrong token, no write access, or no connection.
     """
     try:
         validate_repo_id(repo_id)
@@ -62,20 +61,22 @@ def prepare(repo_id: str, token: str | None = None, private: bool = False, repo_
 
 
 def push_folder(folder: Path, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
-    """Put the model in `folder` on the Hub, with its card, in one commit.
+    """Push the model in `folder`, with its card, to the Hub in one commit.
 
-    The folder is only read, but for its card, which then pins the revision, and pushed.json, which remembers it.
+    In the folder this writes only the card, which then pins the revision, and pushed.json, which records it.
 
     Raises:
-        ValueError: the folder holds no model, or a file that names a folder of this machine or holds the token.
-        HubError: as for `prepare`, or the Hub broke off every attempt.
+        ValueError: the folder holds no model, or a file contains a path of this machine or the token.
+        HubError: as for `prepare`, or every attempt failed.
     """
     _check_secrets(model_files(folder, repo_id), token or get_token())  # before anything is created
     repo_id = prepare(repo_id, token, private)
     files, parts = model_files(folder, repo_id), {part.name for part in components(folder)}
     message = f"Upload {folder.resolve().name}"
     pushed = push_files(files, repo_id, token, message, lambda name: belongs_to_a_model(name, parts))
-    if pushed_id(folder) != repo_id or pushed_revision(folder) is None:  # else the revision that it has is as good
+    if (
+        pushed_id(folder) != repo_id or pushed_revision(folder) is None
+    ):  # otherwise the recorded revision has the same weights
         remembered = {"repo_id": repo_id, "revision": pushed.revision, "weights": weights_hash(folder)}
         write_json(folder / PUSHED, remembered)
     if is_pipeline(folder) and not is_own_card(folder):
@@ -84,14 +85,14 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
 
 
 def push_space(space_id: str, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
-    """Put the demo on the Hub as a Space that opens with the model `repo_id`, beside those that it had before."""
+    """Push the demo as a Space that opens with the model `repo_id`; the models that it had before stay."""
     space_id = prepare(space_id, token, private, "space")
     files = _with_retries(lambda: space_files(space_id, repo_id, token, preload=not private), space_id)
     return push_files(files, space_id, token, f"Open with {repo_id}", is_of_the_space, "space")
 
 
 def model_files(folder: Path, repo_id: str) -> Files:
-    """What a push of `folder` uploads, by its name in the repository; the card is written for `repo_id`."""
+    """The files that a push of `folder` uploads, by their names in the repository, with a card for `repo_id`."""
     files = uploads(folder)
     if is_pipeline(folder) and not is_own_card(folder):
         files["README.md"] = render(folder, repo_id).encode()
@@ -106,7 +107,7 @@ def push_files(
     replaces: Callable[[str], bool],
     repo_type: str = "model",
 ) -> Pushed:
-    """One commit that writes `files` and removes every other file of the repository that `replaces` claims."""
+    """Make one commit that writes `files` and deletes every other file for whose name `replaces` is true."""
     api = HfApi(token=token)
 
     def attempt() -> Pushed:
@@ -114,8 +115,8 @@ def push_files(
         there = [sibling.rfilename for sibling in head.siblings or []]
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
         gone = [CommitOperationDelete(name) for name in there if replaces(name) and name not in files]
-        # not upload_folder: with Xet it commits in several parts. The parent: what someone else pushed meanwhile is
-        # seen by the next attempt, so that files of two models never mix
+        # Not upload_folder, which commits in several parts with Xet. With parent_commit the commit fails if someone
+        # else has pushed in the meantime, and the next attempt sees their files: two models never mix.
         commit = api.create_commit(
             repo_id, [*added, *gone], commit_message=message, repo_type=repo_type, parent_commit=head.sha
         )
@@ -130,15 +131,15 @@ def _create(api: HfApi, repo_id: str, private: bool, repo_type: str) -> str:
     url = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
     if private and not api.repo_info(url.repo_id, repo_type=repo_type).private:
         raise HubError(f"{url.repo_id} exists and is public: make it private in its settings, or leave out --private")
-    # create_repo is content with one that exists and can be read; this asks how a file would be sent, and sends none
+    # create_repo succeeds for any repository that can be read; this needs write access, and uploads nothing
     api.preupload_lfs_files(url.repo_id, [CommitOperationAdd("README.md", b"-")], repo_type=repo_type)
     return url.repo_id
 
 
 def _with_retries(attempt: Callable[[], Result], repo_id: str) -> Result:
-    """The result of `attempt`, which is repeated where the connection or the Hub failed for the moment.
+    """The result of `attempt`, which is repeated if the connection or the Hub fails temporarily.
 
-    An attempt whose answer was lost has done its work: the next one finds nothing left to change.
+    Repeating is safe: if an attempt succeeded but its answer was lost, the next one finds nothing left to change.
     """
     for number in range(1, ATTEMPTS + 1):
         try:
@@ -146,18 +147,18 @@ def _with_retries(attempt: Callable[[], Result], repo_id: str) -> Result:
         except OfflineModeIsEnabled as error:
             raise HubError("HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it") from error
         except (OSError, httpx2.TransportError, RuntimeError) as error:  # the Hub's errors are OSErrors
-            cause = _cause(error)
+            cause = _hub_error(error)
             if cause is None:
                 raise
             if not _is_transient(cause) or number == ATTEMPTS:
-                raise HubError(_explain(cause, repo_id)) from error
-            logging.warning("the Hub broke off (%s); trying again", _summary_of(cause))
+                raise HubError(_advice(cause, repo_id)) from error
+            logging.warning("the Hub failed (%s); trying again", _summary_of(cause))
             time.sleep(2**number)
     raise AssertionError("unreachable")
 
 
-def _cause(error: BaseException | None) -> HfHubHTTPError | httpx2.TransportError | None:
-    """What the Hub or the connection did, also where an upload wrapped it."""
+def _hub_error(error: BaseException | None) -> HfHubHTTPError | httpx2.TransportError | None:
+    """The error of the Hub or of the connection among the causes of `error`; None if there is none."""
     while error is not None and not isinstance(error, (HfHubHTTPError, httpx2.TransportError)):
         error = error.__cause__
     return error
@@ -169,7 +170,7 @@ def _is_transient(cause: HfHubHTTPError | httpx2.TransportError) -> bool:
     return not isinstance(cause, httpx2.UnsupportedProtocol)
 
 
-def _explain(cause: HfHubHTTPError | httpx2.TransportError, repo_id: str) -> str:
+def _advice(cause: HfHubHTTPError | httpx2.TransportError, repo_id: str) -> str:
     if isinstance(cause, httpx2.ConnectError):
         return f"no Hub at {constants.ENDPOINT}: check the connection, and HF_ENDPOINT"
     if _is_transient(cause):
@@ -181,7 +182,7 @@ def _explain(cause: HfHubHTTPError | httpx2.TransportError, repo_id: str) -> str
     if status == 401:
         return "the Hub refused the token: log in again with `hf auth login`, or check HF_TOKEN and --hub_token"
     if status in (403, 404):
-        return f"the token gives no right to write to {repo_id}: its owner, and a token that may write, are needed"
+        return f"the token gives no right to write to {repo_id}: use a token of its owner that may write"
     return f"the Hub refused {repo_id}: {_summary_of(cause)}"
 
 
@@ -192,7 +193,7 @@ def _summary_of(cause: HfHubHTTPError | httpx2.TransportError) -> str:
 
 
 def _check_secrets(files: Files, token: str | None) -> None:
-    """Refuse files that would tell where on this machine they come from, or the token."""
+    """Raise ValueError if a file contains a path of this machine or the token."""
     folders = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 1]
     folders += [folder.replace("\\", "\\\\") for folder in folders if "\\" in folder]  # as JSON writes it
     for name, content in files.items():
@@ -200,23 +201,25 @@ def _check_secrets(files: Files, token: str | None) -> None:
             continue
         text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
         if token and token in text:
-            raise ValueError(f"{name} holds your Hub token: take it out before the push")
+            raise ValueError(f"{name} contains your Hub token: remove it before the push")
         for folder in folders:
             if folder + "/" in text or folder + "\\" in text:
-                raise ValueError(f"{name} names a folder of this machine, {folder}: take it out before the push")
+                raise ValueError(f"{name} contains a path of this machine, {folder}: remove it before the push")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; bad input and a Hub that refuses end in one line."""
+    """The command line. Bad input and errors of the Hub exit with a one-line message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     parser = argparse.ArgumentParser(prog="python -m training.hub", description=__doc__.splitlines()[0])
     push = parser.add_subparsers(dest="command", required=True).add_parser("push", help="upload a model's folder")
     push.add_argument("folder", type=Path, help="a folder of model_cards/, the trainer's output_dir, or a checkpoint's")
     push.add_argument("repo_id", help="OWNER/NAME, or NAME for one of your own")
-    push.add_argument("--private", action="store_true", help="only you can see what is created")
-    push.add_argument("--hub_token", help="instead of that of `hf auth login` or HF_TOKEN")
-    push.add_argument("--space", nargs="?", const="", metavar="SPACE_ID", help="also push the demo [REPO_ID]")
-    push.add_argument("--dry_run", action="store_true", help="list the files, and push nothing")
+    push.add_argument("--private", action="store_true", help="only you can see the repository that is created")
+    push.add_argument("--hub_token", help="use this token instead of that of `hf auth login` or HF_TOKEN")
+    push.add_argument(
+        "--space", nargs="?", const="", metavar="SPACE_ID", help="also push the demo as a Space [REPO_ID]"
+    )
+    push.add_argument("--dry_run", action="store_true", help="list the files without pushing them")
     options = parser.parse_args(arguments)
     try:
         if options.space is not None and not is_pipeline(options.folder):
@@ -230,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
             space = push_space(options.space or pushed.repo_id, pushed.repo_id, options.hub_token, options.private)
             print(f"{space.url} draws with it")
             if options.private:
-                print("so that the Space can read a private model, add the secret HF_TOKEN in its settings")
+                print("add the secret HF_TOKEN in the settings of the Space, so that it can read the private model")
     except (ValueError, OSError, HubError) as error:
         sys.exit(f"error: {error}")
 

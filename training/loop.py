@@ -1,7 +1,8 @@
-"""The training loop: accelerate, the averaged weights, checkpoints, logging. It knows nothing of diffusion.
+"""The training loop: accelerate, averaged weights, checkpoints and logging. It knows nothing about diffusion.
 
-One update takes the next examples of the run's order, in `gradient_accumulation_steps` micro-steps over all processes.
-All randomness follows from (seed, update, place among its examples): how they are split changes nothing.
+One update takes the next examples in the order of the run, in `gradient_accumulation_steps` micro-steps on all
+processes. The randomness of an example depends only on (seed, update, its index in the update): how the examples are
+split into processes and micro-steps changes nothing.
 """
 
 import copy
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run. `train()` does all of it; `batch()`, `gradients()` and `update()` are its parts."""
+    """One training run. `train()` does all of it; `batch()`, `gradients()` and `update()` are its parts."""
 
     def __init__(self, recipe: Recipe, data: ImageData, objective: Objective) -> None:
         self.recipe, self.data, self.objective = recipe, data, objective
@@ -60,7 +61,7 @@ class Trainer:
             network = network.to(memory_format=torch.channels_last)
         decays = [recipe.ema_decay, *([] if recipe.second_ema_decay is None else [recipe.second_ema_decay])]
         self.averages = [EMAModel(network.parameters(), decay=decay, foreach=True) for decay in decays]
-        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # filled from the EMA to draw and to save
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # takes an average to draw or save
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
             lr=recipe.learning_rate,
@@ -69,7 +70,7 @@ class Trainer:
             eps=recipe.adam_epsilon,
             fused=True,
         )
-        # stepped once an update by this loop, so not prepared: accelerate would step it once a process
+        # not prepared, because this loop steps it once per update: accelerate would step it once per process
         self.lr_scheduler = get_scheduler(
             recipe.lr_scheduler,
             self.optimizer,
@@ -98,7 +99,7 @@ class Trainer:
     # --------------------------------------------------------------------------------------------------- one update
 
     def batch(self, micro_step: int) -> tuple[Batch, BatchRandom]:
-        """This process's slice of the examples of the next update, at a micro-step of it, and its random numbers."""
+        """This process's examples in a micro-step of the next update, and their random numbers."""
         count, total = self.recipe.train_batch_size, self.images_per_update
         start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
         rng = BatchRandom(self.recipe.seed, self.step, start, count, total)
@@ -116,7 +117,7 @@ class Trainer:
         return batch, rng
 
     def encoded(self, batch: Batch) -> Batch:
-        """The batch as the loss takes it, its floating point tensors in the dtype of the weights."""
+        """The batch encoded for the loss, with its floating point tensors in the dtype of the weights."""
         with torch.no_grad(), self.accelerator.autocast():
             batch = self.objective.encode(batch)
         dtype = next(self.network.parameters()).dtype
@@ -124,11 +125,11 @@ class Trainer:
         return batch | floats
 
     def gradients(self) -> Tensor:
-        """Accumulate the gradients of one update, averaged over processes; the mean loss of this process."""
+        """Accumulate the gradients of one update, averaged over processes; returns the mean loss of this process."""
         losses = []
         for micro_step in range(self.recipe.gradient_accumulation_steps):
             batch, rng = self.batch(micro_step)
-            # dropout in the network draws from the global generators: its masks alone depend on how a batch is split
+            # dropout in the network uses the global generators, so that its masks do depend on how a batch is split
             torch.manual_seed(seed_of(self.recipe.seed, self.step, micro_step, self.accelerator.process_index))
             batch = self.encoded(batch)
             with self.accelerator.accumulate(self.objective.network):
@@ -138,10 +139,10 @@ class Trainer:
         return torch.stack(losses).mean()
 
     def update(self) -> float:
-        """One update of the weights and of their average; the loss, averaged over processes.
+        """Update the weights and their average; returns the loss, averaged over processes.
 
         Raises:
-            FloatingPointError: the loss is not finite. The last checkpoint stays as it is.
+            FloatingPointError: the loss is not finite. The last checkpoint is not touched.
         """
         loss = float(self.accelerator.gather(self.gradients()).mean())
         if not math.isfinite(loss):
@@ -159,7 +160,7 @@ class Trainer:
         return loss
 
     def _of_all_processes(self, rows: Tensor) -> Tensor:
-        """The rows (M, ...) of every process in the order of the examples, which no split of the batch changes."""
+        """The rows (M, ...) of all processes, in the order of the examples, which does not depend on the split."""
         count = self.accelerator.num_processes
         if count == 1:
             return rows
@@ -170,12 +171,12 @@ class Trainer:
 
     @property
     def images_per_update(self) -> int:
-        """Examples in one update, over all processes."""
+        """Number of examples in one update, over all processes."""
         recipe = self.recipe
         return recipe.train_batch_size * recipe.gradient_accumulation_steps * self.accelerator.num_processes
 
     def train(self) -> Path:
-        """Run to `max_train_steps`, from the checkpoint that the recipe names; the folder of the finished pipeline."""
+        """Train up to `max_train_steps`, from the recipe's checkpoint if any; returns the folder of the pipeline."""
         self._resume()
         self.accelerator.init_trackers("stepwise", config={k: v for k, v in self.settings.items() if v is not None})
         first, self._started = self.step, time.monotonic()
@@ -200,7 +201,7 @@ class Trainer:
     def _log_and_save(self) -> None:
         last = self.step == self.recipe.max_train_steps
         if self.step % self.recipe.validation_steps == 0 or last:
-            self._show()
+            self._log_samples()
         if self.step % self.recipe.checkpointing_steps == 0 or last:
             self._save_checkpoint()
 
@@ -209,8 +210,8 @@ class Trainer:
         self.averages[which].copy_to(self.averaged.parameters())
         return self.objective.pipeline(self.averaged)
 
-    def _show(self) -> None:
-        """Samples, and what the objective has to show, of the averaged weights."""
+    def _log_samples(self) -> None:
+        """Log samples of the averaged weights, and the diagnostics of the objective."""
         if not self.accelerator.is_main_process:
             return
         with self.accelerator.autocast():
@@ -235,16 +236,16 @@ class Trainer:
         checkpoint = find_checkpoint(self.output_dir, wanted) if wanted else None
         if checkpoint is None:
             if checkpoint_steps(self.output_dir):
-                logger.warning("%s holds checkpoints of an earlier run; this one starts afresh", self.output_dir)
+                logger.warning("%s holds checkpoints of an earlier run; this one starts from scratch", self.output_dir)
             return
         self.accelerator.load_state(str(checkpoint / "state"))
         for average in self.averages:
-            average.to(self.accelerator.device)  # accelerate loads what is registered with it onto the CPU
-        self.accelerator.step = 0  # an update begins, whatever gradient_accumulation_steps was before
+            average.to(self.accelerator.device)  # accelerate loads registered objects to the CPU
+        self.accelerator.step = 0  # a new update begins, even if gradient_accumulation_steps has changed
         record = json.loads((checkpoint / "training.json").read_text())
         self.step, self.seconds_before = record["steps"], record["seconds"]
         if record["dataset_fingerprint"] != self.data.fingerprint:
-            logger.warning("the data are not those that %s was trained on", checkpoint)
+            logger.warning("%s was trained on other data", checkpoint)
         self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
 
     def _record(self) -> dict[str, Any]:
@@ -266,5 +267,5 @@ class Trainer:
                 write_json(folder / "training.json", self._record())
             last = image_path(self.output_dir / "samples", self.step)
             if last.is_file():
-                shutil.copyfile(last, self.output_dir / "samples.png")  # of the card
+                shutil.copyfile(last, self.output_dir / "samples.png")  # shown on the card
         self.accelerator.end_training()

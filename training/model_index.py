@@ -1,4 +1,4 @@
-"""model_index.json, the file that makes a folder a pipeline: its class, the names of its classes, its components."""
+"""Reads model_index.json, the file that makes a folder a pipeline: its Python class, class names and components."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,44 +13,44 @@ FILE = "model_index.json"
 
 @dataclass(frozen=True)
 class ModelIndex:
-    """What a pipeline's folder says of itself.
+    """The content of a model_index.json.
 
-    `source` is the stem of the Python file beside it that holds the class; None where diffusers has it. `components`
-    are by folder, each with its library, or the stem of a Python file in that folder, and its class.
+    `source` is the stem of the Python file beside it that defines the class, None for a class of diffusers.
+    `components` maps each component's folder to its library (or the stem of a Python file in that folder) and class.
     """
 
     class_name: str
     source: str | None
-    class_names: list[str]  # by label; empty without names
+    class_names: list[str]  # by label; empty if the classes have no names
     components: dict[str, tuple[str, str]]
     content: dict[str, Any]
 
     def about(self, folder: Path) -> dict[str, Any]:
-        """What the pipeline in a folder says of itself (pipelines/about.py); {} for one that says nothing."""
+        """The pipeline's description of itself in its class body (pipelines/about.py); {} if it has none."""
         found = of_folder(folder, self.content["_class_name"])
         return {} if found is None else found.says
 
     def facts(self, folder: Path) -> Facts:
-        """What the configs in a folder say: classes, channels, sizes."""
+        """The facts in the configs of a folder: classes, channels, sizes."""
         return facts_of_folder(folder, self.content)
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder holds a pipeline, and not a single model or nothing."""
+    """Whether a folder holds a pipeline (and not a single model, or nothing)."""
     return (folder / FILE).is_file()
 
 
 def read_index(folder: Path) -> ModelIndex:
-    """That of a folder.
+    """Read the model_index.json of a folder.
 
     Raises:
-        ValueError: it is no JSON object, or names no class.
+        ValueError: it is not a JSON object, or names no class.
     """
     return parse_index(read_json_object(folder / FILE))
 
 
 def parse_index(content: dict[str, Any]) -> ModelIndex:
-    """The same of the file's content.
+    """The same, from the file's content.
 
     Raises:
         ValueError: it names no class.
@@ -61,7 +61,7 @@ def parse_index(content: dict[str, Any]) -> ModelIndex:
         class_name=class_name,
         source=source,
         class_names=[names[key] for key in sorted(names, key=int)],
-        components={key: tuple(value) for key, value in content.items() if _names_a_component(key, value)},
+        components={key: tuple(value) for key, value in content.items() if _is_component(key, value)},
         content=content,
     )
 
@@ -74,5 +74,5 @@ def _class_of(declared: Any) -> tuple[str | None, str]:
     return None, declared
 
 
-def _names_a_component(key: str, value: Any) -> bool:
+def _is_component(key: str, value: Any) -> bool:
     return not key.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)

@@ -1,7 +1,7 @@
 """The randomness of a training example, as a pure function of (seed, step, global index).
 
-Every process draws the numbers of all examples of an update from a generator seeded with (seed, step, stream) and
-keeps its own rows. So the number of processes changes nothing, and a resumed run needs to know only its step.
+Every process draws the random numbers of all examples in an update, from a generator seeded with (seed, step, stream),
+and keeps its own rows. So the number of processes changes nothing, and a resumed run needs only its step.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def seeded(*parts: int | str) -> torch.Generator:
 
 
 class BatchRandom:
-    """Random numbers for rows [start, start + count) of the `total` rows of update `step`."""
+    """Random numbers for the examples [start, start + count) of the `total` examples in update `step`."""
 
     def __init__(self, seed: int, step: int, start: int, count: int, total: int) -> None:
         self._key, self._rows, self._total = (seed, step), slice(start, start + count), total
@@ -36,9 +36,9 @@ class BatchRandom:
         return torch.rand(self._total, generator=seeded(*self._key, stream))[self._rows]
 
     def stratified(self, stream: str) -> Tensor:
-        """Uniform in [0, 1), float64, (count,): one of the global batch in each of `total` equal slices, shuffled.
+        """Uniform in [0, 1), float64, (count,): one value in each of `total` equal slices, shuffled over the update.
 
-        The variance of a mean over t is that of the remainder within a slice (Kingma et al. 2021, appendix I.1).
+        This lowers the variance of a mean over t to the variance within a slice (Kingma et al. 2021, appendix I.1).
         """
         generator = seeded(*self._key, stream)
         slices = torch.randperm(self._total, generator=generator)
@@ -47,13 +47,13 @@ class BatchRandom:
 
 
 class DataOrder:
-    """Which image is example k of the run: each epoch is a permutation that follows from (seed, epoch)."""
+    """The order of the images in a run: each epoch is a permutation that depends on (seed, epoch)."""
 
     def __init__(self, seed: int, size: int) -> None:
         self._seed, self._size, self._epochs = seed, size, {}
 
     def indices(self, first: int, count: int) -> Tensor:
-        """int64 (count,): indices into the data of examples first .. first + count - 1."""
+        """The indices into the data of examples first to first + count - 1, int64 (count,)."""
         examples = torch.arange(first, first + count)
         epochs = examples // self._size
         return torch.stack([self._epoch(int(e))[k % self._size] for e, k in zip(epochs, examples, strict=True)])

@@ -1,31 +1,31 @@
-"""What a training run can be told: the flags of every run, as a frozen dataclass, and one table with a row per recipe.
+"""The flags of every training run, as a frozen dataclass, and one table with a row for each recipe.
 
-A row holds what differs from the defaults, of the run and of its objective alike. Above each shipped row stand its
-command and the score of what is shipped, as `training.evaluate` measured it.
+A row holds the flags that differ from the defaults, those of the objective included. The comment above a row has its
+command and the score of the shipped model, as `training.evaluate` measured it.
 """
 
 import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-# those of diffusers.optimization.get_scheduler that need no further settings
+# the schedulers of diffusers.optimization.get_scheduler that need no further settings
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
 def flag(default: Any, help: str) -> Any:
-    """A dataclass field whose metadata carry the help text of its flag."""
+    """A dataclass field with the help text of its flag in its metadata."""
     return field(default=default, metadata={"help": help.replace("%", "%%")})  # argparse formats its help texts
 
 
 def check_one_of(settings: Any, **choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless each field named is one of its choices."""
+    """Raise ValueError unless each named field has one of its allowed values."""
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(settings, name)!r}")
 
 
 def check_at_least_one(settings: Any, *names: str) -> None:
-    """Raise ValueError unless each field named is 1 or more, or None."""
+    """Raise ValueError unless each named field is at least 1, or None."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -33,7 +33,7 @@ def check_at_least_one(settings: Any, *names: str) -> None:
 
 
 def check_range(settings: Any, **bounds: tuple[float, float]) -> None:
-    """Raise ValueError unless each field named lies within its bounds, both of which are allowed."""
+    """Raise ValueError unless each named field is within its bounds, both included."""
     for name, (low, high) in bounds.items():
         if not low <= getattr(settings, name) <= high:
             raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {getattr(settings, name)!r}")
@@ -41,29 +41,29 @@ def check_range(settings: Any, **bounds: tuple[float, float]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every training run has, whatever its objective. Flags are named as in diffusers' example scripts."""
+    """The settings of every training run, whatever its objective. Flags are named as in diffusers' example scripts."""
 
     _argument_group_name: ClassVar[str] = "flags of every run"
 
-    recipe: str = flag("", "row of the table to start from")
-    output_dir: str | None = flag(None, "where checkpoints, samples and the model go [runs/RECIPE]")
+    recipe: str = flag("", "the recipe whose values are the defaults of the other flags")
+    output_dir: str | None = flag(None, "folder for checkpoints, samples and the model [runs/RECIPE]")
     # data
     dataset_name: str | None = flag(None, "Hub id, or a folder of parquet")
     dataset_config_name: str | None = flag(None, "configuration of the Hub data set")
     train_data_dir: str | None = flag(None, "folder of images: class folders, metadata.csv/.jsonl, or flat")
-    resolution: int | None = flag(None, "side in pixels [that of the data, if all images agree]")
-    image_column: str = flag("image", "column of the images")
-    label_column: str = flag("label", "column of the class labels")
+    resolution: int | None = flag(None, "side in pixels [that of the images, if all are of one size]")
+    image_column: str = flag("image", "name of the column with the images")
+    label_column: str = flag("label", "name of the column with the class labels")
     max_train_samples: int | None = flag(None, "use only this many images")
     random_flip: bool = flag(False, "mirror images at random")
     # what is learned
     objective: str = flag(
         "denoising",
-        "denoising, noisy_classifier (to steer a pipeline), any other file of training/objectives, or your own "
+        "denoising, noisy_classifier (guides a pipeline), any other file of training/objectives, or your own "
         "module:Class",
     )
     # the network
-    pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of a pipeline to fine-tune or steer")
+    pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of the pipeline to fine-tune or guide")
     model_config_name_or_path: str | None = flag(None, "folder or JSON file with the network's config")
     # optimization
     train_batch_size: int = flag(64, "examples per process and micro-step")
@@ -76,16 +76,16 @@ class Recipe:
     adam_beta2: float = flag(0.99, "AdamW's beta_2")
     adam_weight_decay: float = flag(1e-2, "AdamW's weight decay")
     adam_epsilon: float = flag(1e-8, "AdamW's epsilon")
-    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0: not clipped")
-    ema_decay: float = flag(0.999, "decay of the averaged weights, reached by (1 + n) / (10 + n)")
+    max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0: no clipping")
+    ema_decay: float = flag(0.999, "decay of the averaged weights; after n updates at most (1 + n) / (10 + n)")
     second_ema_decay: float | None = flag(None, "keep a second average too, saved as OUTPUT_DIR/ema-DECAY")
-    seed: int = flag(0, "every random number of the run follows from it")
+    seed: int = flag(0, "decides all random numbers of the run")
     # how it runs
     mixed_precision: str = flag("no", "no, bf16 or fp16: the dtype of the network under autocast")
     channels_last: bool = flag(True, "memory format of the network")
     torch_compile: bool = flag(False, "compile the network (about a minute, then 10 to 20 % faster)")
     checkpointing_steps: int = flag(500, "updates between checkpoints")
-    checkpoints_total_limit: int | None = flag(2, "how many checkpoints are kept")
+    checkpoints_total_limit: int | None = flag(2, "number of checkpoints that are kept")
     resume_from_checkpoint: str | None = flag(None, "a checkpoint folder, or latest")
     validation_steps: int = flag(500, "updates between grids of samples")
     report_to: str = flag("tensorboard", "tensorboard, trackio, all or none")
@@ -93,10 +93,10 @@ class Recipe:
     push_to_hub: bool = flag(False, "upload the finished pipeline, its card and its code")
     hub_model_id: str | None = flag(None, "OWNER/NAME, or NAME for one of your own [the name of output_dir]")
     hub_private_repo: bool = flag(False, "only you can see the repository that is created")
-    hub_token: str | None = flag(None, "instead of that of `hf auth login` or HF_TOKEN")
+    hub_token: str | None = flag(None, "use this token instead of that of `hf auth login` or HF_TOKEN")
 
     def __post_init__(self) -> None:
-        """Refuse, by name, what cannot work, before any work."""
+        """Raise ValueError for values that cannot work, naming the flag."""
         check_one_of(
             self,
             mixed_precision=("no", "bf16", "fp16"),
@@ -127,9 +127,9 @@ class Recipe:
             raise ValueError(f"hub_model_id goes with --push_to_hub, which was not given, got {self.hub_model_id!r}")
 
     def settings(self, options: Any) -> dict[str, Any]:
-        """What a record of the run keeps: one flat dict, without where it went and with which token.
+        """The settings for training.json, as one flat dict, without output folder, Hub repository and token.
 
-        The objective's `options`, a dataclass, stand after its name.
+        The objective's `options`, a dataclass, come after its name.
         """
         left_out = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token")
         kept = {}
@@ -142,7 +142,7 @@ class Recipe:
 
 
 def fields_in(row: dict[str, Any], kind: type) -> dict[str, Any]:
-    """The entries of `row` that are fields of a dataclass."""
+    """The entries of `row` that are fields of the dataclass `kind`."""
     return {f.name: row[f.name] for f in fields(kind) if f.name in row}
 
 
@@ -180,7 +180,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrained_model_name_or_path": "model_cards/fashion-ddpm",
         "learning_rate": 3e-4,
         "adam_weight_decay": 0.05,
-        "max_train_steps": 3000,  # in float32: so small a network gains little from bfloat16, if anything
+        "max_train_steps": 3000,  # in float32: a network this small gains little from bfloat16
     },
     # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
     "finetune": {

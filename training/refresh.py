@@ -1,6 +1,6 @@
-"""`python -m training.refresh [FOLDER ...]`: write the code of the working tree into the shipped folders.
+"""`python -m training.refresh [FOLDER ...]`: write the current pipeline code into the shipped model folders.
 
-The weights stay as they are; tests/test_shipped.py proves the folders identical to the working tree.
+The weights do not change. tests/test_shipped.py proves that the folders hold the code of the working tree.
 """
 
 import sys
@@ -11,7 +11,7 @@ from training.networks.open import load_pipeline
 
 
 def main(folders: list[str]) -> None:
-    """Save each pipeline onto itself."""
+    """Load each pipeline and save it to the same folder."""
     for folder in [Path(name) for name in folders] or shipped_folders():
         load_pipeline(str(folder)).save_pretrained(folder)
         print(f"refreshed {folder.name}")

@@ -1,5 +1,7 @@
-"""The records beside a model: training.json, what the run was (how much, how long, on what, with which flags), and
-pushed.json, where it was pushed to. Cards are written from them."""
+"""The records beside a model, from which its card is written.
+
+training.json records the run (steps, images, seconds, device, flags); pushed.json the repository it was pushed to.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,14 @@ from training.data import ImageData
 from training.files import read_json_object, weights_hash
 from training.recipes import Recipe
 
-PUSHED = "pushed.json"  # it stays where it is
+PUSHED = "pushed.json"  # is not uploaded
 
 
 def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[str, Any]:
-    """What training.json says of a run that is known when it begins: its data and `settings`, and the runs before it.
+    """The part of training.json that is known when a run begins: its data, its `settings`, and the runs before it.
 
     Raises:
-        ValueError: a training.json of the model to start from that is no JSON object, by name.
+        ValueError: the training.json of the model to start from is not a JSON object.
     """
     start = recipe.pretrained_model_name_or_path
     return {
@@ -33,19 +35,19 @@ def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[st
 
 
 def record_path(folder: Path) -> Path | None:
-    """training.json, which for a checkpoint's pipeline lies beside its folder."""
+    """The training.json of a folder, or of a checkpoint's pipeline, beside which it lies; None if there is none."""
     paths = [folder / "training.json", *([folder.parent / "training.json"] if folder.name == "pipeline" else [])]
     return next((path for path in paths if path.is_file()), None)
 
 
 def pushed_id(folder: Path) -> str | None:
-    """The Hub id that a folder was pushed to, if it was."""
+    """The Hub id that a folder was pushed to; None if it was not."""
     path = folder / PUSHED
     return read_json_object(path)["repo_id"] if path.is_file() else None
 
 
 def pushed_revision(folder: Path) -> str | None:
-    """The revision that a folder was pushed as, where its weights, which are hashed for it, did not change since."""
+    """The revision that a folder was pushed as; None if its weights have changed since, or it was not pushed."""
     path = folder / PUSHED
     if not path.is_file():
         return None
@@ -54,14 +56,14 @@ def pushed_revision(folder: Path) -> str | None:
 
 
 def record_of(pretrained: str | None) -> dict[str, Any] | None:
-    """The record of the run that made a pipeline: in its folder, for a checkpoint's beside it, or in its repository."""
+    """The record of the run that trained a pipeline, from its folder or its Hub repository; None if it has none."""
     if pretrained is None:
         return None
     path = record_path(Path(pretrained))
     if path is None and _hub_id(pretrained):
         try:
             path = Path(hf_hub_download(pretrained, "training.json"))
-        except RemoteEntryNotFoundError:  # a model of someone who keeps no such record
+        except RemoteEntryNotFoundError:  # a model that was not trained with this project
             return None
     return read_json_object(path) if path else None
 
@@ -71,7 +73,7 @@ def _hub_id(name: str | None) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What a run computed on, in words."""
+    """The device of a run as text: the GPU's name, or the CPU and its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

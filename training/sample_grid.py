@@ -1,4 +1,4 @@
-"""Images of a run as it goes on: grids of samples, of the same seeds each time so that progress shows."""
+"""Grids of samples during a run, drawn with the same seeds each time, so that they show the progress."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ ROWS, COLUMNS, TILE = 4, 10, 56
 
 
 def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 2.0) -> Image.Image:
-    """Four rows of ten images, for a class-conditional pipeline one class per column (the first ten classes)."""
+    """Four rows of ten samples; of a class-conditional pipeline, each column has one of the first ten classes."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(ROWS * COLUMNS)]
     steps = min(25, pipeline.scheduler.config.num_train_timesteps)
@@ -40,15 +40,15 @@ def tile(images: list[Image.Image], columns: int, scale: int, gap: int = 0) -> I
 
 
 def image_path(folder: Path, step: int, name: str = "samples") -> Path:
-    """Where `keep_images` writes an image of an update."""
+    """The path at which `keep_images` writes an image of an update."""
     prefix = "" if name == "samples" else f"{name}-"
     return folder / f"{prefix}step-{step:06d}.png"
 
 
 def keep_images(images: dict[str, Image.Image], folder: Path, step: int, trackers: Sequence[Any]) -> None:
-    """Write "samples" as step-NNNNNN.png and any other as NAME-step-NNNNNN.png, and give them to accelerate's trackers.
+    """Write images to `folder` and log them to accelerate's trackers.
 
-    Trackers that know no images are passed over.
+    "samples" becomes step-NNNNNN.png, any other NAME-step-NNNNNN.png. Trackers that cannot log images are skipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
@@ -61,7 +61,7 @@ def keep_images(images: dict[str, Image.Image], folder: Path, step: int, tracker
 
 
 def _as_batch(image: Image.Image) -> np.ndarray:
-    """(1, 3, H, W), as tensorboard's writer wants it."""
+    """(1, 3, H, W), as tensorboard's writer takes it."""
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
 
 

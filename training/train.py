@@ -1,7 +1,6 @@
 """Train or fine-tune: `accelerate launch -m training.train --recipe NAME [--flag value ...]`.
 
-The flags are the fields of `training.recipes.Recipe` and those of the objective's `Options`; a recipe is a row of
-defaults for them.
+The flags are the fields of `training.recipes.Recipe` and of the objective's `Options`; a recipe sets their defaults.
 """
 
 import logging
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
-    """The recipe that the command line asks for, and the options of its objective.
+    """The recipe that the command line selects, with its flags applied, and the options of its objective.
 
     Raises:
         ValueError: an unknown recipe, objective or flag, with the nearest known one, or a value out of range.
@@ -38,7 +37,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     name = _recipe_name(arguments)
     row = dict(RECIPES[name])
     if _values(arguments, "--train_data_dir"):
-        row.pop("dataset_name", None)  # one's own images stand in for the recipe's data set
+        row.pop("dataset_name", None)  # the user's images replace the recipe's data set
     objective = [row.get("objective", Recipe.objective), *_values(arguments, "--objective")][-1]
     kinds = Recipe, _options_of(objective)
     parser = HfArgumentParser(
@@ -47,7 +46,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
         description=f"The defaults are those of --recipe {name}; --recipe NAME --help shows those of another.",
         allow_abbrev=False,
     )
-    for kind in kinds:  # the row of a recipe may have flags of its own objective, and this one lack them
+    for kind in kinds:  # a recipe may have flags of its objective that another objective lacks
         parser.set_defaults(**fields_in(row, kind))
     recipe, options = parse_dataclasses(parser, arguments)
     options.check(recipe)
@@ -74,7 +73,7 @@ def _recipe_name(arguments: list[str]) -> str:
 
 
 def _values(arguments: list[str], flag: str) -> list[str]:
-    """What a flag is given, in order: `--flag value` or `--flag=value`."""
+    """The values of a flag in order, given as `--flag value` or `--flag=value`."""
     pairs = zip(arguments, [*arguments[1:], None], strict=False)
     values = [a.partition("=")[2] if "=" in a else b for a, b in pairs if a.partition("=")[0] == flag]
     return [value for value in values if value is not None]
@@ -90,19 +89,19 @@ def start_processes() -> PartialState:
             share_cores(processes.num_processes)
     if "MASTER_PORT" in os.environ and processes.num_processes == 1:
         logger.warning(
-            "one process runs, though several were asked for: with --cpu, accelerate launch starts several through "
-            "mpirun only. To have N: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m ..."
+            "one process runs, though several were asked for: with --cpu, accelerate launch needs mpirun to start "
+            "several. For N processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m ..."
         )
     return processes
 
 
 def load_data(recipe: Recipe) -> ImageData:
-    """The images of a run, in the channels and, unless told otherwise, the size of the pipeline that it starts from."""
+    """Load the images of a run, with the channels and the default size of the pipeline that it starts from, if any."""
     channels, resolution = None, recipe.resolution
     if recipe.pretrained_model_name_or_path is not None:
         channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
         resolution = resolution or own_size
-    with PartialState().main_process_first():  # the others find the decoded images in the cache
+    with PartialState().main_process_first():  # the others then find the decoded images in the cache
         return load_images(
             dataset_name=recipe.dataset_name,
             dataset_config_name=recipe.dataset_config_name,
@@ -116,7 +115,7 @@ def load_data(recipe: Recipe) -> ImageData:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, load, train; bad input ends in one line that names it."""
+    """Parse the command line, load the data and train. Bad input exits with a one-line message."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     for chatty in ("httpx2", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -124,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
         recipe, options = parse(sys.argv[1:] if arguments is None else arguments)
         processes = start_processes()
         if recipe.resume_from_checkpoint:
-            find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # an error now, before any work
+            find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # raises now, before any work
         data = load_data(recipe)
         objective = find_objective(recipe.objective).build(recipe, options, data)
         trainer = Trainer(recipe, data, objective)
@@ -140,16 +139,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     trainer.accelerator.print(f"The pipeline is in {folder}")
     if recipe.push_to_hub and processes.is_main_process:
-        share(folder, repo_id, recipe)
+        push(folder, repo_id, recipe)
 
 
-def share(folder: Path, repo_id: str, recipe: Recipe) -> None:
-    """Put the finished pipeline on the Hub; if that fails, say how to try again without training again."""
+def push(folder: Path, repo_id: str, recipe: Recipe) -> None:
+    """Push the finished pipeline to the Hub. If that fails, tell the user how to push it without training again."""
     try:
         pushed = hub.push_folder(folder, repo_id, recipe.hub_token, recipe.hub_private_repo)
     except (ValueError, OSError, hub.HubError) as error:
         sys.exit(f"error: {error}. Training is done: `python -m training.hub push {folder} {repo_id}` pushes it")
-    print(f"{pushed.url} holds it at revision {pushed.revision}")
+    print(f"pushed to {pushed.url} at revision {pushed.revision}")
 
 
 if __name__ == "__main__":
