@@ -3,8 +3,8 @@
     python -m training.feature_classifier --dataset_name data/fashion --output_dir model_cards/fashion-features
 
 Cross-entropy, AdamW and a one-cycle learning rate (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), with flips
-and small shifts. There is no label smoothing: it would pull the features of a class together, and the metrics need their
-variety.
+and small shifts. There is no label smoothing: it would pull the features of a class together, whose variety the metrics
+need.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Options:
 
 
 def augment(pixels: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
-    """Images (N, C, H, W), each flipped with probability 1/2 and shifted by up to `max_shift` pixels; edges repeat."""
+    """Images (N, C, H, W), flipped with probability 1/2 and shifted by up to `max_shift` pixels; edges repeat."""
     count, channels, height, width = pixels.shape
     flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
     pixels = torch.where(flip, pixels.flip(-1), pixels)

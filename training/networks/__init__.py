@@ -1,1 +1,1 @@
-"""The network of a run: built from a config to fit the data, or taken from a pipeline and fitted to the data."""
+"""The network of a run: new, from a config, or taken from a pipeline; either way it is made to fit the data."""

@@ -1,4 +1,4 @@
-"""A network that was trained before, made to fit the classes and the size of other data; every change is logged."""
+"""Makes a trained network fit the classes and the size of other data; every change is logged."""
 
 import logging
 
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple[str, ...] | None) -> UNet2DModel:
     """The network of `pipeline`, made to fit the classes and the size of the data; every change is logged.
 
-    Channels are kept: the data have been converted to them. A class keeps its embedding where its name is known; a new
-    one takes over that of a class that is gone, or starts from "no class" when none is left. Without classes, the
-    embedding of "no class" becomes part of the time embedding.
+    The channels stay: the data have been converted to them. A class whose name the network knows keeps its embedding. A
+    new class takes over the embedding of a class that the data lack, or starts from "no class" if none is left. Without
+    classes, the embedding of "no class" is added to the time embedding.
     """
     network, old_names, null = pipeline.unet, pipeline.class_names or [], pipeline.null_label
     _, _, height, width = data.images.shape
@@ -31,10 +31,9 @@ def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple
 
 
 def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
-    """`network` with 2C output channels, the new ones v = 0: a variance between beta_tilde_t and beta_t.
+    """`network` with 2C output channels. The new ones give v = 0, a variance between beta_tilde_t and beta_t.
 
-    A patched network's outputs are shuffled back into pixels, so that each channel holds patch_size^2 of its last
-    convolution's.
+    In a patched network each output channel is patch_size^2 channels of the last convolution, which doubles as well.
     """
     channels = network.config.in_channels
     if network.config.out_channels == 2 * channels:
@@ -46,7 +45,7 @@ def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
         getattr(new, name).data.copy_(torch.cat([values, torch.zeros_like(values)]))
     network.conv_out = new
     network.register_to_config(out_channels=2 * channels)
-    logger.warning("output channels: %d before, %d now, the new ones for the variance", channels, 2 * channels)
+    logger.warning("output channels: %d before, %d now; the new ones are for the variance", channels, 2 * channels)
     return network
 
 
@@ -69,14 +68,14 @@ def _with_classes(
     old = network.class_embedding.weight.data if network.class_embedding is not None else torch.zeros(1, width)
     start = old.mean(0) if null is None and len(old) > 1 else old[-1 if null is None else null]
     kept = {name: old[i] for i, name in enumerate(old_names)}
-    # new classes that all began alike would take thousands of updates to part: embeddings move by a rate an update
+    # equal embeddings of new classes would need thousands of updates to differ: one update changes them little
     free = iter([row for name, row in kept.items() if name not in class_names])
     rows = torch.stack([kept[name] if name in kept else next(free, start) for name in class_names] + [start])
     known = sum(name in kept for name in class_names)
     if list(class_names) != old_names or network.class_embedding is None:
         logger.warning(
             "class embeddings: %d before, %d now (%d classes and 'no class'); %d classes known by name keep theirs, "
-            "%d take over one that is gone",
+            "%d take over that of a class that is gone",
             len(old) if network.class_embedding is not None else 0,
             count,
             len(class_names),

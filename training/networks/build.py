@@ -1,4 +1,4 @@
-"""A new network, from a config, to fit the data."""
+"""Builds a new network from a config, to fit the data."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ import pipelines
 from training.data import ImageData
 from training.recipes import Recipe
 
-# a U-Net of this shape behind a pixel-unshuffle unless --model_config_name_or_path says otherwise
+# the network without --model_config_name_or_path: a U-Net behind a pixel-unshuffle
 NETWORK: dict[str, Any] = {
     "_class_name": "PatchedUNet2DModel",
     "patch_size": 2,
@@ -34,9 +34,9 @@ def build_network(
     learned_variance: bool = False,
     **settings: Any,
 ) -> UNet2DModel:
-    """A new network over images of the data's size and channels; its weights follow from the seed.
+    """A new network for images of the data's size and channels; its weights depend only on the seed.
 
-    It has twice as many output channels to learn its variance. `settings` stand in for those of the config.
+    With `learned_variance` it has twice as many output channels. `settings` override those of the config.
 
     Raises:
         ValueError: a size that the network cannot halve, or a config that names no known class.
@@ -72,7 +72,7 @@ def _network_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def check_divisible(config: dict[str, Any], height: int, width: int) -> None:
-    """Raise ValueError, with a size that works, unless a network of this config can halve images of this size."""
+    """Raise ValueError, suggesting a size, unless a network with this config can halve images of this size."""
     factor = config.get("patch_size", 1) * 2 ** (len(config.get("block_out_channels", [0])) - 1)
     if height % factor or width % factor:
         nearest = max(factor, round(min(height, width) / factor) * factor)

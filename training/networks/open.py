@@ -1,4 +1,4 @@
-"""Opening a pipeline by folder or Hub id, and reading its JSON without its weights."""
+"""Opens a pipeline by folder or Hub id, or reads its JSON files without its weights."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ from training.model_index import FILE, ModelIndex, parse_index
 
 
 def load_pipeline(name_or_path: str) -> DiffusionPipeline:
-    """A pipeline from a folder or a Hub id, run by the class of this project that has its name: no downloaded code.
+    """Load a pipeline from a folder or a Hub id with this project's class of the same name: no downloaded code runs.
 
     Raises:
-        ValueError: the folder is no pipeline, or its class is not one of this project's.
+        ValueError: the folder holds no pipeline, or its class is not one of this project.
     """
     class_name = _pretrained_index(name_or_path).class_name
     about = of_class(class_name)
@@ -29,9 +29,9 @@ def load_pipeline(name_or_path: str) -> DiffusionPipeline:
 
 
 def pretrained_size(name_or_path: str) -> tuple[int, int]:
-    """(channels, side in pixels) of the network of a pipeline, from its config alone.
+    """(channels, side in pixels) of a pipeline's network, from its config alone.
 
-    The config lies in unet/, or at the root, where the first published pipelines have all their files.
+    The config is in unet/, or at the root, where the first published pipelines have all their files.
 
     Raises:
         ValueError: no U-Net, or one that denoises the latents of an autoencoder.
@@ -48,10 +48,10 @@ def _pretrained_index(name_or_path: str) -> ModelIndex:
 
 
 def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:
-    """The first of `files` that a folder, or a repository on the Hub, holds.
+    """The content of the first of `files` that exists in a folder or a repository on the Hub.
 
     Raises:
-        ValueError: it is a folder and holds none of them.
+        ValueError: the folder holds none of them.
     """
     path = Path(name_or_path)
     if not path.exists():
@@ -66,7 +66,9 @@ def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> Path:
     for file in files[:-1]:
         try:
             return Path(hf_hub_download(repo_id, file))
-        except LocalEntryNotFoundError:  # the Hub cannot be asked: it is missing only where the Hub once said so
+        except (
+            LocalEntryNotFoundError
+        ):  # offline: the file counts as missing only if the cache remembers that the Hub lacks it
             if try_to_load_from_cache(repo_id, file) is not _CACHED_NO_EXIST:
                 raise
         except EntryNotFoundError:

@@ -1,6 +1,6 @@
-"""One loss per file. An objective states its flags, builds its network, computes its loss and packs its pipeline.
+"""The objectives, one loss per file. An objective has flags, builds its network, computes its loss and its pipeline.
 
-A file here is selected by its name, and states its class as `OBJECTIVE`; no other place lists it.
+`--objective` selects a file here by its name; the file sets `OBJECTIVE` to its class. There is no other list of them.
 """
 
 import pkgutil
@@ -10,10 +10,10 @@ from training.objectives.base import Objective
 
 
 def find_objective(name: str) -> type[Objective]:
-    """The class that `--objective` names: a file of this folder, or module:Class of anyone's.
+    """The class that `--objective` names: that of a file in this folder, or any module:Class.
 
     Raises:
-        ValueError: there is none of this name, or it is no `Objective`.
+        ValueError: it does not exist, or is not an `Objective`.
     """
     found = _class_outside(name) if ":" in name else objective_here(name)
     if found is None:
@@ -25,7 +25,7 @@ def find_objective(name: str) -> type[Objective]:
 
 
 def objective_here(name: str) -> type[Objective] | None:
-    """The objective in the file of this folder with this name; None if there is none. Nothing else is imported."""
+    """The objective in the file of this name in this folder; None if there is none. No other file is imported."""
     if name not in _files():
         return None
     return getattr(import_module(f"{__name__}.{name}"), "OBJECTIVE", None)

@@ -1,6 +1,6 @@
-"""What the loop asks of an objective. No accelerate here, and nothing of diffusion.
+"""The interface between the training loop and an objective. It knows neither accelerate nor diffusion.
 
-An objective is one file, here or anywhere:
+An objective is one file, in this folder or anywhere:
 
     class Mine(Objective):
         @dataclass(frozen=True)
@@ -12,7 +12,7 @@ An objective is one file, here or anywhere:
         def loss(self, batch, rng): ...
         def pipeline(self, network): ...
 
-and is trained by `--objective module:Mine`, or by the name of its file if it lies here with a line `OBJECTIVE = Mine`.
+`--objective module:Mine` trains it. For a file in this folder with a line `OBJECTIVE = Mine`, its name is enough.
 """
 
 from abc import ABC, abstractmethod
@@ -27,48 +27,48 @@ from training.data import ImageData
 from training.randomness import BatchRandom
 from training.recipes import Recipe
 
-# "images" (N, C, H, W) in [-1, 1]; what conditions the data have: "labels" (N,) and "captions", N strings; and
-# whatever else `encode` puts there
+# "images" (N, C, H, W) in [-1, 1]; "labels" (N,) and "captions", N strings, if the data have them; and whatever
+# `encode` adds
 Batch = dict[str, Tensor | list[str]]
 
 
 class History(Protocol):
-    """What an objective remembers of earlier examples. Checkpoints hold it, and it is the same on every process."""
+    """What an objective remembers of earlier examples. It is saved in checkpoints, and is the same on every process."""
 
     def take(self) -> Tensor:
-        """The rows (M, ...) that the examples of this process have left since the last call, in their order."""
+        """The rows (M, ...) of this process's examples since the last call, in the order of the examples."""
 
     def update(self, rows: Tensor) -> None:
-        """Remember what `take` gave on all processes, in the order of the examples, after each update's gradients."""
+        """Remember the rows of all processes, in the order of the examples. Called after each update's gradients."""
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state to save in a checkpoint."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Restore the state from a checkpoint."""
 
 
 class Objective(ABC):
-    """What is learned: a network, and the loss that trains it.
+    """A network and the loss that trains it.
 
     Attributes:
         options: the values of its flags
-        network: the module that is trained. The loop puts it on the device, and calls it under autocast.
-        frozen: modules that are used but not trained, by name. The loop puts them on the device, in eval mode, without
-            gradients. Under bfloat16 autocast it also casts those that the saved pipeline does not hold to bfloat16:
-            what is saved keeps the dtype it was loaded with, and float16 has too small a range for modules that were
-            trained without it.
-        history: what is remembered of earlier examples, or None
+        network: the module that is trained. The loop moves it to the device, and calls it under autocast.
+        frozen: modules that are used but not trained, by name. The loop moves them to the device, in eval mode and
+            without gradients. Under bfloat16 autocast it also casts them to bfloat16, except those in the saved
+            pipeline, which must keep the dtype they were loaded with. Under float16 it casts none: its range is too
+            small for modules that were trained without it.
+        history: what it remembers of earlier examples, or None
     """
 
     @dataclass(frozen=True)
     class Options:
-        """Its flags, beside those of `Recipe`: fields made with `training.recipes.flag`, checked in __post_init__."""
+        """Its own flags, beside `Recipe`'s: fields made with `training.recipes.flag` and checked in __post_init__."""
 
         _argument_group_name: ClassVar[str] = "flags of the objective"
 
         def check(self, recipe: Recipe) -> None:
-            """Raise ValueError, naming a flag, for what does not go together with the run's; called before any work."""
+            """Raise ValueError, naming a flag, if these flags contradict those of the run. Called before any work."""
 
     history: History | None = None
 
@@ -78,27 +78,28 @@ class Objective(ABC):
     @classmethod
     @abstractmethod
     def build(cls, recipe: Recipe, options: Options, data: ImageData) -> Self:
-        """The objective of a run, its network new or from a pipeline.
+        """The objective of a run, with a network that is new or from a pipeline.
 
         Raises:
-            ValueError: the data, or the pipeline to start from, do not suit it.
+            ValueError: the data or the pipeline to start from are not suitable.
         """
 
     def encode(self, batch: Batch) -> Batch:
-        """What `loss` is given of a batch: latents of an autoencoder, embeddings of captions; here the batch as it is.
+        """Prepare a batch for `loss`, for example latents of an autoencoder or embeddings of captions.
 
-        Called without gradients and under autocast. The loop then puts floating point tensors in the weights' dtype.
+        By default it returns the batch unchanged. It is called without gradients and under autocast; the loop then
+        casts floating point tensors to the dtype of the weights.
         """
         return batch
 
     @abstractmethod
     def loss(self, batch: Batch, rng: BatchRandom) -> Tensor:
-        """The mean loss of a batch of this process. All that is random in it comes from `rng`."""
+        """The mean loss of this process's batch. All its randomness comes from `rng`."""
 
     @abstractmethod
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
-        """The pipeline to save and to draw samples with, over `network`, which is this one's or a copy of it."""
+        """The pipeline to save and to draw samples with; `network` is this objective's network or a copy of it."""
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
-        """Numbers and images to log beside the samples, each by name; here none."""
+        """Numbers and images to log beside the samples, by name; none by default."""
         return {}, {}

@@ -1,4 +1,4 @@
-"""What a network is given besides x_t and t: a dict of tensors, one row per image, each with a null for "none"."""
+"""The conditions of a network, its inputs besides x_t and t: a dict of tensors, one row per image, each with a null."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from training.randomness import BatchRandom
 def drop(
     conditions: Conditions, nulls: Nulls, share: float, rng: BatchRandom, stream: str = "label dropout"
 ) -> Conditions:
-    """Conditions that are dropped at random, for classifier-free guidance (Ho & Salimans 2022, algorithm 1).
+    """Replace conditions by their nulls at random, for classifier-free guidance (Ho & Salimans 2022, algorithm 1).
 
     Args:
         conditions: each (N, ...)
-        nulls: what a network is given instead, by the same names; a condition without a null is never dropped
-        share: of the images that lose their conditions, all of them at once, as guidance asks for all nulls at once
-        rng: says which images, from the numbers of `stream`; those of another stream drop a part on its own
+        nulls: the nulls, by the same names; a condition without a null is never dropped
+        share: share of images that lose their conditions, all at once, because guidance uses all nulls at once
+        rng: chooses the images with the numbers of `stream`; another stream drops other conditions independently
     """
     dropped, without = rng.uniform(stream) < share, nulls_for(conditions, nulls)
 
@@ -29,5 +29,5 @@ def drop(
 
 
 def class_names_of(data: ImageData) -> tuple[str, ...]:
-    """The names of the classes, or their numbers where the data have none."""
+    """The names of the classes; their numbers if the data have no names."""
     return data.class_names or tuple(str(i) for i in range(int(data.labels.max()) + 1))

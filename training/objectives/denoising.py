@@ -2,10 +2,10 @@
 
     L_simple = E || target - f(x_t, t, y) ||^2,   x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 
-with y dropped at random for classifier-free guidance (Ho & Salimans 2022, algorithm 1), t stratified over the batch,
-and min-SNR weights (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4) where asked for. A network with 2C
-output channels learns its variance too (Nichol & Dhariwal 2021, eq. 16; there lambda = 0.001 for T = 1000 and terms
-summed over t, here t is drawn, so that lambda times the sum is T/1000 times the term):
+The label y is dropped at random for classifier-free guidance (Ho & Salimans 2022, algorithm 1), and t is stratified
+over the batch. --snr_gamma gives min-SNR weights (Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4). A
+network with 2C output channels also learns its variance (Nichol & Dhariwal 2021, eq. 16; there lambda = 0.001 for
+T = 1000, and the terms are summed over t. Here t is drawn, so that lambda times the sum becomes T/1000 times one term):
 
     L_hybrid = L_simple + T/1000 L_t,   L_t of eq. 5 in bits/dim, no gradient through the mean
 """
@@ -40,9 +40,9 @@ class Denoising(Objective):
 
     @dataclass(frozen=True)
     class Options(Objective.Options):
-        """What is predicted, over which noise, with which weights, and whether with classes."""
+        """The prediction type, noise schedule, loss weights, and whether to train with classes."""
 
-        class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
+        class_conditional: bool = flag(False, "train on labels, some of them dropped, for classifier-free guidance")
         label_dropout: float = flag(0.1, "share of examples whose label is dropped")
         prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
         ddpm_num_steps: int = flag(1000, "length T of the noise schedule")
@@ -54,12 +54,13 @@ class Denoising(Objective):
         )
         timestep_sampling: str = flag(
             "stratified",
-            "stratified (one a slice of [0, T)), uniform, or importance: by the size of L_vlb, for learned_range",
+            "stratified (one t in each of N equal slices of [0, T)), uniform, or importance: by the size of the "
+            "terms of L_vlb, for learned_range",
         )
         snr_gamma: float | None = flag(None, "weight the loss by min-SNR with this gamma [5 is usual]")
 
         def __post_init__(self) -> None:
-            """Refuse, by name, what cannot work."""
+            """Raise ValueError for values that cannot work, naming the flag."""
             check_one_of(
                 self,
                 prediction_type=("epsilon", "sample", "v_prediction"),
@@ -79,7 +80,7 @@ class Denoising(Objective):
 
         @property
         def learns_variance(self) -> bool:
-            """Whether the network gets variance channels, if it has none yet."""
+            """Whether to add variance channels to a network that has none."""
             return self.variance_type == "learned_range"
 
     def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
@@ -106,7 +107,7 @@ class Denoising(Objective):
         """The objective with a network that fits the data, new or fine-tuned.
 
         Raises:
-            ValueError: `class_conditional` and data without labels, or a network that cannot take the data.
+            ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
         """
         if options.class_conditional and data.labels is None:
             raise ValueError("class_conditional must be False for data without labels, got True")
@@ -118,16 +119,16 @@ class Denoising(Objective):
         network = fit_network(pipeline, data, names)
         network = with_variance_channels(network) if options.learns_variance else network
         objective = cls(options, network, names)
-        objective._follow(pipeline.scheduler)
+        objective._use_schedule_of(pipeline.scheduler)
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type
         logger.info("the noise schedule and prediction_type (%s) are those of the pipeline that is fine-tuned", kind)
         if objective.learned and not options.learns_variance:
-            logger.info("variance_type is learned_range, as that pipeline's network gives a variance")
+            logger.info("variance_type is learned_range, because that pipeline's network predicts a variance")
         return objective
 
-    def _follow(self, scheduler: SchedulerMixin) -> None:
-        """Take over the noise schedule and the prediction type of the pipeline that is fine-tuned."""
+    def _use_schedule_of(self, scheduler: SchedulerMixin) -> None:
+        """Use the noise schedule and the prediction type of the pipeline that is fine-tuned."""
         variance = {"variance_type": "learned_range"} if self.learned and not self.class_names else {}
         self.scheduler = type(self.scheduler).from_config(scheduler.config, **variance)
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
@@ -153,7 +154,7 @@ class Denoising(Objective):
         return (simple + len(self.schedule) / 1000 * terms) * weights.to(x0)
 
     def conditions(self, batch: Batch, rng: BatchRandom) -> Conditions:
-        """What the network is given besides x_t and t, dropped now and then: "class_labels" (N,), or nothing."""
+        """The conditions of the network, some dropped at random: "class_labels" (N,), or none."""
         given = {"class_labels": batch["labels"]} if self.class_names else {}
         return drop(given, self.nulls, self.options.label_dropout, rng)
 
@@ -165,7 +166,7 @@ class Denoising(Objective):
         return (share * len(self.schedule)).long(), torch.ones_like(share)
 
     def _weights(self, t: Tensor) -> Tensor:
-        """min(SNR, gamma), in units of the loss of what is predicted; 1 without gamma."""
+        """min(SNR, gamma), converted to a weight on the loss of the prediction type; 1 without gamma."""
         if self.options.snr_gamma is None:
             return torch.ones(t.shape, dtype=torch.float64, device=t.device)
         snr = self.schedule.snr(t.cpu()).to(t.device)
@@ -173,7 +174,7 @@ class Denoising(Objective):
         return snr.clamp(max=self.options.snr_gamma) / unit
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
-        """What to save and to draw samples with: `network` in the pipeline that this objective trains for."""
+        """The pipeline to save and to draw samples with, over `network`."""
         if not self.class_names:
             return DDPMPipeline(unet=network, scheduler=self.scheduler)
         names = {str(i): name for i, name in enumerate(self.class_names)}
@@ -185,7 +186,7 @@ class Denoising(Objective):
 def simple_loss(
     output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, schedule: NoiseSchedule, prediction_type: str = "epsilon"
 ) -> Tensor:
-    """Mean squared error of what the first C channels of `output` predict, (N,)."""
+    """Mean squared error of the prediction in the first C channels of `output`, (N,)."""
     target = {"epsilon": noise, "sample": x0}.get(prediction_type)
     target = schedule.velocity(x0, noise, t) if target is None else target
     return (output[:, : x0.shape[1]] - target).square().flatten(1).mean(1)
@@ -194,7 +195,7 @@ def simple_loss(
 def variance_loss(
     output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, schedule: NoiseSchedule, prediction_type: str = "epsilon"
 ) -> Tensor:
-    """L_t in bits/dim, (N,), of which only the variance channels of `output` (N, 2C, ...) get a gradient."""
+    """L_t in bits/dim, (N,). Only the variance channels of `output` (N, 2C, ...) get a gradient."""
     mean, v = output.split(x0.shape[1], dim=1)
     frozen = torch.cat([mean.detach(), v], dim=1)
     step = reverse_step(frozen, x_t, t, schedule, "learned_range", prediction_type)
@@ -215,12 +216,12 @@ def hybrid_loss(
         model_output: (N, 2C, H, W) at x_t: the prediction, and v in [-1, 1] with log sigma_t^2 = (v+1)/2 log beta_t +
             (1-v)/2 log beta_tilde_t
         x0: (N, C, H, W) in [-1, 1], of 8-bit levels
-        noise: like x0, the eps of x_t
+        noise: (N, C, H, W), the eps of x_t
         t: (N,), indices into `schedule`, whose length is T; L_0, the decoder's term, is discretised
-        prediction_type: of the first C channels: epsilon, sample or v_prediction
+        prediction_type: that of the first C channels: epsilon, sample or v_prediction
 
-    L_t is in bits/dim, and x_0 is not clipped in it. The prediction is detached there: it learns from the squared
-    error alone.
+    L_t is in bits/dim, and x_0 is not clipped in it. The prediction is detached in L_t, so that it learns from the
+    squared error alone.
     """
     x_t = schedule.add_noise(x0, noise, t)
     terms = variance_loss(model_output, x0, x_t, t, schedule, prediction_type)

@@ -1,8 +1,8 @@
-"""A classifier of noisy images, to steer a diffusion model (Dhariwal & Nichol 2021, app. H).
+"""A classifier of noisy images, to guide a diffusion model (Dhariwal & Nichol 2021, app. H).
 
     L = E [ -log p(y | x_t) ],   x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 
-with t stratified over the batch and abar that of the pipeline to be steered, whose network is not touched.
+t is stratified over the batch. abar is that of the guided pipeline, whose network is not changed.
 """
 
 import inspect
@@ -30,9 +30,9 @@ from training.recipes import Recipe, flag
 logger = logging.getLogger(__name__)
 
 STEERED = (DDPMPipeline, DDIMPipeline, ClassifierGuidancePipeline)
-MEASURED = 1000  # training images whose accuracy is shown as a run goes on
+MEASURED = 1000  # number of training images on which the accuracy is logged during a run
 
-# a classifier of this shape unless --model_config_name_or_path says otherwise
+# the classifier without --model_config_name_or_path
 CLASSIFIER: dict[str, Any] = {
     "_class_name": "NoisyClassifier",
     "pool": "attention",
@@ -47,16 +47,18 @@ CLASSIFIER: dict[str, Any] = {
 
 
 class NoisyClassification(Objective):
-    """`build` the classifier, `loss` of a batch, `pipeline` to save, `diagnostics` to show."""
+    """`build` the classifier, `loss` of a batch, `pipeline` to save, `diagnostics` to log."""
 
     @dataclass(frozen=True)
     class Options(Objective.Options):
-        """How timesteps are drawn; schedule and prediction type are those of the pipeline to be steered."""
+        """How timesteps are drawn. The schedule and the prediction type are those of the guided pipeline."""
 
-        timestep_sampling: str = flag("stratified", "stratified (one a slice of [0, T)), or uniform")
+        timestep_sampling: str = flag(
+            "stratified", "stratified (one t in each of N equal slices of [0, T)), or uniform"
+        )
 
         def __post_init__(self) -> None:
-            """Refuse, by name, what cannot work."""
+            """Raise ValueError for values that cannot work, naming the flag."""
             if self.timestep_sampling not in ("stratified", "uniform"):
                 raise ValueError(
                     "timestep_sampling must be stratified or uniform for --objective noisy_classifier, "
@@ -64,7 +66,7 @@ class NoisyClassification(Objective):
                 )
 
         def check(self, recipe: Recipe) -> None:
-            """Raise ValueError unless there is something to steer."""
+            """Raise ValueError unless there is a pipeline to guide."""
             if recipe.pretrained_model_name_or_path is None:
                 raise ValueError(
                     "pretrained_model_name_or_path must name the pipeline that the classifier will steer, and was not "
@@ -87,10 +89,10 @@ class NoisyClassification(Objective):
 
     @classmethod
     def build(cls, recipe: Recipe, options: Options, data: ImageData) -> Self:
-        """The objective with a new classifier, or the one that the pipeline to be steered has already.
+        """The objective with a new classifier, or the one that the guided pipeline already has.
 
         Raises:
-            ValueError: data without labels, a pipeline that cannot be steered, or one of another size or other classes.
+            ValueError: data without labels, a pipeline that cannot be guided, or one of another size or other classes.
         """
         if data.labels is None:
             raise ValueError("objective must be denoising for data without labels, got noisy_classifier")
@@ -124,14 +126,14 @@ class NoisyClassification(Objective):
         return cross_entropy(logits.to(x0.dtype), batch["labels"])
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
-        """What to save and to draw samples with: the steered network as it was, and `network` as its classifier."""
+        """The pipeline to save and to draw samples with: the guided network as it was, with `network` as classifier."""
         names = {str(i): name for i, name in enumerate(self.class_names)}
         unet = self.frozen["unet"]
         return ClassifierGuidancePipeline(unet=unet, classifier=network, scheduler=self.scheduler, id2label=names)
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
-        """Accuracy of `network` by noise level on up to 1,000 training images, always the same, and its plot."""
-        from training.evaluation.plots import accuracy_plot  # here: other runs start without matplotlib
+        """Accuracy of `network` by noise level on up to 1,000 fixed training images, and its plot."""
+        from training.evaluation.plots import accuracy_plot  # imported here, so that other runs do not load matplotlib
 
         images, labels = self.measured
         levels = noise_levels(self.schedule)
@@ -141,10 +143,10 @@ class NoisyClassification(Objective):
 
 
 def build_classifier(recipe: Recipe, data: ImageData, num_classes: int) -> NoisyClassifier:
-    """A new classifier of images of the data's size and channels; its weights follow from the seed.
+    """A new classifier for images of the data's size and channels; its weights depend only on the seed.
 
     Raises:
-        ValueError: a config that is no NoisyClassifier's, or one that cannot take the data.
+        ValueError: a config of another class than NoisyClassifier, or one that cannot take the data.
     """
     config = _classifier_config(recipe)
     _, channels, height, width = data.images.shape
@@ -174,7 +176,7 @@ def _classifier_config(recipe: Recipe) -> dict[str, Any]:
 def _check_classifier(
     classifier: nn.Module, steered: DiffusionPipeline, names: tuple[str, ...], recipe: Recipe
 ) -> None:
-    """Refuse a classifier that cannot be trained on; log what is not as it was."""
+    """Raise ValueError for a classifier whose training cannot be continued; log what changes."""
     if not isinstance(classifier, NoisyClassifier):
         raise ValueError(
             f"pretrained_model_name_or_path must have a NoisyClassifier to train on, got a {type(classifier).__name__}"
@@ -185,7 +187,7 @@ def _check_classifier(
     if steered.class_names and steered.class_names != list(names):
         logger.warning("the classes change from %s to %s", ", ".join(steered.class_names), ", ".join(names))
     if recipe.model_config_name_or_path is not None:
-        logger.warning("the classifier of the pipeline is trained on; model_config_name_or_path is not used")
+        logger.warning("the training of the pipeline's classifier continues; model_config_name_or_path is not used")
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,1 +1,1 @@
-"""What of a model's folder leaves for the Hub, its card, and the demo as a Space."""
+"""What is shared of a model: the files that are uploaded to the Hub, its card, and the demo as a Space."""

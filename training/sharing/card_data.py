@@ -1,4 +1,4 @@
-"""What a card says of a model's data and training, read from its training.json."""
+"""The text on a card about a model's data and training, from its training.json."""
 
 import shlex
 from dataclasses import asdict, dataclass
@@ -9,18 +9,18 @@ from training.objectives import objective_here
 from training.recipes import RECIPES, Recipe, fields_in
 from training.sharing.local_paths import without_path
 
-_NEEDED = {"steps", "images", "seconds", "processes", "device", "recipe"}  # of a run's record, and of its recipe:
+_NEEDED = {"steps", "images", "seconds", "processes", "device", "recipe"}  # in the record of a run; and in its recipe:
 _NEEDED_OF_RECIPE = set("recipe learning_rate lr_scheduler train_batch_size ema_decay mixed_precision".split())
-_SAYS_WHAT = {"prediction_type", "objective"}  # one of them at least: the first records name no objective
-# how a run was watched and kept, not what it learned
-_SILENT = set(
+_SAYS_WHAT = {"prediction_type", "objective"}  # at least one of them: the first records name no objective
+# flags that do not change what a run learns
+_NOT_SHOWN = set(
     "recipe checkpointing_steps checkpoints_total_limit resume_from_checkpoint validation_steps report_to".split()
 )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as a card names it: its Hub id if it has one, and what its licence asks to be said."""
+    """A data set as named on a card: its Hub id if it has one, and the attribution that its licence requires."""
 
     name: str
     hub_id: str | None
@@ -39,7 +39,7 @@ _KNOWN = {"data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
 
 
 def runs_of(record: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The runs of a training.json, oldest first; what a stranger's record lacks ends the list."""
+    """The runs in a training.json, oldest first. Runs before an incomplete record are left out: it may not be ours."""
     found = []
     while _is_whole(record):
         found.insert(0, record)
@@ -55,7 +55,7 @@ def _is_whole(record: object) -> bool:
 
 
 def datasets_of(runs: list[dict[str, Any]]) -> list[Dataset]:
-    """All that the runs saw, each once."""
+    """The data sets of the runs, without duplicates."""
     return list(dict.fromkeys(map(_dataset, runs)))
 
 
@@ -74,12 +74,12 @@ def _dataset(run: dict[str, Any]) -> Dataset:
 
 
 def base_model(runs: list[dict[str, Any]]) -> str | None:
-    """The Hub id of the model that the last run began with; None for a new one, or one that has none."""
+    """The Hub id of the model that the last run started from; None if it was new or has no Hub id."""
     return runs[-1].get("base_model") if runs else None
 
 
 def training_text(runs: list[dict[str, Any]]) -> str:
-    """Each run: command, size, time, hardware, oldest first."""
+    """A numbered list of the runs, oldest first: command, size, time and hardware."""
     if not runs:
         return "How this model was trained is not recorded."
     text = "\n".join(f"{number}. {_run(run)}" for number, run in enumerate(runs, start=1))
@@ -119,10 +119,10 @@ def _what(record: dict[str, Any]) -> str:
 
 
 def command_of(recipe: dict[str, Any]) -> str:
-    """The command line of a run: the flags that differ from its recipe's. Local paths are cut to their last part.
+    """The command line of a run, with the flags that differ from its recipe. Local paths are cut to their last part.
 
-    What a record holds and its objective has no flag for is left out. An objective that is not of this project is not
-    imported, as a record may be a stranger's: all of its flags are said.
+    Settings for which the objective has no flag are left out. An objective outside this project is not imported,
+    because the record may come from anyone: all its flags are shown.
     """
     row, usual = RECIPES.get(recipe["recipe"], {}), {}
     objective = objective_here(recipe.get("objective", Recipe.objective))
@@ -131,6 +131,6 @@ def command_of(recipe: dict[str, Any]) -> str:
     flags = [
         f"--{name} {shlex.quote(without_path(str(value)))}"
         for name, value in recipe.items()
-        if name not in _SILENT and (name in usual or objective is None) and value not in (None, usual.get(name))
+        if name not in _NOT_SHOWN and (name in usual or objective is None) and value not in (None, usual.get(name))
     ]
     return " ".join(["accelerate launch -m training.train --recipe", recipe["recipe"], *flags])

@@ -1,4 +1,4 @@
-"""The tables of the cards, from a folder's metrics.json and noise_accuracy.json."""
+"""The tables on a card, from a folder's metrics.json and noise_accuracy.json."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 
 
 def sorted_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder's metrics.json that were measured of its weights, by scheduler, steps and guidance."""
+    """The rows of a folder's metrics.json for its current weights, sorted by samples, scheduler, steps and guidance."""
     rows = _measured(folder, "results")
     names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
     return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
@@ -32,7 +32,7 @@ def _measured(folder: Path, section: str) -> list[dict[str, Any]]:
 
 
 def is_stale(folder: Path) -> bool:
-    """Whether metrics.json holds rows of other weights or configs than lie beside it; its plots show them."""
+    """Whether metrics.json holds rows of other weights or configs than the folder's; its plots then show those, too."""
     path = folder / "metrics.json"
     rows = [row for rows in read_json_object(path).values() for row in rows.values()] if path.is_file() else []
     weights = weights_hash(folder)
@@ -40,7 +40,7 @@ def is_stale(folder: Path) -> bool:
 
 
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The row of the lowest distance in each feature network."""
+    """The row with the lowest distance for each feature network."""
     found = []
     for name in DISTANCES:
         measured = [row for row in rows if name in row["measured"]]
@@ -49,7 +49,7 @@ def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows of each feature network, in the order of DISTANCES: numbers in different features do not compare."""
+    """The rows of each feature network, in the order of DISTANCES: different features are not comparable."""
     groups = [[row for row in rows if name in row["measured"]] for name in DISTANCES]
     return [group for group in groups if group]
 
@@ -78,7 +78,7 @@ def _results_table(best: dict[str, dict[str, Any]], distance: str) -> str:
 
 
 def settings_text(row: dict[str, Any]) -> str:
-    """What a row was drawn with, in words."""
+    """The settings of a row as text."""
     settings = row["settings"]
     guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
     inside = settings.get("guidance_interval")
@@ -88,7 +88,7 @@ def settings_text(row: dict[str, Any]) -> str:
 
 
 def metrics_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of metrics.json as Markdown, a table for each feature network with its floor, that of the last row."""
+    """The rows of metrics.json as Markdown: a table for each feature network, with the floor of its last row."""
     return "\n\n".join(map(_table, by_features(rows)))
 
 
@@ -120,7 +120,7 @@ def _value(name: str, value: float) -> str:
 
 
 def bits_table(folder: Path) -> str:
-    """The bits/dim in a folder's metrics.json as a Markdown table after an empty line; nothing if there are none."""
+    """The bits/dim in a folder's metrics.json as a Markdown table after an empty line; "" if there are none."""
     rows = _measured(folder, "likelihood")
     if not rows:
         return ""
@@ -134,7 +134,7 @@ def bits_table(folder: Path) -> str:
 
 
 def noise_table(folder: Path) -> str:
-    """The accuracy of a noisy classifier by noise level as Markdown after an empty line; nothing without one."""
+    """The accuracy of a noisy classifier by noise level as Markdown after an empty line; "" without a classifier."""
     path = folder / "noise_accuracy.json"
     if not path.is_file():
         return ""

@@ -1,6 +1,6 @@
-"""The card of a model, from its metrics.json and training.json.
+"""Renders the card of a model.
 
-Every number on it is read from these and noise_accuracy.json; the words come from model_cards/TEMPLATE.md.
+The words come from model_cards/TEMPLATE.md, every number from metrics.json, training.json and noise_accuracy.json.
 """
 
 import json
@@ -44,13 +44,13 @@ STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
 
 
 def render(folder: Path, repo_id: str | None = None) -> str:
-    """The text of the card of a folder with a model_index.json and, where there are any, its records.
+    """The card of a folder with a model_index.json, and records if there are any.
 
-    `repo_id` is where the card goes; by default where the folder was pushed to. The revision is pinned on the card of
-    a folder whose weights did not change since.
+    `repo_id` is the repository that the card is for; by default the one that the folder was pushed to. The card pins
+    the revision if the weights have not changed since that push.
 
     Raises:
-        ValueError: a record or the index that is no JSON object, by name.
+        ValueError: a record or the model_index.json is not a JSON object.
     """
     index, path = read_index(folder), record_path(folder)
     rows, runs = sorted_rows(folder), runs_of(read_json_object(path) if path else None)
@@ -82,11 +82,11 @@ def render(folder: Path, repo_id: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class _Model:
-    """What the words of a card depend on."""
+    """The facts that the text of a card depends on."""
 
     folder: Path
     class_names: list[str]
-    about: dict[str, Any]  # what its pipeline says of itself
+    about: dict[str, Any]  # the pipeline's description of itself
     facts: Facts
 
     @property
@@ -95,7 +95,7 @@ class _Model:
 
 
 def is_own_card(folder: Path) -> bool:
-    """Whether the README.md of a folder was written by hand, and is to stay."""
+    """Whether the README.md of a folder was written by hand, so that it must not be overwritten."""
     path = folder / "README.md"
     return path.is_file() and WRITTEN not in path.read_text()
 
@@ -164,7 +164,7 @@ def _call(model: _Model) -> str:
 
 
 def _plots(folder: Path) -> str:
-    """The plots that lie in a folder, below one another."""
+    """The plots in a folder, one below the other."""
     found = [(name, text) for name, text in PLOTS.items() if (folder / name).is_file()]
     return "".join(f"\n\n![{text}]({name})" for name, text in found)
 

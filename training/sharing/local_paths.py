@@ -1,4 +1,4 @@
-"""Paths of this machine, cut to their last part before anything leaves."""
+"""Cuts paths of this machine to their last part before anything is uploaded."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def without_path(text: str) -> str:
-    """A path of this machine cut to its last part; in a command, each of its words; anything else as it is."""
+    """A local path, or each local path in a command, cut to its last part; other text unchanged."""
     if _is_path(text):
         return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
     if "/" not in text and "\\" not in text:
@@ -20,7 +20,7 @@ def without_path(text: str) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """JSON content with `without_path` of each of its texts."""
+    """JSON content with `without_path` applied to each string."""
     if isinstance(value, dict):
         return {key: without_paths(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The demo as a Space: which files it is made of, and what of them differs from the repository's.
+"""The files of the demo as a Space; README.md and requirements.txt differ from those of the repository.
 
-A Space's README names its models in the front matter; app.py opens with those where there is no model_cards/.
+The front matter of the Space's README lists its models; app.py opens these if there is no model_cards/.
 """
 
 import re
@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("pipelines", "ui")
 SINGLE = ("app.py", "LICENSE", "docs/page.png")
 TECHNICAL = ("sdk", "sdk_version", "python_version", "app_file", "models", "preload_from_hub")
-# on PyPI torch is the build for CUDA, several GB that a Space without a GPU cannot use
+# torch on PyPI is built for CUDA: several GB that a Space without a GPU cannot use
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu\ntorch=={version}+cpu"
 
 
 def space_files(space_id: str, repo_id: str, token: str | None, preload: bool = True) -> dict[str, bytes | Path]:
-    """The files of the Space `space_id` that opens with the model `repo_id`, before any that it names already.
+    """The files of the Space `space_id`, with the model `repo_id` before those that it lists already.
 
-    `preload`: models are downloaded when the Space is built, which cannot read private ones.
+    `preload`: download the model when the Space is built, which is impossible for a private one.
     """
     files: dict[str, bytes | Path] = {name: ROOT / name for name in SINGLE}
     files |= sources(ROOT)
@@ -31,18 +31,18 @@ def space_files(space_id: str, repo_id: str, token: str | None, preload: bool = 
 
 
 def sources(root: Path) -> dict[str, Path]:
-    """The demo's own code below `root`, by its name in the Space, however deep it lies."""
+    """The code of the demo below `root`, at any depth, by its name in the Space."""
     found = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*.py"))]
     return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def is_of_the_space(name: str) -> bool:
-    """Whether a file of a Space is of the kind that a push writes, so that the next one may remove it."""
+    """Whether a file of a Space is code that a push wrote, so that a later push may delete it."""
     return name.endswith(".py") and name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
 
 
 def readme(repo_id: str, before: dict[str, Any], preload: bool = True) -> str:
-    """The Space's README: the front matter of the repository's, with the models; what its owner changed stays."""
+    """The Space's README: the repository's front matter with the models added; changes by the Space's owner stay."""
     card = RepoCard.load(ROOT / "README.md")
     models = [repo_id, *(name for name in before.get("models") or [] if name != repo_id)]
     for name, value in before.items():
@@ -61,7 +61,7 @@ def readme(repo_id: str, before: dict[str, Any], preload: bool = True) -> str:
 
 
 def requirements(text: str) -> str:
-    """The repository's requirements with torch from the index of builds for CPUs."""
+    """The repository's requirements, with torch from the index of CPU builds."""
     return re.sub(r"^torch==(\S+)$", lambda found: CPU_TORCH.format(version=found[1]), text, flags=re.MULTILINE)
 
 

@@ -1,7 +1,7 @@
-"""What of a model's folder may leave for the Hub, by a list of what belongs to a model: all else stays.
+"""The files of a model's folder that are uploaded to the Hub. Only what is listed here is uploaded.
 
-Weights (safetensors only), configs, tokenizers, carried sources, the card, the measured numbers, images. Checkpoints,
-optimizer states, logs and images of a run are none of these. Paths of this machine are cut to their last part.
+Weights (safetensors only), configs, tokenizers, carried sources, the card, the metrics and their images. Checkpoints,
+optimizer states, logs and a run's sample grids are not uploaded. Local paths are cut to their last part.
 """
 
 import json
@@ -14,9 +14,19 @@ from training.model_index import ModelIndex, is_pipeline, read_index
 from training.run_record import record_path
 from training.sharing.local_paths import without_paths
 
-RECORDS = ("metrics.json", "training.json", "noise_accuracy.json")  # written here, with commands and flags
+RECORDS = (
+    "metrics.json",
+    "training.json",
+    "noise_accuracy.json",
+)  # written by this project; they hold commands and flags
 IMAGES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png")
-THEIRS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")  # a push writes these, and never removes them
+NEVER_DELETED = (
+    "README.md",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+)  # a push may write these, and never deletes them
 _CARRIED = re.compile(r"\w+_[0-9a-f]{8}\.py")
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)([.-][\w.-]+)?\.safetensors(\.index(\.\w+)?\.json)?"
@@ -27,17 +37,17 @@ _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 def uploads(folder: Path) -> dict[str, bytes | Path]:
-    """What of `folder` would be uploaded, by its name in the repository: a path, or the content where that changes.
+    """The files of `folder` to upload, by their names in the repository: a path, or the content if that is changed.
 
     Raises:
-        ValueError: the folder holds no model, or a part of one without its weights as safetensors.
+        ValueError: the folder holds no model, or a part of it has no weights as safetensors.
     """
     parts = components(folder)
     for part in parts or [folder]:
         _check_weights(part)
     if is_pipeline(folder):
         _check_sources(folder, read_index(folder))
-    files = [path for path in folder.iterdir() if _belongs(path.name) or path.name in THEIRS]
+    files = [path for path in folder.iterdir() if _belongs(path.name) or path.name in NEVER_DELETED]
     files += [path for part in parts if part != folder for path in part.iterdir() if _is_part(path.name)]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
     if record_path(folder) is not None:
@@ -46,7 +56,7 @@ def uploads(folder: Path) -> dict[str, bytes | Path]:
 
 
 def _check_sources(folder: Path, index: ModelIndex) -> None:
-    """Raise ValueError where the index names a source that would stay: the model could not be loaded."""
+    """Raise ValueError if the index names a source that would not be uploaded: the model could not be loaded."""
     named = [(folder, index.source), *((folder / name, stem) for name, (stem, _) in index.components.items())]
     for place, stem in named:
         source = place / f"{stem}.py"
@@ -58,16 +68,16 @@ def _check_sources(folder: Path, index: ModelIndex) -> None:
 
 
 def belongs_to_a_model(name: str, parts: Collection[str]) -> bool:
-    """Whether a push of a model with such component folders may remove a file of the repository."""
+    """Whether a push of a model with these component folders may delete a file of the repository."""
     folder, slash, rest = name.rpartition("/")
     return _is_part(rest) and folder in parts if slash else _belongs(name)
 
 
 def components(folder: Path) -> list[Path]:
-    """The folders of a pipeline's components; `folder` itself for those that the first published ones have at the root.
+    """The folders of a pipeline's components; `folder` itself for those at the root, as in the first published models.
 
     Raises:
-        ValueError: no model, or a component that is not there.
+        ValueError: the folder holds no model, or a component is missing.
     """
     if not is_pipeline(folder):
         if (folder / "config.json").is_file():
@@ -81,12 +91,12 @@ def components(folder: Path) -> list[Path]:
 
 
 def _belongs(name: str) -> bool:
-    """Of the files at the root."""
+    """Whether a file at the root is uploaded."""
     return name in (*RECORDS, *IMAGES) or any(kind.fullmatch(name) for kind in (_CARRIED, _WEIGHTS, _CONFIG))
 
 
 def _is_part(name: str) -> bool:
-    """Of the files in a component's folder."""
+    """Whether a file in a component's folder is uploaded."""
     return any(kind.fullmatch(name) for kind in (_CARRIED, _WEIGHTS, _CONFIG, _TEXT))
 
 
@@ -98,7 +108,7 @@ def _check_weights(part: Path) -> None:
 
 
 def _cleaned(path: Path) -> bytes | Path:
-    """The content of a record or a config without paths of this machine; the path where there are none."""
+    """The content of a record or a config without local paths; the path if it has none."""
     if path.name not in RECORDS and not _CONFIG.fullmatch(path.name):
         return path
     content = read_json_object(path)
