@@ -1,6 +1,6 @@
-"""Speed and quality against peers, one command each; every table comes from one run on the machine that prints it.
+"""Benchmarks of speed and quality against diffusers, one command each; each table is from one run on one machine.
 
-python -m benchmarks.sampling   # seconds for a batch of images: the app's path and the stock DDIM loop
-python -m benchmarks.training   # images per second: our trainer and the loop of diffusers' train_unconditional.py
-python -m benchmarks.quality    # what each of the two learns in the same wall time
+python -m benchmarks.sampling   # seconds per batch of images: the app against the stock DDIM loop
+python -m benchmarks.training   # images per second: our trainer against the loop of diffusers' train_unconditional.py
+python -m benchmarks.quality    # the quality that each of the two trainers reaches in the same wall time
 """

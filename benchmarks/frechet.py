@@ -1,4 +1,4 @@
-"""The Frechet distance of what contestants draw, against the test images (`training.metrics`)."""
+"""The Frechet distance between the images that a contestant draws and the test images."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from training.evaluation.cached_features import extract_cached
 from training.metrics.feature_nets import open_classifier
 from training.metrics.sample_quality import NEIGHBOURS, SampleEvaluator
 
-FEWEST = NEIGHBOURS + 1  # samples that the judge can measure
+FEWEST = NEIGHBOURS + 1  # samples that can be measured
 
 
 def open_evaluator(features: str, dataset_name: str, samples: int) -> SampleEvaluator:
-    """A judge over the split "test" of the data.
+    """An evaluator against the split "test" of the data.
 
     Raises:
-        ValueError: no classifier, no such data, or the one does not take the other.
+        ValueError: no such classifier or data, or images that the classifier does not take.
     """
     classifier = open_classifier(features)
     test = load_images(dataset_name=dataset_name, split="test")
@@ -33,14 +33,14 @@ def open_evaluator(features: str, dataset_name: str, samples: int) -> SampleEval
     return SampleEvaluator(classifier, found, samples)
 
 
-def distance(
+def frechet_of(
     evaluator: SampleEvaluator,
     draw: Callable[[int, int, int | None], list[Image.Image]],
     classes: int,
     samples: int,
     name: str,
 ) -> float:
-    """Frechet distance of `samples` images, as many of each class, from `draw(count, seed, class or None)`."""
+    """Frechet distance of `samples` images, equally many of each class, drawn by `draw(count, seed, class or None)`."""
     images = []
     with tqdm(total=samples, desc=f"Drawing {name}", unit="img", disable=None, leave=False) as bar:
         for label, count in portions(samples, classes):
@@ -50,7 +50,7 @@ def distance(
 
 
 def portions(samples: int, classes: int, most: int = 50) -> list[tuple[int | None, int]]:
-    """(class, count) of each batch, none larger than `most`; the class is None where there are none (`classes` 0)."""
+    """(class, count) of each batch, with counts of at most `most`. If `classes` is 0 the class is None."""
     kinds = max(classes, 1)
     parts = []
     for kind in range(kinds):

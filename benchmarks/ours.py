@@ -1,11 +1,11 @@
-"""Our side of the training benchmarks: the networks that both sides train, and our trainer over one of them."""
+"""Our side of the training benchmarks: our trainer, and the networks that both sides train."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from diffusers import UNet2DModel
 
-from benchmarks.stock import forget_accelerate
+from benchmarks.stock import reset_accelerate
 from training.data import ImageData, load_images
 from training.loop import Trainer
 from training.networks.build import build_network
@@ -19,10 +19,10 @@ STOCK_SIZE = 32
 
 
 def our_recipe(name: str, dataset_name: str, batch_size: int, **changes: object) -> tuple[Recipe, Denoising.Options]:
-    """A row of the trainer's table with `changes` of the run, which reports to nobody, and its objective's options.
+    """A recipe with `changes` to its flags and without trackers, and the options of its objective.
 
     Raises:
-        ValueError: no such recipe, one that fine-tunes, or a value out of its range.
+        ValueError: no such recipe, one that fine-tunes, or a value out of range.
     """
     recipe, options = parse(["--recipe", name, "--dataset_name", dataset_name, "--report_to", "none"])
     if recipe.pretrained_model_name_or_path is not None:
@@ -31,7 +31,7 @@ def our_recipe(name: str, dataset_name: str, batch_size: int, **changes: object)
 
 
 def load_data(recipe: Recipe, network: str) -> ImageData:
-    """The images to train on, square, at the size that `network` ("stock" or another) asks for."""
+    """Load the training images, which must be square, in the size that `network` ("stock" or another) takes."""
     data = load_images(
         dataset_name=recipe.dataset_name, resolution=STOCK_SIZE if network == "stock" else recipe.resolution
     )
@@ -42,7 +42,7 @@ def load_data(recipe: Recipe, network: str) -> ImageData:
 
 
 def new_network(network: str, recipe: Recipe, data: ImageData, num_class_embeds: int | None) -> UNet2DModel:
-    """The U-Net that `--network` names, with new weights.
+    """A new U-Net for the value of `--network`.
 
     Raises:
         ValueError: no such file, or a config that does not fit the data.
@@ -66,8 +66,8 @@ def new_network(network: str, recipe: Recipe, data: ImageData, num_class_embeds:
 
 
 def our_trainer(recipe: Recipe, options: Denoising.Options, data: ImageData, network: str) -> Trainer:
-    """Our trainer, ready for `update()`. It writes nothing until it is asked to save."""
+    """Our trainer, ready for `update()`; it writes no files."""
     names = class_names_of(data) if options.class_conditional else None
     unet = new_network(network, recipe, data, len(names) + 1 if names else None)
-    forget_accelerate()
+    reset_accelerate()
     return Trainer(recipe, data, Denoising(options, unet, names))

@@ -1,10 +1,11 @@
-"""What our recipe and the stock loop each learn in the same wall time, one after the other on the same cores.
+"""The quality that our recipe and the stock loop reach in the same wall time, one after the other on the same cores.
 
     python -m benchmarks.quality --minutes 15
 
-Same data, U-Net (ours with its class embedding, if the recipe has classes) and batch size; everything else is each
-one's own. The clock runs from the first update: compiling counts. Ours draws with DDIM from trailing timesteps, with
-guidance if it has classes, and the stock loop with the stock DDIM pipeline, both from averaged weights in float32.
+Both have the same data, batch size and U-Net (ours has a class embedding if the recipe has classes), and everything
+else as its user gets it. The clock starts at the first update, so that compiling counts. Both draw from their averaged
+weights in float32: ours with DDIM at trailing timesteps, and guidance if it has classes; the stock loop with the stock
+DDIM pipeline.
 """
 
 import math
@@ -20,7 +21,7 @@ from diffusers.optimization import get_scheduler
 from PIL import Image
 from tqdm.auto import tqdm
 
-from benchmarks.frechet import FEWEST, distance, open_evaluator
+from benchmarks.frechet import FEWEST, frechet_of, open_evaluator
 from benchmarks.ours import NETWORK_HELP, load_data, new_network, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer
 from benchmarks.table import Row, check_at_least, command_line, table
@@ -32,30 +33,30 @@ from training.metrics.sample_quality import SampleEvaluator
 from training.recipes import Recipe, flag
 from ui.samplers import with_sampler
 
-SETTLING, TIMED = 3, 10  # updates that compile and are no measure of the speed, and those that are the first measure
+WARMUP, TIMED = 3, 10  # updates to skip, as they compile, and updates in the first measurement of speed
 
 
 @dataclass
 class Options:
-    """What to compare."""
+    """The flags of the command."""
 
-    minutes: float = flag(15.0, "wall time for each")
+    minutes: float = flag(15.0, "wall time in minutes for each side")
     recipe: str = flag("fashion-cfg", "recipe of our trainer")
     network: str = flag("recipe", NETWORK_HELP)
     batch_size: int = flag(64, "images per update")
     dataset_name: str = flag("data/fashion", "a Hub id, or a folder of parquet, with a column named image")
-    compile: bool = flag(True, "torch.compile for ours, if the recipe says so")
-    stock_num_epochs: int = flag(100, "the stock loop's --num_epochs, over which its learning rate falls")
-    samples: int = flag(1000, "images that each draws")
-    steps: int = flag(25, "DDIM steps of ours")
-    guidance_scale: float = flag(1.5, "of ours, if it has classes")
+    compile: bool = flag(True, "use torch.compile in ours if the recipe does")
+    stock_num_epochs: int = flag(100, "the stock loop's --num_epochs, which its learning rate schedule spans")
+    samples: int = flag(1000, "images that each side draws")
+    steps: int = flag(25, "DDIM steps of our pipeline")
+    guidance_scale: float = flag(1.5, "guidance scale of our pipeline, if it has classes")
     stock_steps: int = flag(50, "DDIM steps of the stock pipeline")
-    features: str = flag("model_cards/fashion-features", "the classifier in whose features the distance is taken")
-    seed: int = flag(0, "of weights, data order, noise and samples")
+    features: str = flag("model_cards/fashion-features", "the classifier whose features the distance is computed in")
+    seed: int = flag(0, "seed of weights, data order, noise and samples")
     json: str | None = flag(None, "write the numbers to this file")
 
     def __post_init__(self) -> None:
-        """Refuse, by name, what cannot work."""
+        """Raise ValueError for values that cannot work, naming the flag."""
         check_at_least(self, batch_size=1, stock_num_epochs=1, samples=FEWEST, steps=1, stock_steps=1)
         check_at_least(self, guidance_scale=0, seed=0)
         if not 0 < self.minutes < float("inf"):
@@ -66,7 +67,7 @@ class Options:
 
 
 class Budget:
-    """Wall time, from now on, with a progress bar over it."""
+    """A budget of wall time, from its creation on, with a progress bar."""
 
     def __init__(self, seconds: float, name: str) -> None:
         self.seconds, self.began = seconds, now()
@@ -80,11 +81,11 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds so far."""
+        """Seconds since the start."""
         return now() - self.began
 
-    def allows(self, update: Callable[[], float]) -> bool:
-        """Make one update if there is time left; whether it did."""
+    def run_if_time_left(self, update: Callable[[], float]) -> bool:
+        """Run one update if there is time left; returns whether it did."""
         if self.spent >= self.seconds:
             return False
         loss = update()
@@ -94,14 +95,14 @@ class Budget:
 
 
 def train_ours(trainer: Trainer, seconds: float) -> Row:
-    """Train until the time is over, the learning rate falling to its end by then.
+    """Train until the time is over, with a learning rate schedule that ends at the same moment.
 
-    How many updates fit is measured after `SETTLING` + `TIMED` updates, and again whenever their number has doubled.
+    The number of updates that fit is estimated after `WARMUP` + `TIMED` updates, and again after each doubling of them.
     """
     budget = Budget(seconds, "Ours")
     settled, measure_at, total = 0.0, TIMED, math.inf
-    while trainer.step < total and budget.allows(trainer.update):
-        made = trainer.step - SETTLING
+    while trainer.step < total and budget.run_if_time_left(trainer.update):
+        made = trainer.step - WARMUP
         if made == 0:
             settled = budget.spent
         elif made == measure_at:
@@ -114,7 +115,7 @@ def train_ours(trainer: Trainer, seconds: float) -> Row:
 
 
 def set_horizon(trainer: Trainer, total: int) -> None:
-    """Lay out the learning rate for `total` updates in all; it is a function of the step alone."""
+    """Make the learning rate schedule `total` updates long; the learning rate depends on the step alone."""
     recipe = trainer.recipe
     other = get_scheduler(
         recipe.lr_scheduler,
@@ -126,16 +127,16 @@ def set_horizon(trainer: Trainer, total: int) -> None:
 
 
 def train_stock(trainer: StockTrainer, seconds: float) -> Row:
-    """Train until the time is over."""
+    """Train the stock loop until the time is over."""
     budget, updates = Budget(seconds, "Stock loop"), 0
-    while budget.allows(trainer.update):
+    while budget.run_if_time_left(trainer.update):
         updates += 1
     budget.bar.close()
     return trained("stock loop", updates, trainer.images, budget.spent)
 
 
 def trained(name: str, updates: int, images: int, seconds: float) -> Row:
-    """What is known of a run before its images are judged."""
+    """The row of a run, as far as it is known before its images are measured."""
     return {
         "name": name,
         "updates": updates,
@@ -145,11 +146,11 @@ def trained(name: str, updates: int, images: int, seconds: float) -> Row:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ judging
+# ---------------------------------------------------------------------------------------------------------- measuring
 
 
 def from_ours(options: Options, pipe: Any, count: int, seed: int, label: int | None) -> list[Image.Image]:
-    """Images of our pipeline."""
+    """Draw with our pipeline."""
     generator = torch.Generator().manual_seed(options.seed + seed)
     chosen: dict[str, Any] = {"batch_size": count}
     if label is not None:
@@ -158,21 +159,21 @@ def from_ours(options: Options, pipe: Any, count: int, seed: int, label: int | N
 
 
 def from_stock(options: Options, pipe: DDIMPipeline, count: int, seed: int, label: int | None) -> list[Image.Image]:
-    """Images of the stock pipeline."""
+    """Draw with the stock pipeline."""
     generator = torch.Generator().manual_seed(options.seed + seed)
     return pipe(batch_size=count, num_inference_steps=options.stock_steps, generator=generator).images
 
 
 def run(options: Options) -> list[Row]:
-    """Train both, judge both; the first row is the peer's, the last what real training images score."""
+    """Train and measure both. The first row is the stock loop's; the last is the score of real training images."""
     changes = {} if options.compile else {"torch_compile": False}
     recipe, denoising = our_recipe(
         options.recipe, options.dataset_name, options.batch_size, seed=options.seed, **changes
     )
     data = load_data(recipe, options.network)
-    judge = open_evaluator(options.features, options.dataset_name, options.samples)
-    check_sizes(options, data, judge)
-    # both are ready before the first is trained: what is wrong shows now, not after the first's time
+    evaluator = open_evaluator(options.features, options.dataset_name, options.samples)
+    check_sizes(options, data, evaluator)
+    # set up both before training the first, so that errors show at once
     ours, stock = our_trainer(recipe, denoising, data, options.network), new_stock(options, recipe, data)
     our_row = train_ours(ours, options.minutes * 60)
     torch.manual_seed(options.seed)  # the stock loop draws from the global generator
@@ -181,31 +182,33 @@ def run(options: Options) -> list[Row]:
     for one in (pipe, stock_pipe):
         one.set_progress_bar_config(disable=True)
     classes = len(pipe.class_names or ())
-    our_row["frechet_distance"] = distance(judge, partial(from_ours, options, pipe), classes, options.samples, "ours")
+    our_row["frechet_distance"] = frechet_of(
+        evaluator, partial(from_ours, options, pipe), classes, options.samples, "ours"
+    )
     draw = partial(from_stock, options, stock_pipe)
-    stock_row["frechet_distance"] = distance(judge, draw, 0, options.samples, "stock")
+    stock_row["frechet_distance"] = frechet_of(evaluator, draw, 0, options.samples, "stock")
     for row in (stock_row, our_row):
         row["ratio"] = stock_row["frechet_distance"] / max(row["frechet_distance"], 1e-9)
-    floor = floor_of(judge, data, options.samples, options.seed)
+    floor = floor_of(evaluator, data, options.samples, options.seed)
     real = {"name": "real training images", "frechet_distance": floor["frechet_distance"]}
     return [stock_row, our_row, real]
 
 
 def new_stock(options: Options, recipe: Recipe, data: ImageData) -> StockTrainer:
-    """The stock loop over the same U-Net without classes."""
+    """The stock loop with the same U-Net, without classes."""
     network = new_network(options.network, recipe, data, None)
     epochs = options.stock_num_epochs
     return StockTrainer(network, options.dataset_name, data.images.shape[-1], options.batch_size, epochs)
 
 
 def check_sizes(options: Options, data: ImageData, evaluator: SampleEvaluator) -> None:
-    """Raise ValueError unless the judge takes images like those that are trained on."""
+    """Raise ValueError unless the evaluator's network takes images like the training images."""
     config = evaluator.network.config
-    judged = (config.in_channels, config.sample_size, config.sample_size)
-    if data.images.shape[1:] != judged:
+    accepted = (config.in_channels, config.sample_size, config.sample_size)
+    if data.images.shape[1:] != accepted:
         size = np.array(data.images.shape[1:]).tolist()
         raise ValueError(
-            f"network must draw images that features takes, {list(judged)}; {options.network} draws {size}"
+            f"network must draw images that features takes, {list(accepted)}; {options.network} draws {size}"
         )
 
 

@@ -1,10 +1,11 @@
-"""How long a batch of images takes: the app's default path against the stock DDIM loop, with the same weights.
+"""Seconds per batch of images: the app with its defaults against the stock DDIM loop, with the same weights.
 
     python -m benchmarks.sampling --model model_cards/fashion-cfg --images 16 --repeats 5 [--frechet]
 
-The peer is what a user of diffusers writes: 50 steps of the stock DDIMScheduler in float32 and two calls of the network
-a step, since diffusers has no pipeline with class guidance. Below it stand the stock pipeline's own `__call__`, without
-classes, and ours with the peer's settings and one change at a time, so that one sees where the factor comes from.
+The peer is the code that a user of diffusers writes: 50 steps of the stock DDIMScheduler in float32, with two calls of
+the network per step, because diffusers has no pipeline with class guidance. The next rows are the `__call__` of the
+stock pipeline, without classes, and our pipeline with the peer's settings and one change per row, which shows where
+the speed comes from.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 from PIL import Image
 
-from benchmarks.frechet import FEWEST, distance, open_evaluator
+from benchmarks.frechet import FEWEST, frechet_of, open_evaluator
 from benchmarks.stock import guided_ddim, without_classes
 from benchmarks.table import Row, check_at_least, command_line, table
 from benchmarks.timing import alternate, network_time, now
@@ -35,22 +36,24 @@ Drawn = tuple[list[Image.Image], float | None]
 
 @dataclass
 class Options:
-    """What to time."""
+    """The flags of the command."""
 
     model: str = flag("model_cards/fashion-cfg", "a pipeline's folder or a Hub id")
     images: int = flag(16, "images per batch")
     repeats: int = flag(5, "timed turns of each contestant; medians are shown")
     steps: int = flag(50, "DDIM steps of the peer")
-    guidance_scale: float = flag(2.0, "of the peer")
-    timestep_spacing: str = flag("leading", "of the peer's scheduler: leading is the stock default; or trailing")
-    frechet: bool = flag(False, "draw --samples images each and show the Frechet distance to the test images")
+    guidance_scale: float = flag(2.0, "guidance scale of the peer")
+    timestep_spacing: str = flag(
+        "leading", "timesteps of the peer's scheduler: leading (the stock default) or trailing"
+    )
+    frechet: bool = flag(False, "also draw --samples images with each and show the Frechet distance to the test images")
     samples: int = flag(1000, "images for the Frechet distance")
-    dataset_name: str = flag("data/fashion", "where the test images are")
-    features: str = flag("model_cards/fashion-features", "the classifier in whose features the distance is taken")
+    dataset_name: str = flag("data/fashion", "the data set with the test images")
+    features: str = flag("model_cards/fashion-features", "the classifier whose features the distance is computed in")
     json: str | None = flag(None, "write the numbers to this file")
 
     def __post_init__(self) -> None:
-        """Refuse, by name, what cannot work."""
+        """Raise ValueError for values that cannot work, naming the flag."""
         check_at_least(self, images=1, repeats=1, steps=1, guidance_scale=0, samples=FEWEST)
         if self.timestep_spacing not in ("leading", "trailing"):
             raise ValueError(f"timestep_spacing must be leading or trailing, got {self.timestep_spacing!r}")
@@ -60,13 +63,13 @@ class Options:
 class Contestant:
     """A way to draw.
 
-    `draw(count, seed, class or None)` gives images and evaluations per image (None: count them in the network);
-    without a class it takes all in turn. `judged`: whether its Frechet distance is of interest.
+    `draw(count, seed, class or None)` returns images and network evaluations per image (None: counted by a hook).
+    Without a class it takes all classes in turn. `measured`: whether to compute its Frechet distance.
     """
 
     network: torch.nn.Module
     draw: Callable[[int, int, int | None], Drawn]
-    judged: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Timing:
 
 
 def contestants(options: Options) -> dict[str, Contestant]:
-    """By name; the first is the peer that the others are compared with."""
+    """The contestants by name; the first is the peer that the others are compared with."""
     catalogue = Catalogue({"model": options.model})
     info, best = catalogue["model"], device.detect()
     if info.class_names and "guidance_scale" not in info.accepts:
@@ -97,68 +100,68 @@ def contestants(options: Options) -> dict[str, Contestant]:
     found = stock_contestants(options, info, plain)
     for name, placement in variants.items():
         found[f"ours, DDIM-{options.steps}, {name}"] = our_contestant(
-            options, info, placement, judged=placement == plain
+            options, info, placement, measured=placement == plain
         )
     pipe = catalogue.pipeline("model")
-    found[f"the app: {app_name(info, best)}"] = Contestant(pipe.unet, partial(from_app, catalogue), judged=True)
+    found[f"the app: {app_name(info, best)}"] = Contestant(pipe.unet, partial(from_app, catalogue), measured=True)
     return found
 
 
 def app_name(info: ModelInfo, placement: Placement) -> str:
-    """The app's defaults in words."""
+    """The app's defaults as text."""
     sampler = FIELDS["sampler"].default if info.samplers else "its own sampler"
     layout = ", channels_last" if placement.channels_last else ""
     return f"{sampler}, {FIELDS['steps'].default} steps, {placement.dtype}{layout}"
 
 
 def stock_contestants(options: Options, info: ModelInfo, placement: Placement) -> dict[str, Contestant]:
-    """The loop with guidance, if the model has classes, and the stock pipeline without."""
+    """The stock loop with guidance, if the model has classes, and the stock pipeline without classes."""
     pipe = load(info, placement)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=options.timestep_spacing)
     found = {}
     if info.class_names:
         draw = partial(from_stock_loop, options, info, pipe, scheduler)
-        found[f"stock DDIM-{options.steps}, float32, guided"] = Contestant(pipe.unet, draw, judged=True)
+        found[f"stock DDIM-{options.steps}, float32, guided"] = Contestant(pipe.unet, draw, measured=True)
     stock = DDIMPipeline(unet=without_classes(pipe.unet, pipe.null_label), scheduler=scheduler)
     stock.set_progress_bar_config(disable=True)
     draw = partial(from_stock_pipeline, options, stock)
-    found[f"stock DDIM-{options.steps}, float32, no classes"] = Contestant(stock.unet, draw, judged=not found)
+    found[f"stock DDIM-{options.steps}, float32, no classes"] = Contestant(stock.unet, draw, measured=not found)
     return found
 
 
-def our_contestant(options: Options, info: ModelInfo, placement: Placement, judged: bool) -> Contestant:
+def our_contestant(options: Options, info: ModelInfo, placement: Placement, measured: bool) -> Contestant:
     """Our pipeline with the peer's sampler, steps, scale and spacing."""
     pipe = with_sampler(load(info, placement), "DDIM")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=options.timestep_spacing)
     pipe.set_progress_bar_config(disable=True)
-    return Contestant(pipe.unet, partial(from_our_pipeline, options, info, pipe), judged)
+    return Contestant(pipe.unet, partial(from_our_pipeline, options, info, pipe), measured)
 
 
 def class_labels(info: ModelInfo, count: int, label: int | None) -> list[int]:
-    """The class asked for, or all in turn."""
+    """`count` times the class `label`, or all classes in turn if it is None."""
     return [k % len(info.class_names) if label is None else label for k in range(count)]
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A CPU generator."""
+    """A CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def from_stock_loop(
     options: Options, info: ModelInfo, pipe: Any, scheduler: DDIMScheduler, count: int, seed: int, label: int | None
 ) -> Drawn:
-    """The peer."""
+    """Draw with the peer."""
     labels, scale = torch.tensor(class_labels(info, count, label)), options.guidance_scale
     return guided_ddim(pipe.unet, scheduler, labels, pipe.null_label, options.steps, scale, seeded(seed)), None
 
 
 def from_stock_pipeline(options: Options, pipe: DDIMPipeline, count: int, seed: int, label: int | None) -> Drawn:
-    """`DDIMPipeline.__call__`; it knows no classes."""
+    """Draw with `DDIMPipeline.__call__`, which knows no classes."""
     return pipe(batch_size=count, num_inference_steps=options.steps, generator=seeded(seed)).images, None
 
 
 def from_our_pipeline(options: Options, info: ModelInfo, pipe: Any, count: int, seed: int, label: int | None) -> Drawn:
-    """Our pipeline's `__call__`."""
+    """Draw with the `__call__` of our pipeline."""
     chosen = {"batch_size": count}
     if info.class_names:
         chosen = {"class_labels": class_labels(info, count, label), "guidance_scale": options.guidance_scale}
@@ -168,7 +171,7 @@ def from_our_pipeline(options: Options, info: ModelInfo, pipe: Any, count: int, 
 
 
 def from_app(catalogue: Catalogue, count: int, seed: int, label: int | None) -> Drawn:
-    """What the page does when its button is pressed, previews included, with its defaults but for count and class."""
+    """Draw as the page does with its defaults, previews included; only count and class are given."""
     chosen = {} if label is None else {"class_name": catalogue["model"].class_names[label]}
     *_, last = app_draw(Settings(model="model", count=count, seed=seed, **chosen), catalogue)
     return last.images, last.evaluations
@@ -187,8 +190,8 @@ def timed(contestant: Contestant, count: int) -> Timing:
 
 
 def run(options: Options) -> list[Row]:
-    """Time all contestants, and judge some if asked to. The first row is the peer's."""
-    judge = open_evaluator(options.features, options.dataset_name, options.samples) if options.frechet else None
+    """Time all contestants, and measure the Frechet distance of some if requested. The first row is the peer's."""
+    evaluator = open_evaluator(options.features, options.dataset_name, options.samples) if options.frechet else None
     found = contestants(options)
     runs = {name: partial(timed, contestant, options.images) for name, contestant in found.items()}
     timings = alternate(runs, options.repeats, warmups=1, description="Sampling")
@@ -197,19 +200,19 @@ def run(options: Options) -> list[Row]:
     for row in rows:
         contestant = found[row["name"]]
         row["ratio"] = rows[0]["seconds"] / row["seconds"]
-        if judge is not None and contestant.judged:
+        if evaluator is not None and contestant.measured:
             draw = partial(images_only, contestant)
-            row["frechet_distance"] = distance(judge, draw, classes, options.samples, row["name"])
+            row["frechet_distance"] = frechet_of(evaluator, draw, classes, options.samples, row["name"])
     return rows
 
 
 def images_only(contestant: Contestant, count: int, seed: int, label: int | None) -> list[Image.Image]:
-    """What the judge wants of a contestant."""
+    """The images that a contestant draws, as `frechet_of` takes them."""
     return contestant.draw(count, seed, label)[0]
 
 
 def summary(name: str, results: list[Timing]) -> Row:
-    """Medians over the turns; the share outside the network is the median of the turns' own."""
+    """The medians over the turns. The share of time outside the network is the median of the shares of the turns."""
     seconds = [result.seconds for result in results]
     return {
         "name": name,
@@ -223,7 +226,7 @@ def summary(name: str, results: list[Timing]) -> Row:
 def show(rows: list[Row]) -> str:
     """The rows as a table."""
     heads = ["", "seconds", "range", "times faster", "evaluations per image", "outside the network"]
-    judged = any("frechet_distance" in row for row in rows)
+    measured = any("frechet_distance" in row for row in rows)
     lines = [
         [
             row["name"],
@@ -232,11 +235,11 @@ def show(rows: list[Row]) -> str:
             f"{row['ratio']:.2f}",
             f"{row['evaluations']:g}",
             f"{row['outside_network']:.1%}",
-            *([f"{row['frechet_distance']:.3f}" if "frechet_distance" in row else ""] if judged else []),
+            *([f"{row['frechet_distance']:.3f}" if "frechet_distance" in row else ""] if measured else []),
         ]
         for row in rows
     ]
-    return table([*heads, *(["Frechet distance"] if judged else [])], lines)
+    return table([*heads, *(["Frechet distance"] if measured else [])], lines)
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:

@@ -1,10 +1,10 @@
-"""The peers: what a user of diffusers runs today.
+"""The peers that we compare with: what a user of diffusers runs today.
 
 `StockTrainer` has the structure and the defaults of diffusers' script
 examples/unconditional_image_generation/train_unconditional.py: accelerate without mixed precision, a DataLoader that
-decodes and transforms images as it goes, uniform timesteps, eps-prediction on the linear schedule, AdamW, clipping,
-and the averaged weights that the commands of its README ask for (`--use_ema`). Trackers, progress bar, checkpoints and
-sample grids are left out, which is in its favour.
+decodes and transforms images during training, uniform timesteps, eps-prediction on the linear schedule, AdamW,
+gradient clipping, and averaged weights as in the commands of its README (`--use_ema`). Trackers, progress bar,
+checkpoints and sample grids are left out, which makes it faster.
 """
 
 import copy
@@ -37,9 +37,9 @@ def guided_ddim(
     guidance_scale: float,
     generator: torch.Generator,
 ) -> list[Image.Image]:
-    """Classifier-free guidance around the stock scheduler, for labels (N,): diffusers has no pipeline for it.
+    """Sample with classifier-free guidance and the stock scheduler, for labels (N,): diffusers has no pipeline for it.
 
-    `DDIMPipeline.__call__` line by line, with two calls of the network a step and their combination.
+    It follows `DDIMPipeline.__call__` line by line, but calls the network twice per step and combines the outputs.
     """
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -57,7 +57,7 @@ def guided_ddim(
 
 
 def without_classes(unet: UNet2DModel, null_label: int | None) -> UNet2DModel:
-    """A copy that takes no labels, as the stock pipelines call it: "no class" is added to the time embedding."""
+    """A copy without labels, for the stock pipelines: the embedding of "no class" is added to the time embedding."""
     unet = copy.deepcopy(unet)
     if unet.class_embedding is not None:
         unet.time_embedding.linear_2.bias.data += unet.class_embedding.weight.data[null_label]
@@ -69,17 +69,17 @@ def without_classes(unet: UNet2DModel, null_label: int | None) -> UNet2DModel:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def forget_accelerate() -> None:
-    """Let the next Accelerator have its own precision.
+def reset_accelerate() -> None:
+    """Let the next Accelerator use another mixed precision.
 
-    accelerate keeps one for the process and refuses another; its own tests clear it by this call. Models that have been
-    prepared already keep theirs.
+    accelerate allows only one per process; its own tests reset it with this call. Models that are prepared already are
+    not affected.
     """
     AcceleratorState._reset_state()
 
 
 class Transform:
-    """Resize, RandomCrop, ToTensor and Normalize([0.5], [0.5]) as torchvision's do them (it is not a requirement)."""
+    """Resize, RandomCrop, ToTensor and Normalize([0.5], [0.5]) as in torchvision, which is not a requirement here."""
 
     def __init__(self, resolution: int, channels: int) -> None:
         self.resolution, self.mode = resolution, {1: "L", 3: "RGB"}[channels]
@@ -98,17 +98,17 @@ class Transform:
         return pixels.to(torch.float32).div(255).sub(0.5).div(0.5)
 
     def columns(self, examples: dict[str, list]) -> dict[str, list[Tensor]]:
-        """What `datasets.Dataset.set_transform` wants: a batch of columns to a batch of columns."""
+        """The transform for `datasets.Dataset.set_transform`, from a batch of columns to a batch of columns."""
         return {"input": [self(image) for image in examples["image"]]}
 
 
 class StockTrainer:
-    """The script's loop, an update at a time. `network` takes no labels."""
+    """The loop of the script, one update at a time. `network` takes no labels."""
 
     def __init__(
         self, network: UNet2DModel, dataset_name: str, resolution: int, batch_size: int, num_epochs: int = 100
     ) -> None:
-        forget_accelerate()
+        reset_accelerate()
         self.accelerator = Accelerator(mixed_precision="no")
         self.scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
@@ -138,7 +138,7 @@ class StockTrainer:
             yield from self.loader
 
     def update(self) -> float:
-        """One pass through the body of the script's loop; the loss."""
+        """Run the body of the script's loop once; returns the loss."""
         accelerator, clean = self.accelerator, next(self.batches)["input"]
         noise = torch.randn(clean.shape, dtype=torch.float32, device=clean.device)
         timesteps = torch.randint(
@@ -161,7 +161,7 @@ class StockTrainer:
         return loss.detach().item()
 
     def pipeline(self) -> DDIMPipeline:
-        """The averaged weights in the stock DDIM pipeline."""
+        """The stock DDIM pipeline with the averaged weights."""
         self.ema.copy_to(self.averaged.parameters())
         pipe = DDIMPipeline(unet=self.averaged, scheduler=DDIMScheduler.from_config(self.scheduler.config))
         return pipe.to(self.accelerator.device)

@@ -1,4 +1,4 @@
-"""What the commands share: flags, the line about the machine, the table, the JSON file."""
+"""What the benchmark commands share: parsing flags, describing the machine, the table and the JSON file."""
 
 import os
 import shlex
@@ -22,10 +22,10 @@ Row = dict[str, Any]
 
 
 def parse(kind: type[Options], arguments: list[str], module: str, about: str) -> Options:
-    """The options of a command line.
+    """Parse a command line into the dataclass `kind`.
 
     Raises:
-        ValueError: an unknown flag, with the nearest that there is, or what `kind` refuses.
+        ValueError: an unknown flag, with the nearest known one, or a value that `kind` refuses.
     """
     parser = HfArgumentParser(kind, prog=f"python -m {module}", description=about.splitlines()[0], allow_abbrev=False)
     (options,) = parse_dataclasses(parser, arguments)
@@ -33,7 +33,7 @@ def parse(kind: type[Options], arguments: list[str], module: str, about: str) ->
 
 
 def check_at_least(options: Any, **lowest: float) -> None:
-    """Raise ValueError, by name, for a field of `options` below its lowest value."""
+    """Raise ValueError, naming the field, if a field of `options` is below its lowest value."""
     for name, low in lowest.items():
         if not getattr(options, name) >= low:
             raise ValueError(f"{name} must be at least {low:g}, got {getattr(options, name)}")
@@ -47,11 +47,11 @@ def command_line(
     about: str,
     arguments: list[str] | None,
 ) -> list[Row]:
-    """Parse, run, print the table under the line about the machine, write `--json`; bad input ends in one line."""
+    """Parse, run, print machine and table, and write the `--json` file. Bad input exits with a one-line message."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(kind, arguments, module, about)
-        before = machine()  # of before the run: the load would be our own
+        before = machine()  # before the run, so that the load is that of others
         rows = run(options)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
@@ -65,7 +65,7 @@ def command_line(
 
 
 def machine() -> Row:
-    """What the numbers depend on and a run does not change, and how busy the machine is."""
+    """The facts about the machine that a run does not change, and how busy it is."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -80,13 +80,13 @@ def machine() -> Row:
 
 
 def machine_settings() -> Row:
-    """What a run may have set: threads, and the GPU if there is one."""
+    """The facts that a run may change: the number of threads, and the GPU if there is one."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def machine_line(about: Row) -> str:
-    """`machine` and `machine_settings` in words."""
+    """`machine` and `machine_settings` as one line of text."""
     flags = " ".join(about["bf16_flags"])
     bf16 = f"bf16 in hardware: {flags}" if flags else "no bf16 instructions"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -95,7 +95,7 @@ def machine_line(about: Row) -> str:
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:
-    """Aligned Markdown: the first column to the left, the others to the right."""
+    """An aligned Markdown table: the first column is flush left, the others flush right."""
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     body = [

@@ -1,4 +1,4 @@
-"""Timing contestants in turns, and the time that a network takes of it."""
+"""Times contestants in turns, and the part of the time that is spent in a network."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def now() -> float:
-    """Seconds, after whatever a GPU still had to do."""
+    """The time in seconds, after waiting for the GPU to finish."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -23,7 +23,7 @@ def now() -> float:
 def alternate(
     runs: dict[str, Callable[[], Result]], repeats: int, warmups: int, description: str
 ) -> dict[str, list[Result]]:
-    """Run each in turn, `repeats` times over, so that a busy moment hits all; `warmups` turns before do not count."""
+    """Run all in turn, `repeats` times, so that a busy moment affects all; `warmups` turns before do not count."""
     results: dict[str, list[Result]] = {name: [] for name in runs}
     with tqdm(total=(warmups + repeats) * len(runs), desc=description, disable=None) as bar:
         for turn in range(warmups + repeats):
@@ -38,7 +38,7 @@ def alternate(
 
 @dataclass
 class NetworkTime:
-    """Seconds inside a network's forward, and rows that it evaluated."""
+    """Seconds spent in a network's forward, and the number of rows that it evaluated."""
 
     seconds: float = 0.0
     rows: int = 0
@@ -47,7 +47,7 @@ class NetworkTime:
 
 @contextmanager
 def network_time(network: nn.Module) -> Iterator[NetworkTime]:
-    """Measure `network` through hooks around its forward. Two clock readings a call; a GPU is waited for each time."""
+    """Time `network` by hooks around its forward, which wait for the GPU before and after each call."""
     spent = NetworkTime()
 
     def begin(module: nn.Module, args: tuple) -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.training --repeats 5 --steps 10 [--network stock]
 
-Same U-Net, batch size and data; each with everything else as its user gets it. The contestants take turns in one
-process. A compiled contestant compiles in the warm-up, for about a minute.
+Both have the same U-Net, batch size and data, and everything else as its user gets it. The contestants take turns in
+one process. A compiled contestant compiles during the warm-up, for about a minute.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from training.recipes import flag
 
 @dataclass
 class Options:
-    """What to time."""
+    """The flags of the command."""
 
     repeats: int = flag(5, "timed turns of each contestant; medians are shown")
-    steps: int = flag(10, "updates a turn")
+    steps: int = flag(10, "updates per turn")
     batch_size: int = flag(64, "images per update")
     recipe: str = flag("fashion-ddpm", "recipe of our trainer")
     network: str = flag("recipe", NETWORK_HELP)
@@ -32,12 +32,12 @@ class Options:
     json: str | None = flag(None, "write the numbers to this file")
 
     def __post_init__(self) -> None:
-        """Refuse, by name, what cannot work."""
+        """Raise ValueError for values that cannot work, naming the flag."""
         check_at_least(self, repeats=1, steps=1, batch_size=1)
 
 
 def contestants(options: Options) -> dict[str, Callable[[], float]]:
-    """One update each, by name; the first is the peer."""
+    """The function for one update of each contestant, by name; the first is the peer."""
     recipe, denoising = our_recipe(options.recipe, options.dataset_name, options.batch_size, torch_compile=False)
     data = load_data(recipe, options.network)
     stock_network = new_network(options.network, recipe, data, None)
@@ -52,7 +52,7 @@ def contestants(options: Options) -> dict[str, Callable[[], float]]:
 
 
 def images_per_second(update: Callable[[], float], steps: int, batch_size: int) -> float:
-    """Of `steps` updates."""
+    """Images per second over `steps` updates."""
     began = now()
     for _ in range(steps):
         update()
