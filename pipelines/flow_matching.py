@@ -25,7 +25,7 @@ from .process import Path, from_velocity, up
 from .run import Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
-SOLVERS = ("euler", "midpoint", "heun")
+SAMPLERS = ("euler", "midpoint", "heun")
 SCHEDULERS = {"FlowMatchEulerDiscreteScheduler": "euler", "FlowMatchHeunDiscreteScheduler": "scheduler"}
 
 
@@ -99,17 +99,17 @@ STEPS = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step}
 
 @torch.no_grad()
 def flow_steps(
-    velocity: Velocity, x_1: Tensor, times: list[float], path: Path, solver: str = "euler", time_scale: float = 1000.0
+    velocity: Velocity, x_1: Tensor, times: list[float], path: Path, sampler: str = "euler", time_scale: float = 1000.0
 ) -> Iterator[Step]:
-    """dx/dt = velocity(x, t) over `times`, descending from 1, from noise `x_1` (N, ...); solver: euler, midpoint, heun.
+    """dx/dt = velocity(x, t) over `times`, descending from 1, from noise `x_1` (N, ...).
 
-    Each Step holds what the first evaluation of the step says of x_0 and eps, and its `timestep` is time_scale t.
+    `sampler` is euler, midpoint or heun. Each Step holds what the first evaluation of the step says of x_0 and eps, and its `timestep` is time_scale t.
     """
     x = x_1
     for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
         u = up(velocity(x, t))
         x0, eps = from_velocity(path, u, x, t)
-        step = Step(i, len(times) - 1, time_scale * t, x, x0, eps, STEPS[solver](velocity, x, u, t, s))
+        step = Step(i, len(times) - 1, time_scale * t, x, x0, eps, STEPS[sampler](velocity, x, u, t, s))
         yield step
         x = step.prev_sample
 
@@ -161,6 +161,13 @@ class FlowMatchingPipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2210.02747",
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+        "page": {
+            "sampler": {
+                "choices": ("euler", "midpoint", "heun"),
+                "value": "heun",
+                "info": "midpoint and heun evaluate the network twice per step",
+            },
+        },
     }
 
     def __init__(
@@ -187,7 +194,7 @@ class FlowMatchingPipeline(StepwisePipeline):
         batch_size: int | None,
         num_inference_steps: int,
         guidance_scale: float,
-        solver: str | None,
+        sampler: str | None,
         shift: float | None,
         guidance_interval: tuple[float, float] | None,
         guidance_rescale: float,
@@ -199,7 +206,7 @@ class FlowMatchingPipeline(StepwisePipeline):
         check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
         own = self.config.guidance_interval
         interval = check_interval(own if guidance_interval is None else guidance_interval)
-        solver = self._solver(solver, shift)
+        sampler = self._sampler(sampler, shift)
         conditions, count = self.conditions(class_labels, batch_size)
         x_1, _ = self.streams(count, generator, latents)
         scale = 0.0 if class_labels is None else float(guidance_scale)
@@ -208,28 +215,28 @@ class FlowMatchingPipeline(StepwisePipeline):
         velocity = self.velocity(
             guide(self.network, conditions, self.nulls, scale, process, interval, guidance_rescale)
         )
-        if solver == "scheduler":
+        if sampler == "scheduler":
             return scheduler_steps(velocity, x_1, self.scheduler, num_inference_steps)
         times = shifted_times(num_inference_steps, config.shift if shift is None else float(shift))
-        return flow_steps(velocity, x_1, times, find_path(self.config.path), solver, config.num_train_timesteps)
+        return flow_steps(velocity, x_1, times, find_path(self.config.path), sampler, config.num_train_timesteps)
 
-    def _solver(self, solver: str | None, shift: float | None) -> str:
-        """One of SOLVERS, or "scheduler" for steps that the scheduler takes itself.
+    def _solver(self, sampler: str | None, shift: float | None) -> str:
+        """One of SAMPLERS, or "scheduler" for steps that the scheduler takes itself.
 
         Raises:
-            ValueError: an unknown solver, a scheduler of another family, or one whose steps do not go with the path.
+            ValueError: an unknown sampler, a scheduler of another family, or one whose steps do not go with the path.
         """
         name = type(self.scheduler).__name__
         if name not in SCHEDULERS:
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)} for a flow, got {name}")
-        if solver is not None and solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-        chosen = SCHEDULERS[name] if solver is None else solver
+        if sampler is not None and sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        chosen = SCHEDULERS[name] if sampler is None else sampler
         if shift is not None:
             check_number("shift", shift, 1e-3, 1e3)
         if chosen == "scheduler" and (self.config.path != "linear" or shift is not None):
             given = f"path {self.config.path!r}" if shift is None else f"shift {shift}"
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)} with {given}: {name} takes its own steps")
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)} with {given}: {name} takes its own steps")
         return chosen
 
     @torch.no_grad()
@@ -239,7 +246,7 @@ class FlowMatchingPipeline(StepwisePipeline):
         batch_size: int | None = None,
         num_inference_steps: int = 20,
         guidance_scale: float = 2.0,
-        solver: str | None = None,
+        sampler: str | None = None,
         shift: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
@@ -257,7 +264,7 @@ class FlowMatchingPipeline(StepwisePipeline):
             batch_size: how many images of a single label, or without one
             num_inference_steps: at least 1; midpoint and heun evaluate the network twice per step
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
-            solver: euler, midpoint or heun; None: what the scheduler stands for
+            sampler: euler, midpoint or heun; None: what the scheduler stands for
             shift: above 1 spends more steps near the noise; None: that of the scheduler
             guidance_interval: (low, high) in [0, 1]: times between which to guide; outside, the conditional output
                 alone is used, at half the cost; None: the model's own
@@ -281,7 +288,7 @@ class FlowMatchingPipeline(StepwisePipeline):
             batch_size,
             num_inference_steps,
             guidance_scale,
-            solver,
+            sampler,
             shift,
             guidance_interval,
             guidance_rescale,

@@ -161,6 +161,16 @@ class ScoreSDEPipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2011.13456",
         "last_label_is_null": True,
         "example": {"num_inference_steps": 100, "sampler": "ode_heun"},
+        "page": {
+            "steps": {"value": 50},
+            "guidance_scale": {"value": 1.0},
+            "sampler": {
+                "choices": ("reverse_diffusion", "euler_maruyama", "annealed_langevin", "ode_heun", "ode_adaptive"),
+                "value": "ode_heun",
+                "info": "the first three add noise; ode_heun evaluates the network twice per step",
+            },
+            "sde": {"choices": ("vp", "subvp", "ve"), "value": "vp"},
+        },
     }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:

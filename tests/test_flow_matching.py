@@ -11,7 +11,7 @@ from toys import calls_seen, flow, seeded, tiny_unet
 
 from pipelines import GaussianMixture, LinearPath, NoiseSchedule, VariancePreservingPath
 from pipelines.ddim import ddim_step, ddim_steps
-from pipelines.flow_matching import SOLVERS, flow_steps, shifted_times
+from pipelines.flow_matching import SAMPLERS, flow_steps, shifted_times
 from pipelines.process import Path, from_velocity, path_velocity
 
 PATHS = [LinearPath(), VariancePreservingPath()]
@@ -161,7 +161,7 @@ def test_the_stock_heun_scheduler_can_be_swapped_in() -> None:
 def test_evaluations_are_counted_and_the_network_is_asked_at_a_thousand_t(solver: str, evaluations: int) -> None:
     pipe = flow()
     with calls_seen(pipe) as seen:
-        out = pipe(1, num_inference_steps=5, guidance_scale=1.0, solver=solver, generator=seeded())
+        out = pipe(1, num_inference_steps=5, guidance_scale=1.0, sampler=solver, generator=seeded())
     assert out.nfe == evaluations == len(seen)
     times = [float(call[1].flatten()[0]) for call in seen]
     assert times[0] == 1000 and min(times) == {"euler": 200, "midpoint": 100, "heun": 200}[solver]
@@ -188,10 +188,10 @@ def test_a_flow_without_classes_draws() -> None:
     assert pipe(batch_size=3, num_inference_steps=2, output_type="np").images.shape == (3, 8, 8, 1)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", SAMPLERS)
 def test_an_image_does_not_depend_on_the_batch(solver: str) -> None:
     pipe = flow(path="variance_preserving")
-    options = dict(num_inference_steps=3, solver=solver, output_type="latent")
+    options = dict(num_inference_steps=3, sampler=solver, output_type="latent")
     alone = [pipe(i % 3, generator=seeded(i), **options).images[0] for i in range(5)]
     together = pipe([0, 1, 2, 0, 1], generator=[seeded(i) for i in range(5)], **options).images
     assert torch.equal(torch.stack(alone), together)
@@ -200,7 +200,7 @@ def test_an_image_does_not_depend_on_the_batch(solver: str) -> None:
 @pytest.mark.parametrize(
     ("said", "arguments"),
     [
-        ("solver must be one of euler, midpoint, heun, got 'rk4'", {"solver": "rk4"}),
+        ("sampler must be one of euler, midpoint, heun, got 'rk4'", {"sampler": "rk4"}),
         ("num_inference_steps must be an integer of at least 1, got 0", {"num_inference_steps": 0}),
         (r"shift must be a finite number in \[0.001, 1000\], got 0", {"shift": 0}),
         ("guidance_interval must be a pair", {"guidance_interval": (0.5, 0.2)}),
@@ -220,6 +220,6 @@ def test_a_scheduler_of_another_family_and_an_unknown_path_are_refused() -> None
     with pytest.raises(ValueError, match="path must be one of linear, variance_preserving, got 'bent'"):
         flow(path="bent")
     heun = flow(scheduler=FlowMatchHeunDiscreteScheduler(), path="variance_preserving")
-    with pytest.raises(ValueError, match="solver must be one of .* with path 'variance_preserving'"):
+    with pytest.raises(ValueError, match="sampler must be one of .* with path 'variance_preserving'"):
         heun("Cat")
-    assert heun("Cat", num_inference_steps=2, solver="heun").nfe == 6
+    assert heun("Cat", num_inference_steps=2, sampler="heun").nfe == 6

@@ -34,7 +34,7 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     """
     options, model, settings = evaluation.options, evaluation.model, row["settings"]
     names = ("num_inference_steps", "guidance_scale", "guidance_interval")
-    arguments = {name: settings[name] for name in names if settings[name] is not None}
+    arguments = {name: settings[name] for name in names if settings[name] is not None} | options.call_arguments
     model.use_scheduler(settings["scheduler"], settings["num_inference_steps"])
     decides = depends_on(model, evaluation.pipeline, options.seed, options.dtype, arguments)
     kept = BatchCache(default_cache_dir(), *decides)

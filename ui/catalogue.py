@@ -149,6 +149,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "class_name": {"choices": (ANY_CLASS, *names), "visible": bool(names)},
             "steps": {"range": (1, num_train_timesteps)},
             "sampler": {"choices": samplers},
+            "shift": {"value": _scheduler_config(folder).get("shift") or 1.0},
         },
     )
 
@@ -198,11 +199,15 @@ def _shape(facts: Facts) -> tuple[int, int, int]:
 
 
 def _num_train_timesteps(folder: Path) -> int:
-    """By the scheduler's config: in its folder, or at the root, where the first published pipelines have all files."""
+    return _scheduler_config(folder).get("num_train_timesteps") or 1000
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    """In the scheduler's folder, or at the root, where the first published pipelines have all files; else {}."""
     for config in (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"):
         if config.is_file():
-            return read_json(config).get("num_train_timesteps") or 1000
-    return 1000
+            return read_json(config)
+    return {}
 
 
 def _samplers(index: dict[str, Any], swaps: dict[str, str], arguments: frozenset[str]) -> tuple[str, ...]:

@@ -55,9 +55,24 @@ def check_fit(model: Model, options: Options, network: nn.Module, test: ImageDat
     for name in ("guidance_scale", "guidance_interval"):
         if getattr(options, name) is not None and name not in model.arguments:
             raise ValueError(f"{name} must be left out: {type(model.pipe).__name__} does not take it")
+    unknown = [name for name in options.call_arguments if name not in model.arguments]
+    if unknown:
+        raise ValueError(f"pipeline_arguments must be of {type(model.pipe).__name__}, which has no {unknown[0]}")
+    check_schedulers(model, options)
     check_steps(model, options)
     if model.num_classes is not None and hasattr(network, "head"):
         check_classes(model, options, network, test)
+
+
+def check_schedulers(model: Model, options: Options) -> None:
+    """Raise ValueError for a scheduler of another family than the model's own."""
+    if "beta_schedule" in model.own_scheduler.config:
+        return
+    for name in options.scheduler or []:
+        if name != model.scheduler:
+            raise ValueError(
+                f"scheduler must be left out: {model.name} has a {model.scheduler}, whose steps {name} cannot take"
+            )
 
 
 def check_steps(model: Model, options: Options) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.metrics.sample_quality import NEIGHBOURS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+RESERVED = {"class_labels", "generator", "output_type", "return_dict", "latents"}  # of a pipeline's call
 EXAMPLES = """examples:
   python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion
   python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion \\
@@ -50,6 +52,9 @@ class Options:
     scheduler: list[str] | None = flag(None, f"one or more of {', '.join(SCHEDULERS)}; default: that of the model")
     guidance_interval: list[float] | None = flag(
         None, "LOW HIGH, the part of the noise process that is guided, each in [0, 1]; default: that of the model"
+    )
+    pipeline_arguments: list[str] | None = flag(
+        None, "one or more NAME=VALUE for the pipeline's call, such as sampler=heun shift=3"
     )
     seed: int = flag(0, "image k is drawn with seed + k")
     dtype: str = flag("bfloat16", "number format of the network: bfloat16 or float32")
@@ -89,6 +94,24 @@ class Options:
         interval = self.guidance_interval
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
+        self.call_arguments  # noqa: B018  raises now
+
+    @property
+    def call_arguments(self) -> dict[str, Any]:
+        """`pipeline_arguments` by name, numbers as numbers.
+
+        Raises:
+            ValueError: one that is not NAME=VALUE, or whose name has a flag of its own.
+        """
+        found = {}
+        for text in self.pipeline_arguments or []:
+            name, equals, value = text.partition("=")
+            if not (name.isidentifier() and equals and value):
+                raise ValueError(f"pipeline_arguments must be NAME=VALUE, got {text!r}")
+            if name in {f.name for f in fields(self)} | RESERVED:
+                raise ValueError(f"pipeline_arguments must not set {name}, which this command sets itself")
+            found[name] = _as_value(value)
+        return found
 
     @property
     def nearest(self) -> int:
@@ -114,6 +137,13 @@ class Options:
         self.bits_per_dim_timesteps = min(self.bits_per_dim_timesteps, self.bits_per_dim_steps)
         if self.variance_type and not self.bits_per_dim:
             raise ValueError("variance_type is of use with bits_per_dim only, which is 0")
+
+
+def _as_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def one_of(name: str, value: str, allowed: list[str]) -> str:

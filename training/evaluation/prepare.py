@@ -95,6 +95,7 @@ def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float
         "dtype": options.dtype,
         "dataset": options.dataset,
         "features": None if hasattr(evaluation.network, "head") else options.features,
+        **options.call_arguments,
     }
 
 
