@@ -103,7 +103,8 @@ def flow_steps(
 ) -> Iterator[Step]:
     """dx/dt = velocity(x, t) over `times`, descending from 1, from noise `x_1` (N, ...).
 
-    `sampler` is euler, midpoint or heun. Each Step holds what the first evaluation of the step says of x_0 and eps, and its `timestep` is time_scale t.
+    `sampler` is euler, midpoint or heun. Each Step holds what the first evaluation of the step says of x_0 and eps, and
+    its `timestep` is time_scale t.
     """
     x = x_1
     for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
@@ -220,7 +221,7 @@ class FlowMatchingPipeline(StepwisePipeline):
         times = shifted_times(num_inference_steps, config.shift if shift is None else float(shift))
         return flow_steps(velocity, x_1, times, find_path(self.config.path), sampler, config.num_train_timesteps)
 
-    def _solver(self, sampler: str | None, shift: float | None) -> str:
+    def _sampler(self, sampler: str | None, shift: float | None) -> str:
         """One of SAMPLERS, or "scheduler" for steps that the scheduler takes itself.
 
         Raises:

@@ -20,7 +20,7 @@ from ui.settings import Settings, problems
 from ui.snippet import snippet
 from ui.tabs.generate import GenerateTab
 
-# a pipeline without a network, whose images are as bright as `shift` says
+# a pipeline without a network, whose images are as bright as `warp` says
 TOY = """
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ class ToyPipeline(DiffusionPipeline):
         "page": {
             "sampler": {"choices": ("euler", "heun"), "value": "heun", "info": "heun costs two evaluations per step"},
             "steps": {"range": (2, 40), "value": 12},
-            "shift": {"range": (1.0, 10.0), "value": 3.0},
+            "warp": {"range": (1.0, 10.0), "value": 3.0},
             "guidance_rescale": {"visible": False},
         },
     }
@@ -42,10 +42,10 @@ class ToyPipeline(DiffusionPipeline):
     def __init__(self):
         super().__init__()
 
-    def stream(self, batch_size=1, num_inference_steps=5, sampler="euler", shift=0.0, guidance_rescale=0.0,
+    def stream(self, batch_size=1, num_inference_steps=5, sampler="euler", warp=0.0, guidance_rescale=0.0,
                generator=None):
         assert sampler in ("euler", "heun") and guidance_rescale == 0.0
-        images = torch.full((batch_size, 1, 4, 4), shift)
+        images = torch.full((batch_size, 1, 4, 4), warp)
         for index in range(num_inference_steps):
             yield SimpleNamespace(index=index, num_steps=num_inference_steps, timestep=0.0, x_t=images,
                                   pred_original_sample=images, prev_sample=images)
@@ -59,12 +59,12 @@ class ToyPipeline(DiffusionPipeline):
         return pixels if output_type == "np" else self.numpy_to_pil(pixels)
 """
 ROW = """    Field(
-        "shift",
+        "warp",
         2.0,
         Number(0.0, 20.0, step=0.5),
-        "Shift of the times",
+        "Warp of the times",
         info="more steps near pure noise",
-        argument="shift",
+        argument="warp",
         advanced=True,
     ),
 """
@@ -81,23 +81,23 @@ from ui.snippet import snippet
 
 models = Catalogue({"toy": "toy", "other": sys.argv[1]})
 demo = build_demo(models)
-(control,) = [part for part in demo.blocks.values() if getattr(part, "label", None) == "Shift of the times"]
+(control,) = [part for part in demo.blocks.values() if getattr(part, "label", None) == "Warp of the times"]
 (opening,) = [fn for fn in demo.fns.values() if "load" in dict(fn.targets).values() and fn.fn.__name__ == "restore"]
 (endpoint,) = [fn for fn in demo.fns.values() if fn.api_name == "generate"]
 place = opening.outputs.index(control)
-chosen = Settings.checked({"shift": 4.5, "count": 1}, models)
-for files, _, _ in endpoint.fn(shift=4.5, count=1, steps=2):
+chosen = Settings.checked({"warp": 4.5, "count": 1}, models)
+for files, _, _ in endpoint.fn(warp=4.5, count=1, steps=2):
     drawn = [(image.getpixel((0, 0)), json.loads(image.info["stepwise"])) for image in map(Image.open, dict(files))]
 parameters = demo.get_api_info()["named_endpoints"]["/generate"]["parameters"]
 print(json.dumps({
     "control": [type(control).__name__, control.value, control.minimum, control.maximum, control.info, control.visible],
-    "link": opening.fn({}, SimpleNamespace(query_params={"shift": "4.5"}))[place],
-    "browser": opening.fn({"shift": 5.5}, SimpleNamespace(query_params={}))[place]["value"],
+    "link": opening.fn({}, SimpleNamespace(query_params={"warp": "4.5"}))[place],
+    "browser": opening.fn({"warp": 5.5}, SimpleNamespace(query_params={}))[place]["value"],
     "other model": opening.fn({"model": "other"}, SimpleNamespace(query_params={}))[place]["visible"],
-    "problems": [problems({"shift": value}, models) for value in ("wide", 21, 0.5)],
+    "problems": [problems({"warp": value}, models) for value in ("wide", 21, 0.5)],
     "stream": chosen.stream_arguments(models["toy"]),
     "code": snippet(chosen, models["toy"], Placement("cpu", "float32")),
-    "parameter": [each for each in parameters if each["parameter_name"] == "shift"],
+    "parameter": [each for each in parameters if each["parameter_name"] == "warp"],
     "doc": endpoint.fn.__doc__,
     "drawn": drawn,
 }))
@@ -133,18 +133,18 @@ def test_a_new_setting_is_one_row(toy: Path, tmp_path: Path) -> None:
     assert said["link"]["value"] == 4.5 and said["link"]["visible"] and said["browser"] == 5.5
     assert not said["other model"], "its pipeline does not accept the argument"
     assert said["problems"] == [
-        {"shift": "shift must be a number from 0 to 20, got 'wide'"},
-        {"shift": "shift must be a number from 0 to 20, got 21"},
-        {"shift": "shift must be at least 1 with model toy, got 0.5"},
+        {"warp": "warp must be a number from 0 to 20, got 'wide'"},
+        {"warp": "warp must be a number from 0 to 20, got 21"},
+        {"warp": "warp must be at least 1 with model toy, got 0.5"},
     ]
-    assert said["stream"] == {"batch_size": 1, "num_inference_steps": 12, "sampler": "heun", "shift": 4.5}
-    assert "    shift=4.5,\n" in said["code"] and '    sampler="heun",\n' in said["code"]
+    assert said["stream"] == {"batch_size": 1, "num_inference_steps": 12, "sampler": "heun", "warp": 4.5}
+    assert "    warp=4.5,\n" in said["code"] and '    sampler="heun",\n' in said["code"]
     (parameter,) = said["parameter"]
     assert parameter["python_type"]["type"] == "float" and parameter["parameter_default"] == 3.0
-    assert "shift: 0 to 20; more steps near pure noise" in said["doc"]
+    assert "warp: 0 to 20; more steps near pure noise" in said["doc"]
     ((brightness, inside),) = said["drawn"]
     assert brightness == round(0.45 * 255), "what `stream` was given"
-    assert inside["shift"] == 4.5
+    assert inside["warp"] == 4.5
 
 
 def test_a_setting_is_shown_where_the_pipeline_accepts_its_argument(toy: Path) -> None:
