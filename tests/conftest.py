@@ -19,13 +19,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # launched runs have two: w
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-@pytest.fixture
-def hub() -> Iterator["HubServer"]:
-    """A Hub of this test's own."""
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator["HubServer"]:
+    """One address for all tests, so that they can share what reads it as it starts."""
     from hub_server import HubServer
 
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def hub(hub_server: "HubServer") -> "HubServer":
+    """A Hub that nothing has been pushed to, for a test of its own."""
+    hub_server.clear()
+    return hub_server
 
 
 @pytest.fixture
