@@ -44,3 +44,29 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of images and of data sets of this test's own, and no network."""
+    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """accelerate starts anew in this test, on one thread of a CPU, with a cache of its own."""
+    import training_runs
+
+    with training_runs.alone(tmp_path / "cache"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like facebook/DiT-XL-2-256, only to be read."""
+    from latent_folders import save_dit
+
+    return save_dit(tmp_path_factory.mktemp("dit"))

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
+from fresh_processes import run_elsewhere
 from hub_server import HubServer
 from toys import ddpm
 
@@ -137,15 +138,6 @@ def _pushes(hub: HubServer) -> subprocess.Popen:
     return pushes
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def elsewhere(hub: HubServer, home: Path, program: str, task: dict, **environment: str) -> list[str]:
     """What a program prints in a fresh process with the home `home`, in a folder where there is no project."""
-    home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", program, json.dumps(task)]
-    environment = hub.environment(home, **environment)
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return run_elsewhere(home, program, json.dumps(task), environment=hub.environment(home, **environment)).split()

@@ -6,7 +6,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from hub_runs import contents, push, push_in_a_fresh_process, trained_folder
+from fresh_processes import contents
+from hub_runs import push, push_in_a_fresh_process, trained_folder
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,9 +16,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
+from fresh_processes import run_elsewhere
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import (
+    alone,
     assert_same,
     command,
     forget_accelerate,
@@ -33,22 +35,14 @@ from training_runs import weights as weights_of
 
 from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS, EVERY = 40, 5
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Bit for bit holds for an equal number of threads: one, here and in the processes that are started."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setenv("STEPWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with alone(tmp_path_factory.mktemp("cache")):
         yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -173,16 +167,7 @@ def test_every_checkpoint_holds_the_averaged_weights_in_a_pipeline_that_loads_an
     unbroken: Path, tmp_path: Path
 ) -> None:
     folders = [unbroken / f"checkpoint-{step}" / "pipeline" for step in checkpoint_steps(unbroken)] + [unbroken]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path / "found.pt"), *map(str, folders)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_elsewhere(tmp_path, LOADER, str(tmp_path / "found.pt"), *map(str, folders))
     found = torch.load(tmp_path / "found.pt")
     for folder in folders:
         checkpoint = unbroken / f"checkpoint-{STEPS}" if folder == unbroken else folder.parent

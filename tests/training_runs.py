@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
@@ -83,6 +86,21 @@ def forget_accelerate() -> None:
     """accelerate keeps one state a process; a new run in the same process needs its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Runs start accelerate anew here, on one thread of a CPU, and so do the processes that they start."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    forget_accelerate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.setenv("STEPWISE_CACHE", str(cache))
+        yield
+    forget_accelerate()
+    torch.set_num_threads(threads)
 
 
 def small_trainer(folder: Path, data: ImageData | None = None, double: bool = False, **changes: object) -> Trainer:
