@@ -157,9 +157,8 @@ def test_a_steered_model_has_the_classes_of_its_classifier(place: Path) -> None:
     assert all("class_accuracy" in row["measured"] for row in rows)
     off, strong = rows[3]["measured"], rows[4]["measured"]
     assert off["frechet_distance"] != strong["frechet_distance"]
-    for name in ("guidance.png",):
-        with Image.open(place / "steered" / name) as image:
-            assert image.width > 1000
+    with Image.open(place / "steered/guidance.png") as image:
+        assert np.asarray(image.convert("L")).std() > 10, "no empty plot"
 
 
 # ----------------------------------------------------------------------------------------------------------- bits/dim
@@ -187,7 +186,7 @@ def test_bits_per_dim_are_those_of_the_estimate(place: Path, model: str) -> None
     assert large["settings"]["num_images"] == 4 and large["measured"]["standard_error"] > 0
     assert large["curve"]["timesteps"] == expected.timesteps.tolist()
     with Image.open(path.with_name("likelihood.png")) as image:
-        assert image.width > 500
+        assert np.asarray(image.convert("L")).std() > 10, "no empty plot"
 
 
 def prepared(arguments: list[str]) -> tuple:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from conftest import ROOT
 from fresh_processes import launch
 from torch import Tensor, nn
 from toys import tiny_unet
-from training_runs import SMALL, image_folder, noise_images, small_settings
+from training_runs import SMALL, image_folder, noise_images, run_here, small_settings
 
 from pipelines import DDPMPipeline
 from training.loop import Trainer
@@ -288,19 +287,21 @@ class Blurred(Objective):
 """
 
 
-def train(folder: Path, **flags: object) -> subprocess.CompletedProcess:
-    """`accelerate launch -m training.train` from the project's folder, with `folder` on PYTHONPATH."""
-    program = "-m training.train --recipe unconditional --objective my_objective:Blurred".split()
+def arguments_of(**flags: object) -> list[str]:
+    """A small run of the objective in my_objective.py."""
     given = {k: v for k, v in SMALL.items() if k not in ("class_conditional", "ddpm_num_steps")} | flags
-    own = {"PYTHONPATH": str(folder), "STEPWISE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
-    return launch(ROOT, [*program, *[f"--{name}={value}" for name, value in given.items()]], **own)
+    own = ["--recipe=unconditional", "--objective=my_objective:Blurred"]
+    return [*own, *[f"--{name}={value}" for name, value in given.items()]]
 
 
-def test_an_objective_of_ones_own_trains_through_the_command_line(tmp_path: Path) -> None:
+def test_an_objective_of_ones_own_trains_through_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_objective.py").write_text(OUTSIDE)
     flags = {"train_data_dir": image_folder(tmp_path / "images"), "output_dir": tmp_path / "run"}
     flags |= {"max_train_steps": 3, "checkpointing_steps": 2, "strength": 0.5}
-    done = train(tmp_path, **flags)
+    own = {"PYTHONPATH": str(tmp_path), "STEPWISE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
+    done = launch(ROOT, ["-m", "training.train", *arguments_of(**flags)], **own)
     assert done.returncode == 0, done.stderr
     assert f"The pipeline is in {tmp_path / 'run'}" in done.stdout
     record = json.loads((tmp_path / "run" / "training.json").read_text())
@@ -309,7 +310,8 @@ def test_an_objective_of_ones_own_trains_through_the_command_line(tmp_path: Path
     assert "label_dropout" not in record["recipe"] and (tmp_path / "run" / "checkpoint-2").is_dir()
     pipe = DDPMPipeline.from_pretrained(tmp_path / "run")
     assert len(pipe(batch_size=2, num_inference_steps=2).images) == 2
-    refused = train(tmp_path, **flags | {"strength": 0})
-    assert refused.returncode != 0 and "error: strength must be above 0, got 0.0" in refused.stderr
-    unknown = train(tmp_path, **flags, net_widht=4)
-    assert "error: unknown flag --net_widht=4; did you mean --net_width?" in unknown.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="error: strength must be above 0, got 0.0"):
+        run_here(arguments_of(**flags | {"strength": 0}))
+    with pytest.raises(SystemExit, match=r"error: unknown flag --net_widht=4; did you mean --net_width\?"):
+        run_here(arguments_of(**flags, net_widht=4))
