@@ -15,7 +15,7 @@ from image_files import parquet_folder
 from PIL import Image
 from torch import nn
 from toys import ddpm, guided, quiet, seeded, tiny_unet
-from training_runs import noise
+from training_runs import network_file, noise
 
 from benchmarks import quality, sampling, training
 from benchmarks.frechet import portions, to_pixels
@@ -26,15 +26,6 @@ from ui.fields import FIELDS
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
-UNET = {
-    "_class_name": "UNet2DModel",
-    "block_out_channels": [16, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet_folder(folder / "data", {"train": noise(12, 8, 8), "test": noise(12, 8, 8, seed=1)}, names)
     guided().save_pretrained(folder / "model")
     tiny_feature_classifier(names).save_pretrained(folder / "features")
-    (folder / "unet.json").write_text(json.dumps(UNET))
+    network_file(folder / "unet.json")
     return folder
 
 

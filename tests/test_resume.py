@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import (
     alone,
     assert_same,
+    checkpoint_state,
     command,
     forget_accelerate,
     image_folder,
@@ -91,16 +92,13 @@ def killed(place: Path) -> Path:
 
 def state_of(checkpoint: Path) -> dict[str, object]:
     """Everything that a checkpoint holds but the clock and the global generators, which nothing depends on."""
-    state = checkpoint / "state"
-    saved = {p.name: torch.load(p, weights_only=False) for p in state.iterdir() if p.suffix in (".bin", ".pkl")}
-    saved.pop("random_states_0.pkl")
+    saved = checkpoint_state(checkpoint)
     record = json.loads((checkpoint / "training.json").read_text())
     for changing in ("seconds", "device"):
         record.pop(changing)
     record["recipe"].pop("resume_from_checkpoint")
     assert {"optimizer.bin", "custom_checkpoint_0.pkl", "custom_checkpoint_1.pkl"} <= saved.keys()
     return saved | {
-        "weights": load_file(state / "model.safetensors"),
         "pipeline": load_file(checkpoint / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"),
         "record": record,
     }

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from saved_0_1_0.runs import FOLDER, RUNS, SAVED_AT, STEPS, arguments, place
 from saved_by_0_1_0 import FOLDERS, on_the_page
 from toys import seeded
-from training_runs import alone, flat, run_here
+from training_runs import alone, checkpoint_state, flat, run_here
 
 import pipelines
 from training.card import render
@@ -176,9 +176,7 @@ def copied(name: str, folder: Path) -> Path:
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
     """Path -> value of all that a checkpoint restores; the global generators are no part of it."""
-    files = [path for path in (checkpoint / "state").iterdir() if path.suffix in (".bin", ".pkl")]
-    saved = {path.name: torch.load(path, weights_only=False) for path in files if "random" not in path.name}
-    return flat(saved | {"weights": load_file(checkpoint / "state" / "model.safetensors")})
+    return flat(checkpoint_state(checkpoint))
 
 
 def pipeline_weights(folder: Path) -> dict[str, Any]:

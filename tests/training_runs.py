@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training import train
@@ -123,6 +124,13 @@ def run_here(arguments: list[str]) -> None:
     forget_accelerate()
     torch.manual_seed(torch.seed() % 2**32)  # a run may not depend on what its process did before
     train.main(arguments)
+
+
+def checkpoint_state(checkpoint: Path) -> dict[str, object]:
+    """What a checkpoint restores, by the file; without the global generators, which nothing depends on."""
+    files = [path for path in (checkpoint / "state").iterdir() if path.suffix in (".bin", ".pkl")]
+    saved = {path.name: torch.load(path, weights_only=False) for path in files if "random" not in path.name}
+    return saved | {"weights": load_file(checkpoint / "state" / "model.safetensors")}
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
