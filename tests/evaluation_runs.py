@@ -13,7 +13,6 @@ from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, PatchedUNet2
 from training.metrics.features import FeatureClassifier
 
 NAMES = ("dots", "lines", "noise")
-SPLITS = ("train", "test")
 
 
 def tiny_feature_classifier(names: tuple[str, ...] = NAMES, size: int = 8) -> FeatureClassifier:
@@ -38,7 +37,8 @@ def fill(place: Path) -> Path:
     tiny_feature_classifier().save_pretrained(place / "features")
     tiny_feature_classifier(("a", "b", "c")).save_pretrained(place / "others")
     for name, size, classes in (("images", 8, NAMES), ("unnamed", 8, ()), ("large", 12, NAMES)):
-        parquet_folder(place / name, {split: noise(30, size, size, seed=i) for i, split in enumerate(SPLITS)}, classes)
+        pixels = noise(60, size, size, seed=size)
+        parquet_folder(place / name, {"train": pixels[:30], "test": pixels[30:]}, classes)
     return place
 
 

@@ -32,7 +32,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny data (8 x 8 grey, three classes), a model, a classifier and the config of a network."""
     folder = tmp_path_factory.mktemp("benchmarks")
     names = ("Cat", "Dog", "Fish")
-    parquet_folder(folder / "data", {"train": noise(12, 8, 8), "test": noise(12, 8, 8, seed=1)}, names)
+    pixels = noise(24, 8, 8)
+    parquet_folder(folder / "data", {"train": pixels[:12], "test": pixels[12:]}, names)
     guided().save_pretrained(folder / "model")
     tiny_feature_classifier(names).save_pretrained(folder / "features")
     network_file(folder / "unet.json")
