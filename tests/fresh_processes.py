@@ -70,7 +70,7 @@ def launch(
     several = ["--multi_gpu"] if processes > 1 else []
     command = [sys.executable, *line.split(), *several, *program]
     environment = (environment or os.environ) | {"ACCELERATE_USE_CPU": "true"} | more
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -36,7 +36,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet_folder(folder / "data", {"train": pixels[:12], "test": pixels[12:]}, names)
     guided().save_pretrained(folder / "model")
     tiny_feature_classifier(names).save_pretrained(folder / "features")
-    network_file(folder / "unet.json")
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    network_file(folder / "unet.json", block_out_channels=[16, 16], norm_num_groups=4, **blocks)
     return folder
 
 
