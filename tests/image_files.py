@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,12 @@ def parquet_folder(root: Path, splits: dict[str, np.ndarray], names: tuple[str, 
         table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
         table.to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
     return root
+
+
+def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Two of the files that Fashion-MNIST comes in, as its authors name them: `prefix` is train or t10k."""
+    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        path = folder / f"{prefix}-{kind}-ubyte.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(header + array.tobytes()))

@@ -167,7 +167,7 @@ def test_flags_that_have_no_part_are_mentioned(tmp_path: Path, capsys: pytest.Ca
     flags = f"{SMALL} --classifier_depth 4 --classifier_scale 1.0 --model_path a.pt --classifier_path b.pt"
     converted(tmp_path, f"{flags} --base_samples c.npz", make(num_heads=4))
     assert capsys.readouterr().out.splitlines()[:3] == [
-        "not used: base_samples, classifier_path, model_path",
-        "of the sampling, and not written: classifier_scale",
-        "without --classifier these flags are not used: classifier_depth",
+        "ignored: base_samples, classifier_path, model_path",
+        "ignored, because they only concern sampling: classifier_scale",
+        "ignored without --classifier: classifier_depth",
     ]

@@ -12,7 +12,7 @@ from conversion_runs import GUIDED, IMPROVED, SMALL, converted, make
 from pipelines import NoiseSchedule
 from training import convert
 from training.conversion.flags import parse_flags
-from training.conversion.respacing import equivalent
+from training.conversion.respacing import spacing_for
 
 
 def published_betas(schedule: str, steps: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_a_number_of_steps_is_our_linspace(steps: int) -> None:
 def test_ddim_and_a_number_is_our_leading_where_it_is_said_to_be(steps: int) -> None:
     tables, told = NoiseSchedule.linear(steps), []
     for count in range(1, 300):
-        text = equivalent(parse_flags(GUIDED, f"--diffusion_steps {steps} --timestep_respacing ddim{count}"))
+        text = spacing_for(parse_flags(GUIDED, f"--diffusion_steps {steps} --timestep_respacing ddim{count}"))
         if "leading" in text:
             told.append(count)
             assert tables.spaced_timesteps(count, "leading")[::-1] == published_timesteps(steps, f"ddim{count}")

@@ -10,7 +10,7 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from toys import tiny_unet
 
 from training.evaluation.batches import draw
-from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.sampling import draw_batch, open_model
 
 
 def test_a_stock_pipeline_is_drawn_from_and_its_network_calls_are_counted(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import subprocess
 import sys
@@ -11,21 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from image_files import encoded, pixel_files
+from image_files import encoded, pixel_files, write_idx
 from PIL import Image
 from training_runs import noise
 
 from training.data import ImageData, fashion, load_images
 
 pytestmark = pytest.mark.usefixtures("own_caches")
-
-
-def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
-    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-        path = folder / f"{prefix}-{kind}-ubyte.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
 @pytest.fixture

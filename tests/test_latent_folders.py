@@ -16,8 +16,8 @@ from training_runs import command, image_folder, noise_images, run_here
 
 from pipelines import LatentDiffusionPipeline
 from training.evaluation.checks import check_bits
-from training.evaluation.drawing import draw_batch, open_model
 from training.evaluation.options import Options
+from training.evaluation.sampling import draw_batch, open_model
 from training.networks.open import load_pipeline
 from ui.catalogue import describe, load
 from ui.device import Placement

@@ -23,7 +23,7 @@ from training_runs import alone, checkpoint_state, flat, run_here
 
 import pipelines
 from training.card import render
-from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.sampling import draw_batch, open_model
 from ui.catalogue import Catalogue, describe
 from ui.run import draw
 from ui.settings import Settings

@@ -22,7 +22,7 @@ from toys import quiet, seeded, two
 from training_runs import command, image_folder, run_here
 
 from pipelines import DDIMPipeline, DDPMPipeline
-from training.evaluation.drawing import draw_batch, open_model
+from training.evaluation.sampling import draw_batch, open_model
 from training.files import write_json
 from training.networks.open import pretrained_size
 from ui.catalogue import describe
