@@ -19,13 +19,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # launched runs have two: w
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-@pytest.fixture
-def hub() -> Iterator["HubServer"]:
-    """A Hub of this test's own."""
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator["HubServer"]:
+    """One address for all tests, so that they can share what reads it as it starts."""
     from hub_server import HubServer
 
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def hub(hub_server: "HubServer") -> "HubServer":
+    """A Hub that nothing has been pushed to, for a test of its own."""
+    hub_server.clear()
+    return hub_server
 
 
 @pytest.fixture
@@ -37,3 +44,29 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of images and of data sets of this test's own, and no network."""
+    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """accelerate starts anew in this test, on one thread of a CPU, with a cache of its own."""
+    import training_runs
+
+    with training_runs.alone(tmp_path / "cache"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like facebook/DiT-XL-2-256, only to be read."""
+    from latent_folders import save_dit
+
+    return save_dit(tmp_path_factory.mktemp("dit"))

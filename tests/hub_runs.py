@@ -1,16 +1,54 @@
 """Folders to push, and commands against `hub_server`, each in a process of its own."""
 
+import atexit
 import json
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
+from fresh_processes import run_elsewhere
 from hub_server import HubServer
 from toys import ddpm
 
 # waits between attempts are real seconds; nothing here depends on them
 PUSH = "import time; time.sleep = lambda seconds: None; from training.hub import main; main()"
+# Imports the command once, which takes seconds, and forks for each line of tasks: so each push still has a process,
+# an environment, a client and connections of its own. Its answer to each line is the exit status.
+PUSHES = """
+import json, os, signal, sys, time, traceback
+time.sleep = lambda seconds: None
+from training.hub import main
+
+def status_of(arguments):
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return 1 if isinstance(stop.code, str) else stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+for line in sys.stdin:
+    task = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(300)
+        for descriptor, path in enumerate(task["output"], start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+        os.environ.clear()
+        os.environ.update(task["environment"])
+        status = status_of(task["arguments"])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # the interpreter would take torch down first, for more than a second
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 LOAD = """
 import hashlib, json, os, sys, torch
@@ -55,24 +93,51 @@ def trained_folder(folder: Path) -> Path:
 
 
 def push(
+    hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes"
+) -> subprocess.CompletedProcess:
+    """`python -m training.hub push FOLDER ARGUMENTS`, without its imports and its waits."""
+    line = ["push", str(folder), *arguments]
+    environment = _push_environment(hub, folder, token)
+    pushes = _pushes(hub)
+    with tempfile.TemporaryDirectory() as place:
+        output = [f"{place}/stdout", f"{place}/stderr"]
+        task = {"arguments": line, "environment": environment, "output": output}
+        print(json.dumps(task), file=pushes.stdin, flush=True)
+        status = int(pushes.stdout.readline())
+        return subprocess.CompletedProcess(line, status, *(Path(path).read_text() for path in output))
+
+
+def push_in_a_fresh_process(
     hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes", **environment: str
 ) -> subprocess.CompletedProcess:
-    """`python -m training.hub push FOLDER ARGUMENTS`, without its waits."""
-    home = folder.parent / "home"
+    """The same with the imports: what the libraries read from their environment as they start is `environment`."""
     command = [sys.executable, "-c", PUSH, "push", str(folder), *arguments]
-    environment = hub.environment(home, token, HF_HUB_DISABLE_PROGRESS_BARS="1", **environment)
+    environment = _push_environment(hub, folder, token) | environment
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def _push_environment(hub: HubServer, folder: Path, token: str | None) -> dict[str, str]:
+    return hub.environment(folder.parent / "home", token, HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+
+@cache
+def _pushes(hub: HubServer) -> subprocess.Popen:
+    """The process that forks; huggingface_hub reads the Hub's address as it is imported, so it has one for life."""
+    home = tempfile.TemporaryDirectory()  # where no user has logged in
+    environment = hub.environment(Path(home.name), token=None)
+    pushes = subprocess.Popen(
+        [sys.executable, "-c", PUSHES],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(home.cleanup)
+    atexit.register(pushes.communicate)  # it ends with its tasks
+    return pushes
 
 
 def elsewhere(hub: HubServer, home: Path, program: str, task: dict, **environment: str) -> list[str]:
     """What a program prints in a fresh process with the home `home`, in a folder where there is no project."""
-    home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", program, json.dumps(task)]
-    environment = hub.environment(home, **environment)
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return run_elsewhere(home, program, json.dumps(task), environment=hub.environment(home, **environment)).split()

@@ -1,4 +1,4 @@
-"""ADMUNet2DModel: what it adds to a stock U-Net (that it is the published network: test_convert.py)."""
+"""ADMUNet2DModel: what it adds to a stock U-Net (that it is the published network: test_convert_networks.py)."""
 
 from __future__ import annotations
 

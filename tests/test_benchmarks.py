@@ -6,58 +6,39 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
+from evaluation_runs import tiny_feature_classifier
+from image_files import parquet_folder
 from PIL import Image
 from torch import nn
 from toys import ddpm, guided, quiet, seeded, tiny_unet
+from training_runs import network_file, noise
 
 from benchmarks import quality, sampling, training
 from benchmarks.frechet import portions, to_pixels
 from benchmarks.ours import load_data, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer, Transform, guided_ddim, without_classes
 from benchmarks.timing import alternate, network_time
-from training.metrics.features import FeatureClassifier
 from ui.fields import FIELDS
 
-UNET = {
-    "_class_name": "UNet2DModel",
-    "block_out_channels": [16, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny data (8 x 8 grey, three classes), a model, a classifier and the config of a network."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    rng = np.random.default_rng(0)
-    names = ["Cat", "Dog", "Fish"]
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
-    for split in ("train", "test"):
-        images = [Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(12)]
-        rows = {"image": images, "label": [i % 3 for i in range(12)]}
-        (folder / "data/data").mkdir(parents=True, exist_ok=True)
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(
-            folder / f"data/data/{split}-00000-of-00001.parquet"
-        )
+    names = ("Cat", "Dog", "Fish")
+    pixels = noise(24, 8, 8)
+    parquet_folder(folder / "data", {"train": pixels[:12], "test": pixels[12:]}, names)
     guided().save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    FeatureClassifier(1, 3, 8, (8, 8), (1, 1), tuple(names)).save_pretrained(folder / "features")
-    (folder / "unet.json").write_text(json.dumps(UNET))
+    tiny_feature_classifier(names).save_pretrained(folder / "features")
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    network_file(folder / "unet.json", block_out_channels=[16, 16], norm_num_groups=4, **blocks)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
 
 
 def table_of(printed: str) -> list[list[str]]:
@@ -140,10 +121,7 @@ def test_quality_prints_and_writes_its_table(
         (quality, "--dataset_name {place}/data --features {place}/model", "features must be a classifier"),
     ],
 )
-def test_bad_input_ends_in_one_line_that_names_it(
-    place: Path, command: object, flags: str, named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_bad_input_ends_in_one_line_that_names_it(place: Path, command: object, flags: str, named: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.main(flags.format(place=place).split())
     message = str(stopped.value)

@@ -1,57 +1,21 @@
-"""Data: any folder or parquet becomes one uint8 array, broken files are named, the cache is used and is never stale."""
+"""Folders of images become one uint8 array: labels, captions, sizes and colours; broken files are named."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import class_folders, encoded, save
 from PIL import Image
+from training_runs import noise
 
-from training.data import ImageData, cache, fashion, load_images
+from training.data import load_images
 from training.data.decode import decode
-from training.data.hub import contents_of
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has its own cache, and no network."""
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(path: Path, pixels: np.ndarray | Image.Image, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    image.save(path, **options)
-    return path
-
-
-def encoded(tmp_path: Path, image: Image.Image, name: str = "one.png", **options: object) -> bytes:
-    return save(tmp_path / name, image, **options).read_bytes()
-
-
-def class_folders(root: Path, size: int = 6) -> np.ndarray:
-    """Three grey images in the folders cat and dog, in the order in which they are loaded: (3, 1, size, size)."""
-    images = noise(3, 1, size, size)
-    for name, image in zip(("cat/a.png", "cat/b.png", "dog/a.png"), images, strict=True):
-        save(root / name, image[0])
-    return images
+pytestmark = pytest.mark.usefixtures("own_caches")
 
 
 # --- folders ---
@@ -231,153 +195,6 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert np.array_equal(decode(content, None, None).pixels[0], np.rot90(pixels, -1))
 
 
-# --- the cache ---
-
-
-def pixel_files(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache").glob("*/pixels.npy"))
-
-
-def test_second_load_maps_the_same_file_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class_folders(tmp_path / "set")
-    first = load_images(train_data_dir=tmp_path / "set")
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr("training.data.images.decode_all", refuse)
-    second = load_images(train_data_dir=tmp_path / "set")
-    (file,) = pixel_files(tmp_path)
-    assert isinstance(second.images, np.memmap) and Path(second.images.filename) == file
-    assert not second.images.flags.writeable
-    assert second.fingerprint == first.fingerprint and np.array_equal(first.images, second.images)
-    with pytest.raises(AssertionError, match="decoded again"):
-        load_images(train_data_dir=tmp_path / "set", resolution=3)
-
-
-def test_a_changed_file_or_setting_is_decoded_again(tmp_path: Path) -> None:
-    images = class_folders(tmp_path / "set")
-    first = load_images(train_data_dir=tmp_path / "set")
-    changed = save(tmp_path / "set/cat/a.png", 255 - images[0, 0])
-    later = changed.stat().st_mtime_ns + 1_000_000
-    os.utime(changed, ns=(later, later))
-    second = load_images(train_data_dir=tmp_path / "set")
-    assert np.array_equal(second.images[0], 255 - images[0]) and second.fingerprint != first.fingerprint
-    os.utime(changed, ns=(later + 10, later + 10))
-    assert load_images(train_data_dir=tmp_path / "set").fingerprint == second.fingerprint, "the content is the same"
-    assert load_images(train_data_dir=tmp_path / "set", resolution=3).images.shape == (3, 1, 3, 3)
-
-
-def test_a_damaged_cache_entry_is_built_again(tmp_path: Path) -> None:
-    images = class_folders(tmp_path / "set")
-    load_images(train_data_dir=tmp_path / "set")
-    (file,) = pixel_files(tmp_path)
-    file.write_bytes(file.read_bytes()[:-5])
-    assert np.array_equal(load_images(train_data_dir=tmp_path / "set").images, images)
-
-
-def test_builders_at_the_same_time_agree(tmp_path: Path) -> None:
-    images = class_folders(tmp_path / "set")
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: load_images(train_data_dir=tmp_path / "set"), range(8)))
-    assert all(np.array_equal(data.images, images) for data in found)
-    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [pixel_files(tmp_path)[0].parent.name]
-
-
-def test_the_slower_of_two_builders_takes_the_first_ones_entry(tmp_path: Path) -> None:
-    def build(path: Path, value: int) -> dict[str, int]:
-        np.save(path, np.full(3, value))
-        return {"value": value}
-
-    def slow(path: Path) -> dict[str, int]:
-        cache.cached(tmp_path, "key", lambda other: build(other, 1))  # another process finishes meanwhile
-        return build(path, 2)
-
-    pixels, about = cache.cached(tmp_path, "key", slow)
-    assert about == {"value": 1} and pixels.tolist() == [1, 1, 1]
-
-
-# --- Fashion-MNIST, from idx to parquet to arrays ---
-
-
-def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
-    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-        path = folder / f"{prefix}-{kind}-ubyte.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(header + array.tobytes()))
-
-
-@pytest.fixture
-def idx(tmp_path: Path) -> Path:
-    """A folder with idx files of 12 training and 4 test images."""
-    write_idx(tmp_path / "idx", "train", noise(12, 28, 28), np.arange(12, dtype=np.uint8) % 10)
-    write_idx(tmp_path / "idx", "t10k", noise(4, 28, 28, seed=1), np.array([9, 0, 3, 3], np.uint8))
-    return tmp_path / "idx"
-
-
-def load_fashion(folder: Path, **options: object) -> ImageData:
-    return load_images(dataset_name=str(folder), **options)
-
-
-def test_idx_becomes_parquet_with_the_same_pixels(tmp_path: Path, idx: Path) -> None:
-    import datasets
-
-    fashion.prepare(tmp_path / "out", idx)
-    rows = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "hf"))
-    assert {split: len(rows[split]) for split in rows} == {"train": 12, "test": 4}
-    assert rows["train"].features["label"].names[9] == "Ankle boot"
-    assert rows["test"][0]["text"] == "a photo of an ankle boot, greyscale" and rows["test"][0]["image"].mode == "L"
-    train, test = load_fashion(tmp_path / "out"), load_fashion(tmp_path / "out", split="test")
-    assert np.array_equal(train.images[:, 0], noise(12, 28, 28)) and train.labels is not None
-    assert train.labels.tolist() == [*range(10), 0, 1] and train.class_names == tuple(fashion.GARMENTS)
-    assert np.array_equal(test.images[:, 0], noise(4, 28, 28, seed=1))
-    assert test.captions is not None and test.captions[2] == "a photo of a dress, greyscale"
-
-
-def test_parquet_is_cached_by_its_content(tmp_path: Path, idx: Path) -> None:
-    fashion.prepare(tmp_path / "out", idx)
-    first = load_fashion(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "old")
-    write_idx(idx, "train", noise(12, 28, 28, seed=7), np.zeros(12, np.uint8))
-    fashion.prepare(tmp_path / "out", idx)
-    assert np.array_equal(load_fashion(tmp_path / "out").images[:, 0], noise(12, 28, 28, seed=7))
-    assert load_fashion(tmp_path / "old").fingerprint == first.fingerprint
-    assert len(pixel_files(tmp_path)) == 2, "a folder moved elsewhere is the same data"
-
-
-def test_the_identity_of_a_parquet_folder_is_its_bytes_and_not_their_times(tmp_path: Path) -> None:
-    file = tmp_path / "set/train.parquet"
-    file.parent.mkdir()
-    file.write_bytes(b"one")
-    first = contents_of(tmp_path / "set")
-    os.utime(file, ns=(1, 1))
-    assert contents_of(tmp_path / "set") == first
-    file.write_bytes(b"two")
-    assert contents_of(tmp_path / "set") != first
-    os.utime(file, ns=(1, 1))
-    large = contents_of(tmp_path / "set", whole_below=1, tail=2)  # too large to read whole: the time counts
-    os.utime(file, ns=(2, 2))
-    assert contents_of(tmp_path / "set", whole_below=1, tail=2) != large
-
-
-def test_wrong_splits_columns_and_names_say_what_there_is(tmp_path: Path, idx: Path) -> None:
-    fashion.prepare(tmp_path / "out", idx)
-    with pytest.raises(ValueError, match="'valid'.*'train', 'test'"):
-        load_fashion(tmp_path / "out", split="valid")
-    for column in ("image_column", "label_column", "caption_column"):
-        with pytest.raises(ValueError, match="'nope'.*image, label, text"):
-            load_fashion(tmp_path / "out", **{column: "nope"})
-    with pytest.raises(ValueError, match="'label' holds no images"):
-        load_fashion(tmp_path / "out", image_column="label")
-    with pytest.raises(ValueError, match="nobody/nothing.*no such folder here.*Hub"):
-        load_images(dataset_name="nobody/nothing")
-    with pytest.raises(ValueError, match="no such folder"):
-        load_images(dataset_name=str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match="no such folder"):
-        load_images(train_data_dir=tmp_path / "absent")
-
-
 def test_wrong_settings_are_refused_by_name(tmp_path: Path) -> None:
     for both in ({}, {"dataset_name": "a", "train_data_dir": "b"}):
         with pytest.raises(ValueError, match="one of dataset_name.*train_data_dir"):
@@ -385,60 +202,3 @@ def test_wrong_settings_are_refused_by_name(tmp_path: Path) -> None:
     for name, value in (("channels", 2), ("resolution", 0), ("resolution", 3.5), ("max_samples", -1)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             load_images(train_data_dir=tmp_path, **{name: value})
-
-
-def test_an_undecodable_row_of_parquet_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import datasets
-
-    good = encoded(tmp_path, Image.fromarray(noise(4, 4)))
-    images = [{"bytes": good, "path": "a.png"}, {"bytes": b"bad", "path": "b.png"}, None]
-    features = datasets.Features(image=datasets.Image(), label=datasets.Value("string"))
-    table = datasets.Dataset.from_dict({"image": images, "label": ["y", "x", "x"]}, features=features)
-    table.to_parquet(tmp_path / "set/train.parquet")
-    data = load_images(dataset_name=str(tmp_path / "set"))
-    assert np.array_equal(data.images[:, 0], [noise(4, 4)]) and data.skipped == 2
-    assert data.labels is not None and data.labels.tolist() == [1] and data.class_names == ("x", "y")
-    assert "row 1 (b.png)" in caplog.text and "row 2" in caplog.text
-
-
-def test_prepare_is_whole_or_not_at_all(tmp_path: Path, idx: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cut = idx / "t10k-images-idx3-ubyte.gz"
-    whole = cut.read_bytes()
-    cut.write_bytes(whole[:-30])
-    with pytest.raises(ValueError, match="t10k-images.*damaged"):
-        fashion.prepare(tmp_path / "new/out", idx)
-    assert not list((tmp_path / "new").iterdir())
-    cut.write_bytes(whole)
-    fashion.prepare(tmp_path / "new/out", idx)
-    caplog.set_level(logging.INFO)
-    fashion.prepare(tmp_path / "new/out", tmp_path / "nowhere")
-    assert "already complete" in caplog.text
-    fashion.parquet_of(tmp_path / "new/out", "test").write_bytes(b"half")
-    with pytest.raises(ValueError, match="not a complete"):
-        fashion.prepare(tmp_path / "new/out", idx)
-
-
-def test_no_source_names_the_package_and_the_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fashion, "DEBIAN", tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"dataset-fashion-mnist.*zalando-datasets/fashion_mnist.*--source"):
-        fashion.prepare(tmp_path / "out")
-
-
-def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "training.data", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-
-
-def test_the_command_lists_the_names_and_fails_in_one_line(tmp_path: Path) -> None:
-    wrong = run_module("fashoin", "--out", str(tmp_path / "out"))
-    assert wrong.returncode == 2 and "invalid choice: 'fashoin' (choose from" in wrong.stderr
-    failed = run_module("fashion", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "no"))
-    assert failed.returncode == 1 and "four Fashion-MNIST idx files" in failed.stderr
-    assert "Traceback" not in failed.stderr and len(failed.stderr.splitlines()) == 1
-
-
-def test_the_command_prepares_what_the_loader_reads(tmp_path: Path, idx: Path) -> None:
-    done = run_module("fashion", "--out", str(tmp_path / "out"), "--source", str(idx))
-    assert done.returncode == 0, done.stderr
-    assert load_fashion(tmp_path / "out").images.shape == (12, 1, 28, 28)

@@ -5,66 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
-from diffusers import DDIMScheduler
+from conftest import ROOT
+from evaluation_runs import NAMES, command, fill, measured, tiny_feature_classifier
 from PIL import Image
 
-from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, PatchedUNet2DModel
 from training import evaluate, feature_classifier
-from training.metrics.features import FeatureClassifier, classifier_hash
-
-ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("dots", "lines", "noise")
-
-
-def write_data(folder: Path, size: int = 8, labels: bool = True) -> None:
-    """Parquet with a train and a test split of 30 grey images each."""
-    rng = np.random.default_rng(size)
-    for split in ("train", "test"):
-        images = [Image.fromarray(rng.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(30)]
-        columns: dict[str, Any] = {"image": images}
-        features: dict[str, Any] = {"image": ImageFeature()}
-        if labels:
-            columns["label"], features["label"] = [i % 3 for i in range(30)], ClassLabel(names=list(NAMES))
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        Dataset.from_dict(columns, Features(features)).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
-
-
-def network(classes: int | None) -> PatchedUNet2DModel:
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "mid_block_type": None}
-    return PatchedUNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        norm_num_groups=4,
-        num_class_embeds=classes,
-        **blocks,
-    )
-
-
-def fill(place: Path) -> Path:
-    """A conditional and an unconditional model, a classifier and data sets in a folder."""
-    torch.manual_seed(0)
-    scheduler = DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=True)
-    names = {str(i): name for i, name in enumerate(NAMES)}
-    ClassifierFreeGuidancePipeline(network(4), scheduler, names).save_pretrained(place / "cfg")
-    DDPMPipeline(network(None), scheduler).save_pretrained(place / "plain")
-    shape = {"block_out_channels": (8, 8), "layers_per_block": (1, 1)}
-    FeatureClassifier(num_classes=3, sample_size=8, class_names=NAMES, **shape).save_pretrained(place / "features")
-    FeatureClassifier(num_classes=3, sample_size=8, class_names=("a", "b", "c"), **shape).save_pretrained(
-        place / "others"
-    )
-    write_data(place / "images")
-    write_data(place / "unnamed", labels=False)
-    write_data(place / "large", size=12)
-    return place
+from training.data import load_images
+from training.metrics.features import FeatureClassifier, classifier_hash, to_input
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +27,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPWISE_CACHE", str(place / "cache"))
     monkeypatch.chdir(place)
-
-
-def command(*more: str, model: str = "cfg", data: str = "images", features: str = "features") -> list[str]:
-    """A command line that takes a moment; what is said again in `more` wins."""
-    settings = ["--num_samples", "12", "--batch_size", "5", "--num_inference_steps", "2", "--dtype", "float32"]
-    return [model, "--dataset_name", data, "--features", features, *settings, *more]
-
-
-def measured(path: Path) -> list[dict[str, float]]:
-    """The measured numbers of every row but the speed."""
-    rows = json.loads(path.read_text())["results"].values()
-    return [{key: value for key, value in row["measured"].items() if key != "images_per_second"} for row in rows]
 
 
 def test_a_fresh_process_and_this_one_write_the_same_numbers(place: Path) -> None:
@@ -234,8 +173,7 @@ def test_a_mistake_is_one_line_that_names_it(
 
 
 def test_a_model_of_another_size_than_the_data_is_refused(place: Path) -> None:
-    shape = {"block_out_channels": (8, 8), "layers_per_block": (1, 1)}
-    FeatureClassifier(num_classes=3, sample_size=12, class_names=NAMES, **shape).save_pretrained(place / "wide")
+    tiny_feature_classifier(size=12).save_pretrained(place / "wide")
     with pytest.raises(SystemExit, match=r"cfg draws 1 channel\(s\) of 8x8, large has 1 channel\(s\) of 12x12"):
         evaluate.main(command(data="large", features="wide"))
 
@@ -254,7 +192,11 @@ def test_the_classifier_trains_to_a_folder_that_loads_the_same_twice(place: Path
         "diffusion_pytorch_model.safetensors",
         "metrics.json",
     }
-    assert json.loads((place / "two/metrics.json").read_text()) == metrics and 0 <= metrics["test_accuracy"] <= 1
+    test = load_images(dataset_name="images", split="test")
+    with torch.no_grad():
+        recognised = two.eval()(to_input(test.images)).argmax(1).numpy()
+    assert json.loads((place / "two/metrics.json").read_text()) == metrics
+    assert metrics["test_accuracy"] == pytest.approx(np.mean(recognised == test.labels), abs=1e-4)
     assert "dots, lines, noise" in (place / "one/README.md").read_text()
 
 

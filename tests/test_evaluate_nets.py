@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from evaluation_runs import NAMES, command, fill, measured, network
 from PIL import Image
-from test_evaluate import NAMES, command, fill, measured, network
+from toys import tiny_classifier
+from training_runs import noise
 
-from pipelines import ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
+from pipelines import ClassifierGuidancePipeline, DDPMPipeline
 from training import evaluate
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.sampling import open_model
@@ -27,12 +29,8 @@ from training.metrics.features import extract
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = fill(tmp_path_factory.mktemp("nets"))
-    torch.manual_seed(0)
-    classifier = NoisyClassifier(
-        sample_size=8, in_channels=1, num_classes=3, block_out_channels=(8, 8), attention_head_dim=8, norm_num_groups=4
-    )
     names = {str(i): name for i, name in enumerate(NAMES)}
-    steered = ClassifierGuidancePipeline(network(None), DDIMScheduler(clip_sample=True), classifier, names)
+    steered = ClassifierGuidancePipeline(network(None), DDIMScheduler(clip_sample=True), tiny_classifier(), names)
     steered.save_pretrained(place / "steered")
     return place
 
@@ -53,7 +51,7 @@ def rows_of(path: Path, section: str = "results") -> list[dict[str, Any]]:
 def test_efficientnet_sees_the_images_as_it_was_trained_on_them() -> None:
     """The package's own network, given images scaled by hand: (x - 127) / 128 at 224 px, grey repeated."""
     net = open_features("efficientnet-lite0")
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 14, 14), dtype=np.uint8)
+    pixels = noise(2, 1, 14, 14)
     large = [Image.fromarray(image[0]).convert("F").resize((224, 224), Image.Resampling.BILINEAR) for image in pixels]
     x = torch.from_numpy((np.stack(large) - 127) / 128).float()[:, None].repeat(1, 3, 1, 1)
     with torch.no_grad():
@@ -138,7 +136,7 @@ def test_a_network_without_classes_measures_all_but_the_classes(place: Path, mon
 
 
 def test_features_without_classes_come_back_from_the_cache(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
+    pixels = noise(9, 1, 8, 8)
     first = extract_cached(Small(), pixels, "a", tmp_path, "images")
     second = extract_cached(Small(), pixels, "a", tmp_path, "images")
     assert first[1] is second[1] is None and np.array_equal(first[0], second[0])
@@ -159,9 +157,8 @@ def test_a_steered_model_has_the_classes_of_its_classifier(place: Path) -> None:
     assert all("class_accuracy" in row["measured"] for row in rows)
     off, strong = rows[3]["measured"], rows[4]["measured"]
     assert off["frechet_distance"] != strong["frechet_distance"]
-    for name in ("guidance.png",):
-        with Image.open(place / "steered" / name) as image:
-            assert image.width > 1000
+    with Image.open(place / "steered/guidance.png") as image:
+        assert np.asarray(image.convert("L")).std() > 10, "no empty plot"
 
 
 # ----------------------------------------------------------------------------------------------------------- bits/dim
@@ -189,7 +186,7 @@ def test_bits_per_dim_are_those_of_the_estimate(place: Path, model: str) -> None
     assert large["settings"]["num_images"] == 4 and large["measured"]["standard_error"] > 0
     assert large["curve"]["timesteps"] == expected.timesteps.tolist()
     with Image.open(path.with_name("likelihood.png")) as image:
-        assert image.width > 500
+        assert np.asarray(image.convert("L")).std() > 10, "no empty plot"
 
 
 def prepared(arguments: list[str]) -> tuple:

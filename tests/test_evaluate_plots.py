@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
-from training.evaluation.plots import guidance_figure, likelihood_figure, steps_figure, write_plots
+from training.evaluation.plots import LABELS, guidance_figure, likelihood_figure, steps_figure, write_plots
 from training.files import weights_hash
 from training.sharing.card_tables import best_rows, bits_table, metrics_table
 
@@ -32,8 +34,18 @@ def row(
 
 
 def lines(axis: Axes) -> dict[str, tuple[list[float], list[float]]]:
-    """What each line of an axis shows, by its label."""
-    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.get_lines()}
+    """What each line of an axis shows, by its label; the floor is dashed, and no such line."""
+    drawn = [line for line in axis.get_lines() if line.get_linestyle() == "-"]
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in drawn}
+
+
+def floor(axis: Axes) -> list[float]:
+    """The heights of the dashed lines."""
+    return [height for line in axis.get_lines() if line.get_linestyle() == "--" for height in set(line.get_ydata())]
+
+
+def named_in_the_legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_guidance_is_drawn_against_fidelity_and_diversity() -> None:
@@ -42,31 +54,34 @@ def test_guidance_is_drawn_against_fidelity_and_diversity() -> None:
     distance, accuracy, precision, recall = figure.axes
     assert lines(distance)["UniPC"][0] == [1.0, 2.0, 4.0]
     assert lines(distance)["DDIM"][1] == pytest.approx([2.15, 2.25, 2.45])
-    assert lines(distance)["real images"][1] == [0.3, 0.3]
     assert lines(accuracy)["DDIM"][1] == pytest.approx([0.2, 0.3, 0.5])
-    assert lines(recall)["real images"][1] == [0.9, 0.9] and lines(precision)["DDIM"][1] == [0.8] * 3
-    assert {axis.get_xlabel() for axis in figure.axes} == {"Guidance scale"}
-    assert distance.get_title(loc="left") == "Fréchet distance (lower is better)"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["DDIM", "UniPC", "real images"]
-    assert figure.get_suptitle() == "toy: 1,000 samples, 20 steps"
-    dashed = [line.get_linestyle() for line in distance.get_lines()]
-    assert dashed == ["-", "-", "--"]
+    assert lines(precision)["DDIM"][1] == [0.8] * 3 and lines(recall)["UniPC"][1] == [0.7] * 3
+    assert [floor(axis) for axis in figure.axes] == [[0.3], [0.95], [0.92], [0.9]]
+    titles = [LABELS[name] for name in ("frechet_distance", "class_accuracy", "precision", "recall")]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == titles
+    assert len(named_in_the_legend(figure)) == 3 and set(named_in_the_legend(figure)) > {"DDIM", "UniPC"}
+    said = re.findall(r"\w+", figure.get_suptitle())
+    assert {"toy", "20"} < set(said) and not {"DDIM", "UniPC"} & set(said), "what all rows share, and nothing else"
 
 
 def test_steps_are_drawn_on_a_log_axis_a_line_a_sampler() -> None:
     rows = [row(None, steps, name) for name in ("DDIM", "UniPC", "Heun") for steps in (50, 10, 100)]
     figure = steps_figure(rows)
     (axis,) = figure.axes
-    assert axis.get_xscale() == "log" and set(lines(axis)) == {"DDIM", "UniPC", "Heun", "real images"}
+    assert axis.get_xscale() == "log" and set(lines(axis)) == {"DDIM", "UniPC", "Heun"} and floor(axis) == [0.3]
     assert lines(axis)["Heun"][0] == [10, 50, 100] and lines(axis)["Heun"][1] == pytest.approx([1.1, 1.02, 1.01])
-    assert axis.get_ylabel() == "Fréchet distance (lower is better)"
-    assert figure.get_suptitle() == "toy: 1,000 samples"
+    assert axis.get_ylabel() == LABELS["frechet_distance"]
+    assert len(named_in_the_legend(figure)) == 4 and set(named_in_the_legend(figure)) > set(lines(axis))
+    said = re.findall(r"\w+", figure.get_suptitle())
+    assert "toy" in said and not {"10", "50", "100", "DDIM", "UniPC", "Heun"} & set(said)
 
 
 def test_two_guidance_scales_are_two_lines_over_the_steps() -> None:
     rows = [row(scale, steps) for scale in (1.0, 2.0) for steps in (10, 20)]
     (axis,) = steps_figure(rows).axes
-    assert set(lines(axis)) == {"guidance 1", "guidance 2", "real images"}
+    heights = {re.search(r"\d+", label)[0]: ys for label, (_, ys) in lines(axis).items()}
+    assert [*heights] == ["1", "2"], "each is named by its scale"
+    assert heights["1"] == pytest.approx([2.2, 2.15]) and heights["2"] == pytest.approx([2.3, 2.25])
 
 
 def test_only_what_varies_is_drawn(tmp_path: Path) -> None:
@@ -81,16 +96,18 @@ def test_only_what_varies_is_drawn(tmp_path: Path) -> None:
 
 def bits_row(variance: str, total: float) -> dict[str, Any]:
     settings = {"model": "toy", "variance": variance, "num_images": 500, "num_inference_steps": 1000}
-    curve = {"timesteps": [0, 9, 99], "bits_per_dim": [1.5, 0.1, 0.01]}
+    curve = {"timesteps": [0, 9, 99], "bits_per_dim": [total / 2, total / 30, total / 300]}
     return {"settings": settings, "measured": {"bits_per_dim": total, "standard_error": 0.02}, "curve": curve}
 
 
 def test_the_terms_of_the_bound_are_drawn_over_t() -> None:
     figure = likelihood_figure([bits_row("fixed_small", 3.21), bits_row("learned_range", 3.0)])
     (axis,) = figure.axes
-    shown = lines(axis)
-    assert list(shown) == ["fixed, small: 3.210 ± 0.020 bits/dim", "learned: 3.000 ± 0.020 bits/dim"]
-    assert all(x == [1, 10, 100] and y == [1.5, 0.1, 0.01] for x, y in shown.values())
+    shown = {re.findall(r"\d\.\d+", label)[0]: points for label, points in lines(axis).items()}
+    assert [*shown] == ["3.210", "3.000"], "each is named by its total"
+    assert shown["3.210"] == ([1, 10, 100], pytest.approx([1.605, 0.107, 0.0107]))
+    assert shown["3.000"] == ([1, 10, 100], pytest.approx([1.5, 0.1, 0.01]))
+    assert all("0.020" in label for label in lines(axis)), "and by its error"
     assert axis.get_xscale() == axis.get_yscale() == "log"
 
 

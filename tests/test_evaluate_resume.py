@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_evaluate import ROOT, command, fill, measured
+from conftest import ROOT
+from evaluation_runs import command, fill, measured
+from fresh_processes import launch
 
 from training import evaluate
 from training.evaluation import batches
@@ -167,30 +168,12 @@ def test_other_settings_find_none_of_the_batches(place: Path) -> None:
     assert len(keys) == 6
 
 
-def launch(place: Path, arguments: list[str]) -> subprocess.CompletedProcess:
-    """Two processes on the CPU; with --cpu accelerate 1.15 starts several through mpirun only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    line += f" --dynamo_backend no --main_process_port {port} -m training.evaluate"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [sys.executable, *line.split(), *arguments],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
-
-
 def test_two_processes_find_the_numbers_of_one(place: Path, cache: Path) -> None:
     arguments = command("--guidance_scale", "2", "3", "--scheduler", "DDIM", "UniPC", "--no_grid")
     evaluate.main([*arguments, "--output", "one/metrics.json"])
-    done = launch(place, [*arguments, "--output", "two/metrics.json"])
+    program = ["-m", "training.evaluate", *arguments, "--output", "two/metrics.json"]
+    done = launch(place, program, processes=2, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr[-4000:]
     assert measured(place / "one/metrics.json") == measured(place / "two/metrics.json")
     rows = json.loads((place / "two/metrics.json").read_text())["results"].values()
     assert len(rows) == 4 and {row["processes"] for row in rows} == {2}

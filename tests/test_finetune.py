@@ -5,39 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from diffusers import DDPMPipeline as StockPipeline
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from fresh_processes import launch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from toys import guided, patched_unet, quiet, tiny_unet
-from training_runs import command, forget_accelerate, image_folder, noise, noise_images, run_here
+from training_runs import command, image_folder, noise, noise_images, run_here
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline
 from training.networks.adapt import fit_network
 from training.networks.open import load_pipeline, pretrained_size
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("Cat", "Dog", "Fish")  # those of toys.guided, in this order
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def inputs() -> tuple[Tensor, Tensor]:
@@ -65,15 +55,8 @@ def test_own_images_in_two_folders_become_a_folder_that_draws_both(tmp_path: Pat
     pipe.save_pretrained(start)
     flags = {"train_data_dir": colour_images(tmp_path / "mine"), "pretrained_model_name_or_path": start}
     flags |= {"output_dir": end, "max_train_steps": 2, "validation_steps": 2, "checkpointing_steps": 2}
-    launch = "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no"
-    launch += " --dynamo_backend no -m training.train"
-    done = subprocess.run(
-        [sys.executable, *launch.split(), *command("--recipe finetune", **flags)],
-        cwd=ROOT,
-        env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
-        capture_output=True,
-        text=True,
-    )
+    program = ["-m", "training.train", *command("--recipe finetune", **flags)]
+    done = launch(ROOT, program, HF_HOME=str(tmp_path / "hf"))
     said = done.stderr
     assert done.returncode == 0, said
     cores = len(os.sched_getaffinity(0))  # though accelerate launch leaves a process one thread

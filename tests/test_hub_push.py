@@ -3,9 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from hub_runs import contents, push, trained_folder
+from fresh_processes import contents
+from hub_runs import push, push_in_a_fresh_process, trained_folder
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
@@ -206,27 +208,41 @@ def test_broken_for_good_it_holds_the_old_or_the_new_revision(hub: HubServer, fo
 
 
 @pytest.mark.parametrize(
-    ("repo_id", "options", "said"),
+    ("repo_id", "token", "said"),
     [
-        ("me/cats", {"token": None}, "a token with the right to write is needed"),
-        ("me/cats", {"token": "hf_stale"}, "the Hub refused the token"),
-        ("me/cats", {"token": "hf_me_reads"}, "no right to write to me/cats"),
-        ("you/cats", {}, "no right to write to you/cats"),
-        ("a/b/c", {}, "must be NAME or OWNER/NAME, got 'a/b/c'"),
-        ("my cats", {}, "must be NAME or OWNER/NAME, got 'my cats'"),
-        ("me/cats", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ("me/cats", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "no Hub at http://127.0.0.1:9"),
+        ("me/cats", None, "a token with the right to write is needed"),
+        ("me/cats", "hf_stale", "the Hub refused the token"),
+        ("me/cats", "hf_me_reads", "no right to write to me/cats"),
+        ("you/cats", "hf_me_writes", "no right to write to you/cats"),
+        ("a/b/c", "hf_me_writes", "must be NAME or OWNER/NAME, got 'a/b/c'"),
+        ("my cats", "hf_me_writes", "must be NAME or OWNER/NAME, got 'my cats'"),
     ],
 )
 def test_what_cannot_work_ends_in_one_line(
-    hub: HubServer, folder: Path, repo_id: str, options: dict, said: str
+    hub: HubServer, folder: Path, repo_id: str, token: str | None, said: str
 ) -> None:
     before = contents(folder)
-    done = push(hub, folder, repo_id, **options)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: ") and said in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert_refused(push(hub, folder, repo_id, token=token), said)
     assert contents(folder) == before and not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "no Hub at http://127.0.0.1:9"),
+    ],
+)
+def test_without_a_hub_it_ends_in_one_line(hub: HubServer, folder: Path, environment: dict, said: str) -> None:
+    before = contents(folder)
+    assert_refused(push_in_a_fresh_process(hub, folder, "me/cats", **environment), said)
+    assert contents(folder) == before and not hub.repositories
+
+
+def assert_refused(done: CompletedProcess, said: str) -> None:
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and said in last
 
 
 @pytest.mark.parametrize("token", ["hf_me_reads", "hf_you_write"])

@@ -3,37 +3,26 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from conftest import ROOT
+from fresh_processes import launch
 from hub_runs import ROUND_TRIP, elsewhere, push
 from hub_server import HubServer
 from huggingface_hub import ModelCard
-from served import free_port
 from toys import guided
 from training_runs import command, image_folder
 
 
-def launch(hub: HubServer, place: Path, arguments: str, **options: str | None) -> subprocess.CompletedProcess:
-    """`accelerate launch -m training.train ARGUMENTS` with two processes of a CPU, from the folder `place`."""
-    port = free_port()
-    line = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    line += f" --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port {port} -m training.train"
+def train(hub: HubServer, place: Path, arguments: str, **options: str | None) -> subprocess.CompletedProcess:
+    """`accelerate launch -m training.train ARGUMENTS` with two processes, from the folder `place`."""
+    program = ["-m", "training.train", *command(arguments, train_batch_size=2)]
     environment = hub.environment(place / "home", **options) | {
-        "ACCELERATE_USE_CPU": "true",
         "PYTHONPATH": str(ROOT),
         "STEPWISE_CACHE": str(place / "cache"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    return subprocess.run(
-        [sys.executable, *line.split(), *command(arguments, train_batch_size=2)],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return launch(place, program, processes=2, environment=environment)
 
 
 def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: Path) -> None:
@@ -42,7 +31,7 @@ def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: 
     assert push(hub, tmp_path / "base", "me/fashion-cfg").returncode == 0
     image_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path me/fashion-cfg --train_data_dir mine --output_dir out"
-    done = launch(hub, tmp_path, f"{flags} --push_to_hub --hub_model_id me/mine --hub_private_repo")
+    done = train(hub, tmp_path, f"{flags} --push_to_hub --hub_model_id me/mine --hub_private_repo")
     assert done.returncode == 0, done.stderr
     repository = hub.repositories["model", "me/mine"]
     assert repository.private and repository.head in done.stdout
@@ -73,7 +62,7 @@ def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: 
 def test_a_hub_that_refuses_is_known_before_training(hub: HubServer, tmp_path: Path) -> None:
     image_folder(tmp_path / "mine")
     flags = "--recipe unconditional --train_data_dir mine --output_dir out --push_to_hub --hub_model_id you/mine"
-    done = launch(hub, tmp_path, flags)
+    done = train(hub, tmp_path, flags)
     assert done.returncode != 0
     assert "error: the token gives no right to write to you/mine" in done.stderr
     assert not os.path.exists(tmp_path / "out") and not hub.repositories
@@ -84,7 +73,7 @@ def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(hub: HubServer
     image_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path base --train_data_dir mine --output_dir out"
     hub.break_request(4, "drop", forever=True)  # after the repository was made
-    done = launch(hub, tmp_path, f"{flags} --push_to_hub")
+    done = train(hub, tmp_path, f"{flags} --push_to_hub")
     assert done.returncode != 0
     assert "Training is done: `python -m training.hub push out out` pushes it" in done.stderr
     hub.heal()

@@ -1,7 +1,4 @@
-"""LatentDiffusionPipeline: DiT in a folder like facebook/DiT-XL-2-256, and U-Nets over the same latents.
-
-The folder has the published layout (an older class name, learned variance, 1000 classes) and tiny random weights.
-"""
+"""LatentDiffusionPipeline over a DiT and a U-Net: stock steps, guidance, labels, the autoencoder, seeds."""
 
 from __future__ import annotations
 
@@ -11,87 +8,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler
-from diffusers import UNet2DModel as UNet
-from safetensors.torch import save_file
-from test_saving import content, fresh
-from test_stock_folders import training, two, write_json  # noqa: F401
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from latent_folders import NULL, W, drawn, latent_unet, load_dit, over_unet, tiny_vae
 from torch import Tensor
-from toys import quiet, seeded, tiny_unet
-from training_runs import command, image_folder, noise_images, run_here
+from toys import quiet, seeded, tiny_unet, two
 
 from pipelines import LatentDiffusionPipeline
 from pipelines.base import StepwisePipeline
-from training.evaluation.checks import check_bits
-from training.evaluation.options import Options
-from training.evaluation.sampling import draw_batch, open_model
-from training.networks.open import load_pipeline
-from ui.catalogue import describe, load
-from ui.device import Placement
-
-NULL = 1000
-W = 4.0
-NAMES = {str(i): f"thing {i}, Res {i}" for i in range(1000)} | {"134": "crane", "517": "crane", "639": "maillot, suit"}
-NAMES["638"] = "maillot"
-
-
-def tiny_vae() -> AutoencoderKL:
-    torch.manual_seed(1)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 16), latent_channels=4, norm_num_groups=4, sample_size=16, scaling_factor=0.18215,
-    ).eval()  # fmt: skip
-
-
-def latent_unet(num_classes: int | None = None, out_channels: int = 4) -> UNet:
-    return tiny_unet(num_classes, in_channels=4, out_channels=out_channels)
-
-
-@pytest.fixture(scope="module")
-def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like the published one, but with 2 layers of 2 heads of 8 channels over 8 x 8 latents."""
-    folder = tmp_path_factory.mktemp("dit")
-    config = {
-        "_class_name": "Transformer2DModel", "_diffusers_version": "0.12.0.dev0", "activation_fn": "gelu-approximate",
-        "attention_bias": True, "attention_head_dim": 8, "cross_attention_dim": None, "dropout": 0.0, "in_channels": 4,
-        "norm_elementwise_affine": False, "norm_num_groups": 32, "norm_type": "ada_norm_zero",
-        "num_attention_heads": 2, "num_embeds_ada_norm": 1000, "num_layers": 2, "num_vector_embeds": None,
-        "only_cross_attention": False, "out_channels": 8, "patch_size": 2, "sample_size": 8,
-        "upcast_attention": False, "use_linear_projection": False,
-    }  # fmt: skip
-    scheduler = {
-        "_class_name": "DDIMScheduler", "_diffusers_version": "0.12.0.dev0", "beta_end": 0.02,
-        "beta_schedule": "linear", "beta_start": 0.0001, "clip_sample": False, "num_train_timesteps": 1000,
-        "prediction_type": "epsilon", "set_alpha_to_one": True, "steps_offset": 0, "trained_betas": None,
-    }  # fmt: skip
-    index = {
-        "_class_name": "DiTPipeline", "_diffusers_version": "0.12.0.dev0", "id2label": NAMES,
-        "scheduler": ["diffusers", "DDIMScheduler"], "transformer": ["diffusers", "Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
-    write_json(folder / "model_index.json", index)
-    write_json(folder / "transformer" / "config.json", config)
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    tiny_vae().save_pretrained(folder / "vae")
-    torch.manual_seed(0)
-    shape = {key: value for key, value in config.items() if not key.startswith("_")}
-    for unknown in ("cross_attention_dim", "num_vector_embeds", "only_cross_attention", "use_linear_projection"):
-        shape.pop(unknown)
-    save_file(
-        DiTTransformer2DModel(**shape).state_dict(), folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    )
-    return folder
-
-
-def load_dit(folder: Path) -> LatentDiffusionPipeline:
-    return quiet(LatentDiffusionPipeline.from_pretrained(folder))
-
-
-def over_unet(num_classes: int | None = None, **config: object) -> LatentDiffusionPipeline:
-    names = None if num_classes is None else {str(i): f"thing {i}" for i in range(num_classes)}
-    scheduler = DDIMScheduler(**{"clip_sample": False} | config)
-    unet = latent_unet(None if num_classes is None else num_classes + 1)
-    return quiet(LatentDiffusionPipeline(tiny_vae(), scheduler, unet=unet, id2label=names))
 
 
 def assert_steps(
@@ -118,12 +41,6 @@ def assert_steps(
         assert torch.equal(step.x_t, z) and step.timestep == int(t)
         torch.testing.assert_close(step.prev_sample, expected, rtol=2e-4, atol=2e-4)
         z = step.prev_sample = torch.randn(len(labels), 4, 8, 8, generator=seeded(100 + step.index))
-
-
-def drawn(pipe: LatentDiffusionPipeline, labels: list[int], steps: int = 10, **options: object) -> Tensor:
-    generators = [seeded(i) for i in range(len(labels))]
-    options = {"output_type": "latent", "guidance_scale": W} | options
-    return pipe(labels, num_inference_steps=steps, generator=generators, **options).images
 
 
 @pytest.mark.parametrize("scale", [1.0, W])
@@ -184,36 +101,6 @@ def test_without_classes_the_unet_is_called_as_it_is() -> None:
     assert output.nfe == 5
     with pytest.raises(ValueError, match="^class_labels must be None"):
         pipe.stream(class_labels=0)
-
-
-# --- what the page knows of it ---
-
-
-def test_the_page_describes_and_loads_a_dit_folder(dit: Path) -> None:
-    info = describe("dit", dit)
-    assert (info.pipeline, info.carries_code, info.shape) == ("LatentDiffusionPipeline", False, (16, 16, 3))
-    assert info.class_names == tuple(NAMES[str(i)] for i in range(1000)) and len(info.labels) == 1000
-    pipe = quiet(load(info, Placement("cpu", "float32", False)))
-    assert isinstance(pipe, LatentDiffusionPipeline)
-    assert pipe.resolve_labels(list(info.labels), None)[0].tolist() == list(range(1000))  # names, where they are unique
-    assert pipe(info.labels[134], num_inference_steps=1, output_type="np").images.shape == (1, *info.shape)
-
-
-def test_the_page_describes_saved_models_of_latents(dit: Path, tmp_path: Path) -> None:
-    load_dit(dit).save_pretrained(tmp_path / "dit")
-    nameless = LatentDiffusionPipeline(tiny_vae(), DDIMScheduler(), unet=latent_unet(4))
-    for name, pipe in (("nameless", nameless), ("named", over_unet(3)), ("plain", over_unet())):
-        pipe.save_pretrained(tmp_path / name)
-    found = {name: describe(name, tmp_path / name) for name in ("dit", "nameless", "named", "plain")}
-    assert {info.shape for info in found.values()} == {(16, 16, 3)}
-    assert {info.pipeline for info in found.values()} == {"LatentDiffusionPipeline"}
-    assert found["dit"].labels == describe("dit", dit).labels
-    assert found["nameless"].labels == (0, 1, 2)  # and 3 means "no class"
-    assert found["named"].labels == ("thing 0", "thing 1", "thing 2") and found["plain"].labels == ()
-
-
-def test_a_dit_folder_is_opened_by_the_class_that_runs_it(dit: Path) -> None:
-    assert type(load_pipeline(str(dit))) is LatentDiffusionPipeline
 
 
 # --- guidance and labels ---
@@ -352,84 +239,3 @@ def test_an_image_does_not_depend_on_the_batch(threads: int, kind: type, dit: Pa
     for n, batch in images.items():
         assert torch.equal(batch, images[8][:n]), n
     assert len({image.numpy().tobytes() for image in images[8]}) == 8
-
-
-# --- saved again ---
-
-
-def test_saved_with_its_code_a_model_draws_the_same_elsewhere(dit: Path, tmp_path: Path) -> None:
-    made = {"dit": load_dit(dit), "unet": over_unet(3), "plain": over_unet()}
-    made["ancestral"] = load_dit(dit)
-    made["ancestral"].scheduler = DDPMScheduler.from_config(made["dit"].scheduler.config, variance_type="learned_range")
-    options = {"dit": {"class_labels": "Res 7"}, "unet": {"class_labels": "thing 1"}, "plain": {}}
-    options["ancestral"] = {"class_labels": [7, 8]}
-    jobs = []
-    for name, pipe in made.items():
-        pipe.save_pretrained(tmp_path / name)
-        jobs.append({"folder": tmp_path / name, "options": options[name], "save": str(tmp_path / f"{name} again")})
-    images = fresh(tmp_path / "elsewhere", jobs)
-    for (name, pipe), got in zip(made.items(), images, strict=True):
-        settings = {"batch_size": 2, "num_inference_steps": 3, "output_type": "np"} | options[name]
-        expected = pipe(generator=seeded(), **settings).images
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5, err_msg=name)
-        assert content(tmp_path / name) == content(tmp_path / f"{name} again"), name
-    again = load_dit(tmp_path / "dit again")
-    assert again.unet is None and again.class_names[7] == "thing 7, Res 7"
-
-
-def test_without_code_the_stock_pipeline_opens_a_dit_and_no_other(dit: Path, tmp_path: Path) -> None:
-    pipe = load_dit(dit)
-    pipe.save_pretrained(tmp_path / "dit", carry_code=False)
-    assert not list((tmp_path / "dit").rglob("*.py"))
-    stock = quiet(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "dit"))
-    assert type(stock) is diffusers.DiTPipeline and stock.labels["Res 7"] == 7
-    options = {"num_inference_steps": 5, "output_type": "np"}
-    both = [p([7, 8], generator=two(), **options).images for p in (pipe, stock)]
-    np.testing.assert_allclose(*both, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="^carry_code=False: .*LatentDiffusionPipeline"):
-        over_unet(3).save_pretrained(tmp_path / "unet", carry_code=False)
-    for kind in (DDPMScheduler, DPMSolverMultistepScheduler):
-        pipe.scheduler = kind.from_config(pipe.scheduler.config, variance_type="learned_range")
-        with pytest.raises(ValueError, match=f"^carry_code=False: .* drops the variance .* {kind.__name__} .*'learned"):
-            pipe.save_pretrained(tmp_path / "learned", carry_code=False)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)  # which has no use for it
-    pipe.save_pretrained(tmp_path / "dit", carry_code=False)
-    assert not (tmp_path / "learned").exists()
-
-
-@pytest.mark.usefixtures("training")
-def test_a_model_of_latents_is_not_fine_tuned_as_if_it_were_of_pixels(dit: Path, tmp_path: Path) -> None:
-    over_unet(3).save_pretrained(tmp_path / "latents")
-    folder = image_folder(tmp_path / "images")
-    for path, expected in ((dit, "hold unet/config.json"), (tmp_path / "latents", "denoise pixels")):
-        flags = {"train_data_dir": folder, "pretrained_model_name_or_path": path, "output_dir": tmp_path / "run"}
-        with pytest.raises(SystemExit, match=f"pretrained_model_name_or_path must {expected}"):
-            run_here(command("--recipe finetune", **flags))
-
-
-# ------------------------------------------------------------------------------------------------------------ measured
-
-
-@pytest.mark.parametrize("guidance_scale, nfe", [(1.0, 2), (W, 4)])
-@pytest.mark.parametrize("kind, classes", [("unet", 3), ("dit", 1000), ("stock", 1000), ("unconditional", None)])
-def test_evaluate_draws_whole_images(
-    kind: str, classes: int | None, guidance_scale: float, nfe: int, dit: Path, tmp_path: Path
-) -> None:
-    if kind == "stock":
-        folder = dit
-    else:
-        folder = tmp_path / kind
-        (load_dit(dit) if kind == "dit" else over_unet(classes)).save_pretrained(folder)
-    model = open_model(str(folder), torch.float32, torch.device("cpu"))
-    assert (model.shape, model.num_classes) == ((3, 16, 16), classes)
-    settings = {"num_inference_steps": 2, "guidance_scale": guidance_scale}
-    batch = draw_batch(model, range(3), seed=0, **settings)
-    assert batch.pixels.shape == (3, 3, 16, 16) and batch.pixels.std() > 0
-    assert batch.evaluations == 3 * (2 if classes is None else nfe)
-
-
-def test_bits_of_pixels_are_refused_for_latents(tmp_path: Path) -> None:
-    over_unet(3).save_pretrained(tmp_path / "latent")
-    model = open_model(str(tmp_path / "latent"), torch.float32)
-    with pytest.raises(ValueError, match="bits_per_dim must be 0: latent diffuses latents"):
-        check_bits(model, Options("noise", bits_per_dim=2, bits_per_dim_steps=10), noise_images(size=16, channels=3))

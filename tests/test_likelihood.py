@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from toys import ddpm, seeded, tables, tiny_unet
+from training_runs import noise
 
 from pipelines import GaussianMixture, NoiseSchedule
 from training.metrics.bits_per_dim import bits_per_dim, slices_of
@@ -249,17 +250,13 @@ def test_slices_cover_the_schedule_once_and_begin_with_the_decoder(length: int, 
     assert [t for part in slices for t in part] == list(range(length))
 
 
-def noise_images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
-
-
 @pytest.mark.parametrize(("channels", "variance"), [(1, "fixed_small"), (1, "fixed_large"), (2, "learned_range")])
 def test_all_timesteps_give_the_bound_itself(channels: int, variance: str) -> None:
     pipe = ddpm(tiny_unet(out_channels=channels), num_train_timesteps=12)
-    images = noise_images()
+    images = noise(3, 1, 8, 8)
     found = bits_per_dim(pipe, images, num_inference_steps=6, variances=[variance], timesteps_per_image=6, seed=4)
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler).respace([1, 3, 5, 7, 9, 11])
-    noise = torch.stack(
+    drawn = torch.stack(
         [
             torch.cat([torch.randn((1, 1, 8, 8), generator=seeded_by(4, i, t, "noise")) for i in range(3)])
             for t in range(6)
@@ -267,7 +264,7 @@ def test_all_timesteps_give_the_bound_itself(channels: int, variance: str) -> No
     )
     x0 = torch.from_numpy(images).float() / 127.5 - 1
     expected = variational_bound(
-        lambda x, t: pipe.network(x, t), x0, schedule, variance, noise, True, prediction_type="v_prediction"
+        lambda x, t: pipe.network(x, t), x0, schedule, variance, drawn, True, prediction_type="v_prediction"
     )
     assert found[variance].total == pytest.approx(float(expected.total.mean()), rel=1e-4)
     assert found[variance].standard_error == pytest.approx(float(expected.total.std()) / math.sqrt(3), rel=1e-3)
@@ -277,7 +274,7 @@ def test_all_timesteps_give_the_bound_itself(channels: int, variance: str) -> No
 
 
 def test_fewer_timesteps_estimate_the_same_whatever_the_batch() -> None:
-    pipe, images = ddpm(num_train_timesteps=40), noise_images()
+    pipe, images = ddpm(num_train_timesteps=40), noise(3, 1, 8, 8)
     full = bits_per_dim(pipe, images, num_inference_steps=40, timesteps_per_image=40)["fixed_small"]
     few = [
         bits_per_dim(pipe, images, num_inference_steps=40, timesteps_per_image=8, seed=seed)["fixed_small"].total
@@ -292,10 +289,10 @@ def test_fewer_timesteps_estimate_the_same_whatever_the_batch() -> None:
 def test_bad_arguments_are_named_before_any_work() -> None:
     pipe = ddpm(num_train_timesteps=4)
     with pytest.raises(ValueError, match="images must be at least 2 of shape"):
-        bits_per_dim(pipe, noise_images()[:1], num_inference_steps=4)
+        bits_per_dim(pipe, noise(3, 1, 8, 8)[:1], num_inference_steps=4)
     with pytest.raises(ValueError, match="variances must be fixed_small or fixed_large for this network"):
-        bits_per_dim(pipe, noise_images(), num_inference_steps=4, variances=["learned_range"])
+        bits_per_dim(pipe, noise(3, 1, 8, 8), num_inference_steps=4, variances=["learned_range"])
     with pytest.raises(ValueError, match=r"num_inference_steps must be an integer in \[1, 4\], got 5"):
-        bits_per_dim(pipe, noise_images(), num_inference_steps=5)
+        bits_per_dim(pipe, noise(3, 1, 8, 8), num_inference_steps=5)
     with pytest.raises(ValueError, match="timesteps_per_image must be at least 2, got 1"):
-        bits_per_dim(pipe, noise_images(), num_inference_steps=4, timesteps_per_image=1)
+        bits_per_dim(pipe, noise(3, 1, 8, 8), num_inference_steps=4, timesteps_per_image=1)

@@ -1,29 +1,16 @@
 """The measures against closed forms, brute force and extremes."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from training.evaluation import cached_features
-from training.evaluation.batches import draw
-from training.evaluation.cached_features import extract_cached
-from training.evaluation.results import find_done, grid, key_of, merge, on_one_line, read_rows
-from training.evaluation.sampling import draw_batch, open_model
-from training.feature_classifier import augment
-from training.files import weights_hash
-from training.metrics.features import FeatureClassifier, classifier_hash, extract, to_input
 from training.metrics.frechet import frechet_distance, square_root, statistics
 from training.metrics.kernel import kernel_distance, mean_within
 from training.metrics.memorization import Memorization, nearest_distances
 from training.metrics.precision_recall import precision_recall
 from training.metrics.sample_quality import entropy_bits
-
-CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
 
 def covariance(rng: np.random.Generator, width: int, rank: int | None = None) -> np.ndarray:
@@ -251,170 +238,3 @@ def test_precision_and_recall_refuse_a_neighbour_that_does_not_exist(k: int) -> 
 def test_entropy_of_recognised_classes() -> None:
     assert entropy_bits(np.arange(80) % 8) == pytest.approx(3.0)
     assert entropy_bits(np.full(80, 4)) == 0.0
-
-
-# ------------------------------------------------------------------------------------------------------- features
-
-
-def tiny_classifier() -> FeatureClassifier:
-    torch.manual_seed(0)
-    return FeatureClassifier(sample_size=8, block_out_channels=(8, 8), layers_per_block=(1, 1)).eval()
-
-
-def test_the_classifier_is_the_same_after_saving(tmp_path: Path) -> None:
-    classifier = tiny_classifier()
-    classifier.save_pretrained(tmp_path)
-    again = FeatureClassifier.from_pretrained(tmp_path)
-    x = torch.randn(3, 1, 8, 8)
-    assert list(tmp_path.glob("*.safetensors"))
-    assert again.features(x).shape == (3, 8) and torch.equal(again(x), classifier(x))
-    assert classifier_hash(again) == classifier_hash(classifier)
-    with torch.no_grad():
-        again.head.bias[0] += 1
-    assert classifier_hash(again) != classifier_hash(classifier)
-
-
-def test_pixels_become_minus_one_to_one() -> None:
-    pixels = np.array([0, 51, 255], dtype=np.uint8).reshape(1, 1, 1, 3)
-    torch.testing.assert_close(to_input(pixels).flatten(), torch.tensor([-1.0, -0.6, 1.0]))
-
-
-def test_features_are_cached_by_content_and_a_damaged_entry_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    monkeypatch.setattr(cached_features, "extract", lambda *args: calls.append(1) or extract(*args))
-    classifier = tiny_classifier()
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
-    first = extract_cached(classifier, pixels, "a", tmp_path, "images")
-    second = extract_cached(classifier, pixels, "a", tmp_path, "images")
-    assert len(calls) == 1 and np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
-    extract_cached(classifier, pixels[:4], "b", tmp_path, "images")
-    with torch.no_grad():
-        classifier.head.bias[0] += 1
-    extract_cached(classifier, pixels, "a", tmp_path, "images")
-    assert len(calls) == 3
-    for entry in tmp_path.iterdir():
-        entry.write_bytes(entry.read_bytes()[:100])
-    again = extract_cached(classifier, pixels, "a", tmp_path, "images")
-    assert len(calls) == 4 and np.array_equal(again[0], first[0])
-    assert len(list(tmp_path.iterdir())) == 3  # and nothing temporary is left
-
-
-def test_shifts_and_flips_move_whole_images() -> None:
-    pixels = torch.arange(1.0, 26.0).reshape(1, 1, 5, 5).repeat(64, 1, 1, 1)
-    moved = augment(pixels, 1, torch.Generator().manual_seed(0))
-    centres = {float(value) for value in moved[:, 0, 2, 2]}
-    assert centres == {7.0, 8.0, 9.0, 12.0, 13.0, 14.0, 17.0, 18.0, 19.0}
-    steps = {float(row[3] - row[2]) for row in moved[:, 0, 2]}
-    assert steps == {1.0, -1.0}
-    assert torch.equal(augment(pixels, 0, torch.Generator().manual_seed(0)).sort(-1).values, pixels)
-
-
-# --------------------------------------------------------------------------------------------------------- reports
-
-
-def row(weights: str, value: float, **settings: object) -> dict:
-    return {"settings": {"model": "m", **settings}, "weights": weights, "measured": {"frechet_distance": value}}
-
-
-def test_rows_merge_by_settings_and_rows_of_other_weights_go(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    assert merge(path, row("a", 1.0, seed=0)) == []
-    assert merge(path, row("a", 2.0, seed=1)) == []
-    assert merge(path, row("a", 3.0, seed=0)) == []
-    values = {key: found["measured"]["frechet_distance"] for key, found in read_rows(path).items()}
-    assert values == {"m seed=0": 3.0, "m seed=1": 2.0}
-    assert merge(path, row("b", 4.0, seed=1)) == ["m seed=0", "m seed=1"]
-    assert list(read_rows(path)) == [key_of({"model": "m", "seed": 1})]
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_the_sections_of_metrics_json_keep_each_other_and_age_together(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    merge(path, row("a", 1.0, seed=0))
-    assert json.loads(path.read_text()).keys() == {"results"}
-    merge(path, row("a", 2.0, variance="fixed_small") | {"curve": {"t": [0, 1, 2]}}, "likelihood")
-    merge(path, row("a", 3.0, seed=1))
-    assert len(read_rows(path)) == 2 and len(read_rows(path, "likelihood")) == 1
-    assert '"t": [0, 1, 2]' in path.read_text()
-    assert merge(path, row("b", 3.0, seed=0)) == ["m seed=0", "m seed=1", "m variance=fixed_small"]
-
-
-def test_lists_of_numbers_stand_on_one_line_and_mean_the_same() -> None:
-    content = {"a": [1, -2.5e-7, 3], "b": [], "c": ["x, 1", [1, 2]], "d": "[ 1, 2 ]", "e": [{"f": [0]}]}
-    text = on_one_line(json.dumps(content, indent=2))
-    assert json.loads(text) == content and '"a": [1, -2.5e-07, 3]' in text
-
-
-@pytest.mark.parametrize(
-    "changed", [{"weights": "b"}, {"real": {"test": 2}}, {"features": {"weights": "g"}}, {"settings": {"model": "n"}}]
-)
-def test_a_row_is_done_only_if_all_that_decides_it_is_the_same(tmp_path: Path, changed: dict) -> None:
-    path = tmp_path / "metrics.json"
-    written = row("a", 1.0, seed=0) | {"features": {"weights": "f", "name": "x"}, "real": {"test": 1}}
-    merge(path, written)
-    wanted = {key: written[key] for key in ("settings", "weights", "real")} | {"features": {"weights": "f"}}
-    assert find_done(path, wanted, {"frechet_distance"}) == written
-    assert find_done(path, wanted, {"frechet_distance", "recall"}) is None
-    assert find_done(path, wanted | changed, {"frechet_distance"}) is None
-
-
-def test_a_config_is_part_of_what_a_row_is_true_of(tmp_path: Path) -> None:
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
-    first, path = weights_hash(tmp_path), tmp_path / "scheduler" / "scheduler_config.json"
-    for change, same in (({"_diffusers_version": "0"}, True), ({"timestep_spacing": "trailing"}, False)):
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        assert (weights_hash(tmp_path) == first) is same
-
-
-def test_another_kind_of_file_is_not_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text('{"test_accuracy": 0.9}')
-    with pytest.raises(ValueError, match="output must be a metrics.json"):
-        merge(path, row("a", 1.0))
-    assert path.read_text() == '{"test_accuracy": 0.9}'
-
-
-def test_the_grid_has_a_class_a_column() -> None:
-    pixels = np.zeros((25, 1, 2, 3), dtype=np.uint8) + np.arange(25, dtype=np.uint8).reshape(25, 1, 1, 1) % 10
-    image = grid(pixels, columns=10)
-    assert image.size == (10 * 3 * 3, 2 * 2 * 3) and image.mode == "L"
-    assert (np.asarray(image) == np.repeat(np.arange(10), 9)).all()
-    assert grid(np.zeros((4, 3, 2, 3), dtype=np.uint8), columns=10).mode == "RGB"
-
-
-# --------------------------------------------------------------------------------------------------------- drawing
-
-
-def test_a_stock_pipeline_is_drawn_from_and_its_network_calls_are_counted(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "stock")
-    model = open_model(str(tmp_path / "stock"), torch.float32)
-    model.use_scheduler("DDIM")
-    assert (model.name, model.scheduler, model.shape, model.num_classes) == ("stock", "DDIM", (1, 8, 8), None)
-    drawn = draw(model, 5, batch_size=3, seed=0, name="images", num_inference_steps=2)
-    assert drawn.pixels.shape == (5, 1, 8, 8) and drawn.nfe == 2.0
-    assert not np.array_equal(drawn.pixels[0], drawn.pixels[1])
-
-
-def test_heun_draws_without_blowing_up() -> None:
-    """From t = T - 1 of a cosine schedule its images are black and white."""
-    model = open_model(str(CARDS / "fashion-cfg"), torch.float32)
-    model.use_scheduler("Heun", 8)
-    pixels = draw_batch(model, range(4), seed=0, num_inference_steps=8).pixels
-    assert ((pixels > 25) & (pixels < 230)).mean() > 0.15
-
-
-def test_a_model_that_draws_nan_is_an_error(tmp_path: Path) -> None:
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
-    torch.nn.init.constant_(unet.conv_out.bias, float("nan"))
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "broken")
-    model = open_model(str(tmp_path / "broken"), torch.float32)
-    with pytest.raises(ValueError, match="broken drew values that are not finite"):
-        draw(model, 2, batch_size=2, seed=0, name="images", num_inference_steps=1)

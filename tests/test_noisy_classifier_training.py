@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from fresh_processes import run_elsewhere
+from image_files import parquet_folder
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from toys import ddim, ddpm, guided, seeded
-from training_runs import assert_same, command, forget_accelerate, image_folder, noise_images, run_here, settings_of
+from training_runs import alone, assert_same, command, image_folder, noise_images, run_here, settings_of
 
 from pipelines import ClassifierGuidancePipeline, NoiseSchedule, NoisyClassifier
 from training.data import ImageData
@@ -42,17 +40,7 @@ SHAPE = {
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test starts accelerate anew, on the CPU, on one thread, with a cache of its own."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def classifier_config(root: Path, **changes: object) -> str:
@@ -177,9 +165,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setenv("STEPWISE_CACHE", str(place / "cache"))
+    with alone(place / "cache"):
         return run(place, "finished", checkpointing_steps=3, validation_steps=3, report_to="tensorboard")
 
 
@@ -200,11 +186,7 @@ torch.save(drawn, sys.argv[2])
 
 
 def test_the_pipeline_draws_in_a_fresh_process(finished: Path, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    arguments = [sys.executable, "-c", LOADER, str(finished), str(tmp_path / "drawn.pt")]
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_elsewhere(tmp_path, LOADER, str(finished), str(tmp_path / "drawn.pt"))
     drawn = torch.load(tmp_path / "drawn.pt")
     assert drawn[0.0].shape == (2, 1, 8, 8)
     assert not torch.equal(drawn[0.0], drawn[5.0]), "the classifier steers"
@@ -332,15 +314,7 @@ def test_the_five_noise_levels() -> None:
 
 def parquet(root: Path, count: int = 12) -> Path:
     """A labelled test split, as training.data reads it."""
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
-
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["bird", "cat"])})
-    data = noise_images(count)
-    rows = {"image": [Image.fromarray(image[0]) for image in data.images], "label": data.labels.tolist()}
-    (root / "data").mkdir(parents=True)
-    Dataset.from_dict(rows, features=features).to_parquet(root / "data" / "test-00000-of-00001.parquet")
-    return root
+    return parquet_folder(root, {"test": noise_images(count).images[:, 0]}, ("bird", "cat"))
 
 
 def test_the_command_writes_a_table_a_file_and_a_plot(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from fresh_processes import launch
 from torch import Tensor, nn
 from toys import tiny_unet
-from training_runs import SMALL, forget_accelerate, image_folder, noise_images, small_settings
+from training_runs import SMALL, image_folder, noise_images, run_here, small_settings
 
 from pipelines import DDPMPipeline
 from training.loop import Trainer
@@ -28,19 +26,7 @@ from training.recipes import RECIPES, Recipe, flag
 from training.sharing.card_data import command_of, runs_of, training_text
 from training.train import parse
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts accelerate anew, on the CPU, on one thread."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 # --- which one ---
@@ -301,26 +287,21 @@ class Blurred(Objective):
 """
 
 
-def launch(folder: Path, **flags: object) -> subprocess.CompletedProcess:
-    """`accelerate launch -m training.train` from the project's folder, with `folder` on PYTHONPATH."""
-    options = "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no"
-    options += " --dynamo_backend no -m training.train --recipe unconditional --objective my_objective:Blurred"
-    own = {"PYTHONPATH": str(folder), "STEPWISE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
+def arguments_of(**flags: object) -> list[str]:
+    """A small run of the objective in my_objective.py."""
     given = {k: v for k, v in SMALL.items() if k not in ("class_conditional", "ddpm_num_steps")} | flags
-    return subprocess.run(
-        [sys.executable, *options.split(), *[f"--{name}={value}" for name, value in given.items()]],
-        cwd=ROOT,
-        env=os.environ | own,
-        capture_output=True,
-        text=True,
-    )
+    own = ["--recipe=unconditional", "--objective=my_objective:Blurred"]
+    return [*own, *[f"--{name}={value}" for name, value in given.items()]]
 
 
-def test_an_objective_of_ones_own_trains_through_the_command_line(tmp_path: Path) -> None:
+def test_an_objective_of_ones_own_trains_through_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_objective.py").write_text(OUTSIDE)
     flags = {"train_data_dir": image_folder(tmp_path / "images"), "output_dir": tmp_path / "run"}
     flags |= {"max_train_steps": 3, "checkpointing_steps": 2, "strength": 0.5}
-    done = launch(tmp_path, **flags)
+    own = {"PYTHONPATH": str(tmp_path), "STEPWISE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
+    done = launch(ROOT, ["-m", "training.train", *arguments_of(**flags)], **own)
     assert done.returncode == 0, done.stderr
     assert f"The pipeline is in {tmp_path / 'run'}" in done.stdout
     record = json.loads((tmp_path / "run" / "training.json").read_text())
@@ -329,7 +310,8 @@ def test_an_objective_of_ones_own_trains_through_the_command_line(tmp_path: Path
     assert "label_dropout" not in record["recipe"] and (tmp_path / "run" / "checkpoint-2").is_dir()
     pipe = DDPMPipeline.from_pretrained(tmp_path / "run")
     assert len(pipe(batch_size=2, num_inference_steps=2).images) == 2
-    refused = launch(tmp_path, **flags | {"strength": 0})
-    assert refused.returncode != 0 and "error: strength must be above 0, got 0.0" in refused.stderr
-    unknown = launch(tmp_path, **flags, net_widht=4)
-    assert "error: unknown flag --net_widht=4; did you mean --net_width?" in unknown.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="error: strength must be above 0, got 0.0"):
+        run_here(arguments_of(**flags | {"strength": 0}))
+    with pytest.raises(SystemExit, match=r"error: unknown flag --net_widht=4; did you mean --net_width\?"):
+        run_here(arguments_of(**flags, net_widht=4))

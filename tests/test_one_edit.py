@@ -1,24 +1,20 @@
 """A new pipeline and a new objective are one file each, outside of the project and registered nowhere."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from datasets import ClassLabel, Dataset, DatasetDict, Features
-from datasets import Image as ImageFeature
+from evaluation_runs import tiny_feature_classifier
+from fresh_processes import launch
 from hub_runs import ROUND_TRIP, elsewhere, push
 from hub_server import HubServer
-from PIL import Image
-from training_runs import SMALL, network_file, noise_images
+from image_files import parquet_folder
+from training_runs import SMALL, network_file, noise
 
 from training.card import render
 from training.evaluate import main as evaluate
-from training.metrics.features import FeatureClassifier
 from ui import Catalogue
 from ui.run import draw
 from ui.settings import Settings
@@ -101,31 +97,19 @@ class Absolute(Objective):
 """
 
 
-def write_data(folder: Path) -> Path:
-    """Parquet of 24 and 24 images of noise, of birds and cats."""
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["bird", "cat"])})
-    data = noise_images(24)
-    rows = {"image": [Image.fromarray(image[0]) for image in data.images], "label": data.labels.tolist()}
-    splits = {split: Dataset.from_dict(rows, features=features) for split in ("train", "test")}
-    for split, rows_of_split in DatasetDict(splits).items():
-        rows_of_split.to_parquet(folder / "data" / f"{split}.parquet")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder outside of the project with both files, data, and the model that a launched run left there."""
-    place = write_data(tmp_path_factory.mktemp("outside"))
+    place, pixels = tmp_path_factory.mktemp("outside"), noise(24, 8, 8)
+    parquet_folder(place / "data", {"train": pixels, "test": pixels}, ("bird", "cat"))
     (place / "cold.py").write_text(PIPELINE)
     (place / "absolute.py").write_text(OBJECTIVE)
     flags = {name: SMALL[name] for name in ("train_batch_size", "max_train_steps", "lr_warmup_steps", "report_to")}
     flags |= {"dataset_name": "data", "output_dir": "cold-model", "validation_steps": 6}
     flags |= {"model_config_name_or_path": network_file(place / "network.json")}
-    options = "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no"
-    options += " --dynamo_backend no -m training.train --recipe unconditional --objective absolute:Absolute"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{place}", "STEPWISE_CACHE": str(place / "cache")}
-    arguments = [sys.executable, *options.split(), *(f"--{name}={value}" for name, value in flags.items())]
-    done = subprocess.run(arguments, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    options = "-m training.train --recipe unconditional --objective absolute:Absolute".split()
+    arguments = [*options, *(f"--{name}={value}" for name, value in flags.items())]
+    done = launch(place, arguments, PYTHONPATH=f"{ROOT}:{place}", STEPWISE_CACHE=str(place / "cache"))
     assert done.returncode == 0, done.stderr
     return place
 
@@ -149,8 +133,7 @@ def test_the_page_offers_it_with_its_controls(place: Path) -> None:
 def test_evaluate_draws_from_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("STEPWISE_CACHE", str(place / "cache"))
-    shape = {"block_out_channels": (8, 8), "layers_per_block": (1, 1), "class_names": ("bird", "cat")}
-    FeatureClassifier(num_classes=2, sample_size=8, **shape).save_pretrained("features")
+    tiny_feature_classifier(("bird", "cat")).save_pretrained("features")
     evaluate("cold-model --dataset_name data --features features --num_samples 8 --num_inference_steps 2".split())
     (row,) = json.loads((place / "cold-model/metrics.json").read_text())["results"].values()
     assert row["measured"]["nfe"] == 4 and row["measured"]["frechet_distance"] > 0

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from fresh_processes import launch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_runs import forget_accelerate, small_trainer
+from training_runs import alone, forget_accelerate, small_trainer
 
 from training.loop import Trainer
 from training.train import start_processes
 
-ROOT = Path(__file__).resolve().parent.parent
 FLAGS = {"random_flip": True, "learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0}
 
 SCRIPT = """
@@ -68,14 +65,9 @@ def account(trainer: Trainer) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
+def on_the_cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with alone(tmp_path_factory.mktemp("cache")):
         yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +82,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes of two examples each, in double precision; then runs of the two with checkpoints."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "script.py").write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # with --cpu, accelerate 1.15 starts several processes through mpirun only; this way it does so by itself
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launch += f" --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port {port}"
-    done = subprocess.run(
-        [sys.executable, *launch.split(), str(folder / "script.py"), str(folder), str(ROOT), str(ROOT / "tests")],
-        cwd=folder,
-        env=os.environ | {"HF_HOME": str(folder / "hf"), "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    program = [str(folder / "script.py"), str(folder), str(ROOT), str(ROOT / "tests")]
+    done = launch(folder, program, processes=2, HF_HOME=str(folder / "hf"))
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,10 +16,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
+from fresh_processes import run_elsewhere
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import (
+    alone,
     assert_same,
+    checkpoint_state,
     command,
     forget_accelerate,
     image_folder,
@@ -33,22 +36,14 @@ from training_runs import weights as weights_of
 
 from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS, EVERY = 40, 5
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Bit for bit holds for an equal number of threads: one, here and in the processes that are started."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setenv("STEPWISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with alone(tmp_path_factory.mktemp("cache")):
         yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +92,13 @@ def killed(place: Path) -> Path:
 
 def state_of(checkpoint: Path) -> dict[str, object]:
     """Everything that a checkpoint holds but the clock and the global generators, which nothing depends on."""
-    state = checkpoint / "state"
-    saved = {p.name: torch.load(p, weights_only=False) for p in state.iterdir() if p.suffix in (".bin", ".pkl")}
-    saved.pop("random_states_0.pkl")
+    saved = checkpoint_state(checkpoint)
     record = json.loads((checkpoint / "training.json").read_text())
     for changing in ("seconds", "device"):
         record.pop(changing)
     record["recipe"].pop("resume_from_checkpoint")
     assert {"optimizer.bin", "custom_checkpoint_0.pkl", "custom_checkpoint_1.pkl"} <= saved.keys()
     return saved | {
-        "weights": load_file(state / "model.safetensors"),
         "pipeline": load_file(checkpoint / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"),
         "record": record,
     }
@@ -173,16 +165,7 @@ def test_every_checkpoint_holds_the_averaged_weights_in_a_pipeline_that_loads_an
     unbroken: Path, tmp_path: Path
 ) -> None:
     folders = [unbroken / f"checkpoint-{step}" / "pipeline" for step in checkpoint_steps(unbroken)] + [unbroken]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path / "found.pt"), *map(str, folders)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_elsewhere(tmp_path, LOADER, str(tmp_path / "found.pt"), *map(str, folders))
     found = torch.load(tmp_path / "found.pt")
     for folder in folders:
         checkpoint = unbroken / f"checkpoint-{STEPS}" if folder == unbroken else folder.parent

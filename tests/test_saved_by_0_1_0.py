@@ -8,59 +8,26 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
-import gradio as gr
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 from saved_0_1_0.runs import FOLDER, RUNS, SAVED_AT, STEPS, arguments, place
-from test_evaluate import command as evaluate_command
-from test_evaluate import fill
+from saved_by_0_1_0 import FOLDERS, on_the_page
 from toys import seeded
-from training_runs import flat, forget_accelerate, run_here
+from training_runs import alone, checkpoint_state, flat, run_here
 
 import pipelines
-from training import evaluate
 from training.card import render
 from training.evaluation.sampling import draw_batch, open_model
-from ui import build_demo
 from ui.catalogue import Catalogue, describe
-from ui.fields import FIELDS
 from ui.run import draw
 from ui.settings import Settings
 
-NAMES = ("dots", "lines", "noise")
-MIXED = {"class_labels": ["noise", "dots", "lines"]}
-PLAIN = {"batch_size": 3}
-# by folder: its class, and the calls that are compared
-FOLDERS: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "ddpm": ("DDPMPipeline", [PLAIN]),
-    "ddpm_classes": ("DDPMPipeline", [MIXED, {"class_labels": 1, "batch_size": 2}]),
-    "ddpm_learned": ("DDPMPipeline", [PLAIN]),
-    "ddim": ("DDIMPipeline", [PLAIN]),
-    "ddim_classes": ("DDIMPipeline", [{"class_labels": [2, 0, 1]}]),
-    "free_guidance": (
-        "ClassifierFreeGuidancePipeline",
-        [
-            PLAIN,
-            MIXED,
-            MIXED | {"guidance_scale": 5.0, "guidance_rescale": 0.5},
-            MIXED | {"guidance_scale": 3.0, "guidance_interval": (0.0, 0.6)},
-        ],
-    ),
-    "guidance": ("ClassifierGuidancePipeline", [PLAIN, MIXED, MIXED | {"guidance_scale": 30.0}]),
-    "guidance_classes": ("ClassifierGuidancePipeline", [MIXED, MIXED | {"guidance_scale": 30.0}]),
-    "guidance_alone": ("ClassifierGuidancePipeline", [PLAIN]),
-    "latent": ("LatentDiffusionPipeline", [PLAIN]),
-    "latent_classes": ("LatentDiffusionPipeline", [PLAIN, MIXED, MIXED | {"guidance_scale": 1.0}]),
-    "latent_dit": ("LatentDiffusionPipeline", [PLAIN, {"class_labels": [2, 0, 1]}]),
-}
 WITHOUT_CLASSES = {"ddpm", "ddpm_learned", "ddim", "guidance_alone", "latent"}
 # Heun is left out: its first step was ruined in 0.1.0
 SAMPLERS = {
@@ -130,7 +97,7 @@ def test_the_folders_are_all_compared() -> None:
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
     """All of the folders on the page."""
-    return Catalogue({name: FOLDER / name for name in FOLDERS})
+    return on_the_page()
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -174,15 +141,10 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # processors differ in the last bits
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the runs were started, made again; on one thread, as they were."""
-    root, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    root = tmp_path_factory.mktemp("runs")
     place(root)
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setenv("STEPWISE_CACHE", str(root / "cache"))
+    with alone(root / "cache"):
         yield root
-    forget_accelerate()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -214,9 +176,7 @@ def copied(name: str, folder: Path) -> Path:
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
     """Path -> value of all that a checkpoint restores; the global generators are no part of it."""
-    files = [path for path in (checkpoint / "state").iterdir() if path.suffix in (".bin", ".pkl")]
-    saved = {path.name: torch.load(path, weights_only=False) for path in files if "random" not in path.name}
-    return flat(saved | {"weights": load_file(checkpoint / "state" / "model.safetensors")})
+    return flat(checkpoint_state(checkpoint))
 
 
 def pipeline_weights(folder: Path) -> dict[str, Any]:
@@ -307,11 +267,8 @@ def test_the_history_goes_on(run: Callable[..., Path], runs: Path) -> None:
     assert int(before.sum()) == SAVED_AT * 8 and int(after.sum()) == STEPS * 8 and (after >= before).all()
 
 
-# -------------------------------------------------------------------------------------- names that must never change
+# --------------------------------------------------------------------------------- the record of a run keeps its keys
 
-SETTINGS = set(
-    "model class_name steps guidance_scale seed count sampler eta guidance_low guidance_high guidance_rescale".split()
-)
 RECORD = set(
     "steps images seconds processes device dataset_fingerprint dataset_images dataset_id recipe base_model "
     "continues".split()
@@ -325,68 +282,6 @@ RECIPE = set(
     "torch_compile checkpointing_steps checkpoints_total_limit resume_from_checkpoint validation_steps "
     "report_to".split()
 )
-ABOUT = "settings real weights batch_size processes device command versions measured"
-# the parts of a row of metrics.json by dotted path; "" is the row itself
-RESULT = {
-    "": f"{ABOUT} features floor",
-    "settings": "model scheduler num_inference_steps guidance_scale guidance_interval num_samples seed dtype dataset "
-    "features",
-    "features": "name weights test_accuracy",
-    "real": "test train precision_recall_images neighbours nearest_samples",
-    "real.test": "split fingerprint frechet_images",
-    "real.train": "split fingerprint",
-    "versions": "python torch diffusers numpy",
-    "measured": "class_entropy_bits frechet_distance kernel_distance precision recall nearest_train_distance "
-    "nearest_train_ratio nfe images_per_second",
-    "floor": "num_samples class_accuracy class_entropy_bits frechet_distance kernel_distance precision recall "
-    "nearest_train_distance nearest_train_ratio",
-}
-LIKELIHOOD = {
-    "": f"{ABOUT} curve",
-    "settings": "model variance num_inference_steps num_images timesteps_per_image seed dtype dataset",
-    "real.test": "split fingerprint",
-    "versions": RESULT["versions"],
-    "measured": "bits_per_dim standard_error prior decoder",
-    "curve": "timesteps bits_per_dim",
-}
-
-
-def assert_keys(row: dict[str, Any], expected: dict[str, str]) -> None:
-    """All of the names are there; more may be."""
-    for path, names in expected.items():
-        part = row
-        for key in path.split(".") if path else ():
-            part = part[key]
-        assert set(names.split()) <= set(part), path
-
-
-@pytest.mark.parametrize("name", ["fashion-cfg", "fashion-ddpm", "fashion-classifier-guidance"])
-def test_the_keys_are_those_of_the_shipped_results(name: str) -> None:
-    content = json.loads((FOLDER.parents[1] / "model_cards" / name / "metrics.json").read_text())
-    assert set(content) <= {"results", "likelihood"}
-    for section, expected in (("results", RESULT), ("likelihood", LIKELIHOOD)):
-        for row in content.get(section, {}).values():
-            assert_keys(row, expected)
-
-
-@pytest.mark.parametrize("name", ["free_guidance", "ddpm_learned"])
-def test_metrics_keep_their_keys(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(fill(tmp_path))
-    shutil.copytree(FOLDER / name, tmp_path / name)
-    bits = ["--bits_per_dim", "2", "--bits_per_dim_steps", "4"] if name == "ddpm_learned" else []
-    evaluate.main(evaluate_command(*bits, model=name))
-    content = json.loads((tmp_path / name / "metrics.json").read_text())
-    ((key, row),) = content["results"].items()
-    assert_keys(row, RESULT)
-    assert ("class_accuracy" in row["measured"]) == (name == "free_guidance")
-    assert key.startswith(f"{name} scheduler=DD") and "num_inference_steps=2" in key
-    assert f"| {row['measured']['frechet_distance']:.3f} |" in render(tmp_path / name)
-    assert len(content.get("likelihood", {})) == bool(bits)
-    for bound in content.get("likelihood", {}).values():
-        assert_keys(bound, LIKELIHOOD)
-
-
 # 0.1.0 recorded these of classifiers too, which never used them
 DENOISING = set(
     "class_conditional label_dropout prediction_type ddpm_num_steps ddpm_beta_schedule variance_type snr_gamma".split()
@@ -399,39 +294,3 @@ def test_the_record_of_a_run_keeps_its_keys(unbroken: tuple[str, Path]) -> None:
     for folder in (FOLDER / name / f"checkpoint-{SAVED_AT}", whole, whole / f"checkpoint-{STEPS}"):
         record = json.loads((folder / "training.json").read_text())
         assert set(record) >= RECORD and set(record["recipe"]) >= recipe, folder.name
-
-
-@pytest.fixture(scope="module")
-def demo(catalogue: Catalogue) -> gr.Blocks:
-    """The page, not served."""
-    return build_demo(catalogue)
-
-
-def test_the_page_remembers_and_reads_addresses_by_the_same_names(demo: gr.Blocks, catalogue: Catalogue) -> None:
-    assert set(FIELDS) >= SETTINGS
-    (memory,) = [part for part in demo.blocks.values() if isinstance(part, gr.BrowserState)]
-    assert (memory.storage_key, memory.secret) == ("stepwise-settings", "stepwise")
-    chosen = Settings("guidance", "lines", 3, 1.5, 11, 2, "DDIM", 0.25, 0.1, 0.9, 0.3).as_dict()
-    assert set(chosen) >= SETTINGS
-    (opening,) = [
-        handler
-        for handler in demo.fns.values()
-        if memory in handler.inputs and ("load" in dict(handler.targets).values())
-    ]
-    address = {name: str(value) for name, value in chosen.items()} | {"seed_mode": "keep"}
-    for remembered, query in ((chosen | {"seed_mode": "keep"}, {}), ({}, address)):
-        updates = opening.fn(remembered, SimpleNamespace(query_params=query))
-        values = [update["value"] for update in updates if isinstance(update, dict)]
-        assert values == [chosen[name] for name in FIELDS] and "keep" in updates
-
-
-def test_the_endpoint_and_its_images_keep_their_names(demo: gr.Blocks) -> None:
-    known = demo.get_api_info()["named_endpoints"]["/generate"]["parameters"]
-    assert {each["parameter_name"] for each in known} >= SETTINGS
-    (endpoint,) = [handler for handler in demo.fns.values() if handler.api_name == "generate"]
-    for images, said, _ in endpoint.fn(model="free_guidance", count=2, steps=2, seed=5):
-        texts, report = [Image.open(path).info for path, _ in images], json.loads(said)
-    assert set(report) >= SETTINGS | {"seconds", "network_evaluations"}
-    inside = [json.loads(text["stepwise"]) for text in texts]
-    assert [settings["seed"] for settings in inside] == [5, 6]
-    assert all(set(settings) >= SETTINGS for settings in inside) and texts[0]["Software"] == "Stepwise"

@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from diffusers import DDIMScheduler, DDPMScheduler
+from fresh_processes import contents, fresh
 from safetensors.torch import load_file
-from toys import CLASSES, SHIPPED, ddim, ddpm, guided, patched_unet, quiet, seeded, steered, tiny_unet
+from toys import CLASSES, SHIPPED, ddim, ddpm, guided, patched_unet, quiet, seeded, steered, tiny_unet, two
 
 import pipelines
 from pipelines.base import StepwisePipeline
 
-ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("cfg", "steered", "ddpm", "ddim", "old")
 LABELLED = {"class_labels": "Dog", "guidance_scale": 5.0}
 OPTIONS = dict(batch_size=2, num_inference_steps=3, output_type="np")
-
-# Runs in a process of its own, which sees no project: job.json says what to load, how, and where to save it again.
-FRESH = """
-import json, sys
-import numpy as np, torch
-from diffusers import DiffusionPipeline
-
-for job in json.load(open("job.json")):
-    extra = {"dtype": torch.bfloat16} if job.get("bfloat16") else {}
-    if "named" in job:
-        sys.path.insert(0, job["project"])
-        import pipelines
-        cls = getattr(pipelines, job["named"])
-        pipe = cls.from_pretrained(job["folder"], **extra)
-        assert type(pipe) is cls, type(pipe)
-    else:
-        assert "pipelines" not in sys.modules
-        pipe = DiffusionPipeline.from_pretrained(job["folder"], trust_remote_code=True, **extra)
-    pipe.set_progress_bar_config(disable=True)
-    options = {"batch_size": 2, "num_inference_steps": 3, "output_type": "np"} | job.get("options", {})
-    images = pipe(generator=torch.Generator().manual_seed(0), **options).images
-    np.save(job["pixels"], images)
-    if "save" in job:
-        pipe.save_pretrained(job["save"])
-"""
-
-
-def fresh(place: Path, jobs: list[dict]) -> list[np.ndarray]:
-    """Run `jobs` in one new process in `place`, with its own caches, offline; the images of each."""
-    place.mkdir(parents=True)
-    jobs = [job | {"folder": str(job["folder"]), "pixels": f"{i}.npy"} for i, job in enumerate(jobs)]
-    (place / "job.json").write_text(json.dumps(jobs, default=str))
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_", "STEPWISE"))}
-    caches = {"HF_HOME": str(place / "hf"), "HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", FRESH]
-    done = subprocess.run(command, cwd=place, env=clean | caches, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [np.load(place / job["pixels"]) for job in jobs]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def patched() -> StepwisePipeline:
@@ -143,7 +99,7 @@ def test_a_folder_draws_the_same_in_a_fresh_process(reloaded: dict) -> None:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_saved_again_it_is_the_same_folder(name: str, folders: dict, reloaded: dict) -> None:
-    first, second = content(folders[name]), content(reloaded[name][1])
+    first, second = contents(folders[name]), contents(reloaded[name][1])
     assert sorted(first) == sorted(second)
     assert first == second
 
@@ -203,7 +159,7 @@ def test_remote_code_is_not_run_without_trust(folders: dict) -> None:
 
 def test_a_folder_holds_safetensors_sources_and_no_path_of_this_machine(folders: dict, reloaded: dict) -> None:
     for folder in [*folders.values(), *(path for _, path in reloaded.values())]:
-        files = content(folder)
+        files = contents(folder)
         kinds = {Path(name).suffix for name in files}
         assert kinds == {".json", ".py", ".safetensors"}, folder
         for name, text in files.items():
@@ -234,13 +190,13 @@ class BreakingScheduler(DDIMScheduler):
 def test_a_save_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "model"
     ddim().save_pretrained(target)
-    before = content(target)
+    before = contents(target)
     pipe = ddim(tiny_unet(layers_per_block=2))
     pipe.scheduler = BreakingScheduler.from_config(pipe.scheduler.config)
     for folder in (target, tmp_path / "new"):
         with pytest.raises(OSError, match="disk full"):
             pipe.save_pretrained(folder)
-    assert content(target) == before
+    assert contents(target) == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -259,7 +215,7 @@ def test_a_compiled_network_is_saved_unwrapped(tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "plain")
     pipe.unet = torch.compile(pipe.unet)
     pipe.save_pretrained(tmp_path / "compiled")
-    assert content(tmp_path / "compiled") == content(tmp_path / "plain")
+    assert contents(tmp_path / "compiled") == contents(tmp_path / "plain")
 
 
 # --- without code, for the stock classes ---
@@ -272,7 +228,7 @@ def test_the_stock_ddpm_pipeline_opens_a_folder_without_code(clip: bool, tmp_pat
     assert not list(tmp_path.rglob("*.py"))
     stock = quiet(diffusers.DiffusionPipeline.from_pretrained(tmp_path))
     assert type(stock) is diffusers.DDPMPipeline
-    both = [p(generator=[seeded(0), seeded(1)], **OPTIONS).images for p in (pipe, stock)]
+    both = [p(generator=two(), **OPTIONS).images for p in (pipe, stock)]
     np.testing.assert_allclose(*both, rtol=0, atol=2e-4)
 
 
@@ -282,7 +238,7 @@ def test_the_stock_ddim_pipeline_opens_a_folder_without_code(clip: bool, eta: fl
     pipe.save_pretrained(tmp_path, carry_code=False)
     stock = quiet(diffusers.DDIMPipeline.from_pretrained(tmp_path))
     options = OPTIONS | {"num_inference_steps": 4, "eta": eta}  # a divisor of 1000: elsewhere the stock steps are off
-    both = [p(generator=[seeded(0), seeded(1)], **options).images for p in (pipe, stock)]
+    both = [p(generator=two(), **options).images for p in (pipe, stock)]
     np.testing.assert_allclose(*both, rtol=0, atol=2e-4)
 
 

@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fresh_processes import run_elsewhere
 from huggingface_hub import ModelCard
 
 from training.card import README, render, shipped_folders, with_results
@@ -40,10 +39,7 @@ def test_the_code_in_the_folder_is_that_of_the_working_tree(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_it_draws_in_a_fresh_process_elsewhere(name: str, tmp_path: Path) -> None:
-    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", DRAW, str(FOLDERS[name])]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_elsewhere(tmp_path, DRAW, str(FOLDERS[name]))
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -1,13 +1,12 @@
 """Folders in the layout of published stock models, with tiny random weights, run in pipelines of ours.
 
 The layouts are those of google/ddpm-cifar10-32 and google/ddpm-celebahq-256: all files at the root, weights under the
-names that attention had then. (That of facebook/DiT-XL-2-256: test_latent_diffusion.py.)
+names that attention had then. (That of facebook/DiT-XL-2-256: latent_folders.py.)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
@@ -15,24 +14,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel as UNet
+from fresh_processes import contents, fresh
 from huggingface_hub import _CACHED_NO_EXIST
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
-from test_saving import content, fresh
-from toys import quiet, seeded
-from training_runs import command, forget_accelerate, image_folder, run_here
+from toys import quiet, seeded, two
+from training_runs import command, image_folder, run_here
 
 from pipelines import DDIMPipeline, DDPMPipeline
 from training.evaluation.sampling import draw_batch, open_model
+from training.files import write_json
 from training.networks.open import pretrained_size
 from ui.catalogue import describe
 
 OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-
-
-def write_json(path: Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2))
 
 
 # --- google/ddpm-*: all files at the root ---
@@ -81,10 +76,6 @@ def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root_folder(tmp_path_factory.mktemp("celeba"), **CELEBA)
 
 
-def two() -> list[torch.Generator]:
-    return [seeded(0), seeded(1)]
-
-
 @pytest.mark.parametrize("layout", ["cifar", "celeba"])
 def test_a_root_folder_draws_what_the_stock_ddpm_pipeline_draws(layout: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(layout)
@@ -123,7 +114,7 @@ def test_a_root_folder_saved_again_has_our_layout_and_draws_the_same_elsewhere(c
     for cls in (DDPMPipeline, DDIMPipeline):
         pipe = quiet(cls.from_pretrained(cifar))
         pipe.save_pretrained(tmp_path / cls.__name__)
-        names = set(content(tmp_path / cls.__name__))
+        names = set(contents(tmp_path / cls.__name__))
         assert {"unet/config.json", "scheduler/scheduler_config.json", "model_index.json"} <= names
         assert "config.json" not in names and any(name.startswith("base_") for name in names)
         jobs.append({"folder": tmp_path / cls.__name__})
@@ -132,17 +123,7 @@ def test_a_root_folder_saved_again_has_our_layout_and_draws_the_same_elsewhere(c
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("training")
+@pytest.mark.usefixtures("alone")
 def test_a_root_folder_can_be_fine_tuned_to_other_images(tmp_path: Path) -> None:
     start, end = root_folder(tmp_path / "start", **CIFAR, steps=5), tmp_path / "run"
     assert pretrained_size(str(start)) == (3, 32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from training_runs import (
+    alone,
     command,
     forget_accelerate,
     image_folder,
@@ -33,18 +33,7 @@ from training.loop import Trainer
 from training.objectives.denoising import Denoising
 from training.randomness import BatchRandom
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test starts accelerate anew, on the CPU, on one thread, with a cache of its own."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("STEPWISE_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def gradient_norm(trainer: Trainer) -> float:
@@ -292,9 +281,7 @@ def test_a_nan_loss_stops_the_run_and_leaves_the_last_checkpoint_alone(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 6 updates through the command line, on a schedule shorter than the samples' usual 25 steps."""
     root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setenv("STEPWISE_CACHE", str(root / "cache"))
+    with alone(root / "cache"):
         flags = {"train_data_dir": image_folder(root / "images"), "output_dir": root / "run"}
         flags |= {"model_config_name_or_path": network_file(root / "network.json"), "report_to": "tensorboard"}
         run_here(command("--recipe conditional", validation_steps=4, checkpointing_steps=4, **flags))

@@ -79,10 +79,10 @@ def tiny_unet(num_classes: int | None = None, size: int = 8, out_channels: int =
     return UNet2DModel(**shape | changes).eval()
 
 
-def patched_unet(num_classes: int | None = None) -> PatchedUNet2DModel:
+def patched_unet(num_classes: int | None = None, **changes: object) -> PatchedUNet2DModel:
     """The shipped kind of network, 28 x 28 behind a pixel-unshuffle, small."""
     torch.manual_seed(0)
-    return PatchedUNet2DModel(
+    shape = dict(
         sample_size=28,
         in_channels=1,
         out_channels=1,
@@ -90,7 +90,8 @@ def patched_unet(num_classes: int | None = None) -> PatchedUNet2DModel:
         attention_head_dim=8,
         norm_num_groups=8,
         num_class_embeds=num_classes,
-    ).eval()
+    )
+    return PatchedUNet2DModel(**shape | changes).eval()
 
 
 def quiet(pipe: StepwisePipeline) -> StepwisePipeline:
@@ -164,6 +165,11 @@ def flow(
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def two() -> list[torch.Generator]:
+    """The generators of two images, 0 and 1 their seeds."""
+    return [seeded(0), seeded(1)]
 
 
 @contextmanager

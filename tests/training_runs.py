@@ -2,12 +2,16 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training import train
@@ -85,6 +89,21 @@ def forget_accelerate() -> None:
     GradientState._reset_state()
 
 
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Runs start accelerate anew here, on one thread of a CPU, and so do the processes that they start."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    forget_accelerate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.setenv("STEPWISE_CACHE", str(cache))
+        yield
+    forget_accelerate()
+    torch.set_num_threads(threads)
+
+
 def small_trainer(folder: Path, data: ImageData | None = None, double: bool = False, **changes: object) -> Trainer:
     """A trainer, in this process, ready for `update()` or `train()`."""
     (recipe, options), data = small_settings(folder, **changes), data or noise_images()
@@ -105,6 +124,13 @@ def run_here(arguments: list[str]) -> None:
     forget_accelerate()
     torch.manual_seed(torch.seed() % 2**32)  # a run may not depend on what its process did before
     train.main(arguments)
+
+
+def checkpoint_state(checkpoint: Path) -> dict[str, object]:
+    """What a checkpoint restores, by the file; without the global generators, which nothing depends on."""
+    files = [path for path in (checkpoint / "state").iterdir() if path.suffix in (".bin", ".pkl")]
+    saved = {path.name: torch.load(path, weights_only=False) for path in files if "random" not in path.name}
+    return saved | {"weights": load_file(checkpoint / "state" / "model.safetensors")}
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
