@@ -117,6 +117,17 @@ def adaptive_steps(
         yield step_at(sde, state.x, known, state.t, i, count, state.x)
 
 
+@torch.no_grad()
+def denoised_at_last(steps: Iterator[Step], score: Score, sde: SDE, end: float) -> Iterator[Step]:
+    """The same steps; the last one's sample, at t = `end`, becomes the x_0 that the score there says (Tweedie)."""
+    for step in steps:
+        if step.index + 1 == step.num_steps:
+            x = step.prev_sample
+            a, b = (broadcast(level, x) for level in sde.marginal(end))
+            step.prev_sample = (up(x) + b.square() * score(x, end)) / a
+        yield step
+
+
 # ----------------------------------------------------------------------------------------------------- the pipeline
 
 
@@ -251,10 +262,11 @@ class ScoreSDEPipeline(StepwisePipeline):
         x_1 = process.prior_std * unit
         score = self.score(process, conditions, 0.0 if class_labels is None else float(guidance_scale))
         if sampler == "ode_adaptive":
-            return adaptive_steps(score, x_1, process, end, rtol, atol, max_evaluations)
+            steps = adaptive_steps(score, x_1, process, end, rtol, atol, max_evaluations)
+            return denoised_at_last(steps, score, process, end)
         times = [1 + (end - 1) * i / num_inference_steps for i in range(num_inference_steps + 1)]
         if sampler == "ode_heun":
-            return heun_steps(score, x_1, process, times)
+            return denoised_at_last(heun_steps(score, x_1, process, times), score, process, end)
         if sampler == "annealed_langevin":
             levels = torch.linspace(1, end, num_inference_steps, dtype=torch.float64).tolist()
             steps = max(corrector_steps, 1)
@@ -292,7 +304,7 @@ class ScoreSDEPipeline(StepwisePipeline):
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             sde: vp, subvp or ve; None: what the network was trained on
             sampler: euler_maruyama and reverse_diffusion reverse the SDE; ode_heun and ode_adaptive follow the
-                probability-flow ODE; annealed_langevin is NCSN's, for ve alone
+                probability-flow ODE, and denoise at its end; annealed_langevin is NCSN's, for ve alone
             corrector_steps: Langevin steps before each step of the reverse SDE, or at each level of annealed_langevin
                 (there at least 1)
             snr: signal-to-noise ratio of the corrector's steps, above 0

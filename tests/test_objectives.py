@@ -36,7 +36,9 @@ def test_an_objective_is_found_by_the_name_of_its_file() -> None:
     assert find_objective("denoising") is Denoising and find_objective("noisy_classifier") is NoisyClassification
     for name in ("base", "importance", "conditions", "gan", "", "training.loop"):
         assert objective_here(name) is None
-        with pytest.raises(ValueError, match="must be one of denoising, noisy_classifier, or module:Class, got"):
+        with pytest.raises(
+            ValueError, match="must be one of denoising, flow_matching, noisy_classifier, score_matching, or mod"
+        ):
             find_objective(name)
 
 
@@ -114,7 +116,7 @@ def test_the_record_of_a_run_is_flat_with_the_options_after_the_objective() -> N
     first = names.index("objective") + 1
     assert names[first : first + len(asdict(options))] == [f.name for f in fields(options)]
     shipped = json.loads((ROOT / "model_cards/fashion-ddpm/training.json").read_text())["recipe"]
-    assert names == [*shipped]
+    assert [name for name in names if name in shipped] == [*shipped], "older records have fewer flags"
 
 
 # --- in a card ---

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler, UNet2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import kstest, norm
 from torch import Tensor
-from toys import calls_seen, quiet, seeded, tiny_unet
+from toys import CLASSES, calls_seen, quiet, score_sde, seeded, tiny_unet
 
 from pipelines import VESDE, VPSDE, GaussianMixture, NoiseSchedule, ScoreSDEPipeline, SubVPSDE
 from pipelines.ddim import ddim_steps
@@ -31,7 +31,6 @@ from pipelines.sde import SDE
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 WEIGHTS, MEANS, STDS = [0.4, 0.6], [-0.5, 0.6], [0.2, 0.15]
 MIXTURE = GaussianMixture(torch.tensor(MEANS, dtype=torch.float64).reshape(2, 1, 1, 1), STDS, weights=WEIGHTS)
-CLASSES = {"0": "Cat", "1": "Dog", "2": "Fish"}
 
 
 def normals(*shape: int, seed: int = 0) -> Tensor:
@@ -325,16 +324,12 @@ def test_a_ve_network_gives_the_score_of_any_process(name: str) -> None:
     torch.testing.assert_close(score(x, 0.3), MIXTURE.score(x, *sde.marginal(0.3)), rtol=1e-9, atol=1e-12)
 
 
-def vp(unet: UNet2DModel | None = None, **config: object) -> ScoreSDEPipeline:
-    return quiet(ScoreSDEPipeline(unet or tiny_unet(4), DDPMScheduler(**config), CLASSES))
-
-
 def ve() -> ScoreSDEPipeline:
     network = tiny_unet(4, time_embedding_type="fourier")
     return quiet(ScoreSDEPipeline(network, ScoreSdeVeScheduler(sigma_max=20.0), CLASSES))
 
 
-@pytest.mark.parametrize("make", [vp, ve])
+@pytest.mark.parametrize("make", [score_sde, ve])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_from_either_network_and_no_image_depends_on_the_batch(make: object, sampler: str) -> None:
     pipe = make()
@@ -348,15 +343,25 @@ def test_every_sampler_draws_from_either_network_and_no_image_depends_on_the_bat
         assert torch.equal(alone[0], together.images[i])
 
 
+def test_an_ode_run_ends_with_the_x0_of_its_last_score() -> None:
+    pipe = score_sde()
+    with calls_seen(pipe) as seen:
+        *_, last = pipe.stream(1, num_inference_steps=3, sampler="ode_heun", generator=seeded())
+    assert len(seen) == 7, "two evaluations per step and one at the end"
+    x_t, _, _, eps = (value[:1] if isinstance(value, Tensor) and value.ndim else value for value in seen[-1])
+    a, b = (float(v) for v in VPSDE().marginal(1e-3))
+    torch.testing.assert_close(last.prev_sample, (x_t - b * eps) / a, rtol=0, atol=1e-5)
+
+
 def test_the_schedule_states_the_process() -> None:
-    sde = vp(beta_start=2e-4, beta_end=1e-2).make_sde()
+    sde = score_sde(beta_start=2e-4, beta_end=1e-2).make_sde()
     assert (sde.beta_min, sde.beta_max) == (0.2, 10.0)
-    assert (ve().make_sde().sigma_max, vp().make_sde("ve").sigma_max) == (20.0, 50.0)
-    assert isinstance(vp().make_sde("subvp"), SubVPSDE)
+    assert (ve().make_sde().sigma_max, score_sde().make_sde("ve").sigma_max) == (20.0, 50.0)
+    assert isinstance(score_sde().make_sde("subvp"), SubVPSDE)
 
 
 def test_a_step_by_a_network_is_the_rule_with_its_eps() -> None:
-    pipe = vp()
+    pipe = score_sde()
     with calls_seen(pipe) as seen:
         step = next(pipe.stream(1, num_inference_steps=10, sampler="euler_maruyama", generator=seeded()))
     x, time, _, eps = (value[:1] if isinstance(value, Tensor) else value for value in seen[0])
@@ -382,7 +387,7 @@ def test_a_step_by_a_network_is_the_rule_with_its_eps() -> None:
     ],
 )
 def test_a_bad_argument_is_named_before_any_work(said: str, arguments: dict) -> None:
-    pipe = vp()
+    pipe = score_sde()
     with calls_seen(pipe) as seen, pytest.raises(ValueError, match=said):
         pipe(1, **arguments)
     assert not seen
@@ -390,6 +395,6 @@ def test_a_bad_argument_is_named_before_any_work(said: str, arguments: dict) -> 
 
 def test_an_adaptive_run_that_does_not_arrive_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"not at 0.001, after 20 evaluations \(max_evaluations\), for image 0"):
-        vp()(1, sampler="ode_adaptive", rtol=1e-9, atol=1e-9, max_evaluations=20)
+        score_sde()(1, sampler="ode_adaptive", rtol=1e-9, atol=1e-9, max_evaluations=20)
     with pytest.raises(ValueError, match="scheduler must be a ScoreSdeVeScheduler .*, got FlowMatchEuler"):
         quiet(ScoreSDEPipeline(tiny_unet(4), FlowMatchEulerDiscreteScheduler(), CLASSES))(1)

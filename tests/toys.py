@@ -27,6 +27,7 @@ from pipelines import (
     LatentDiffusionPipeline,
     NoisyClassifier,
     PatchedUNet2DModel,
+    ScoreSDEPipeline,
 )
 from pipelines.base import StepwisePipeline
 
@@ -161,6 +162,10 @@ def flow(
 ) -> FlowMatchingPipeline:
     scheduler = scheduler or FlowMatchEulerDiscreteScheduler(**config)
     return quiet(FlowMatchingPipeline(unet or tiny_unet(4), scheduler, id2label, path))
+
+
+def score_sde(unet: UNet2DModel | None = None, **config: object) -> ScoreSDEPipeline:
+    return quiet(ScoreSDEPipeline(unet or tiny_unet(4), DDPMScheduler(**config), CLASSES))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
