@@ -1,4 +1,4 @@
-"""What a pipeline says of itself, read from its source: no code of it runs, and no library that computes is imported.
+"""What a pipeline says about itself, read from its source without running it and without importing torch.
 
 Each pipeline has one literal in its class body. All of its keys may be left out:
 
@@ -55,12 +55,12 @@ def classes_by_file() -> dict[str, str]:
 
 
 def of_class(name: str) -> About | None:
-    """What the class of that name here says, or the one that runs the stock class of that name; None without any."""
+    """The class of that name in this folder, or the one that runs the stock class of that name; None without any."""
     return _by_name().get(name)
 
 
 def of_folder(folder: Path, declared: str | list[str]) -> About | None:
-    """What the class that a folder's model_index.json declares says, by the source that lies there.
+    """The class that a folder's model_index.json names, by the source in that folder.
 
     Code that was saved before there were literals says what the class of its name here does.
     """

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process: for programs that draw or train, and no business of a library.
+"""Keeping freed memory in the process: for programs that draw or train; a library should not set this.
 
 glibc takes a large buffer from the system and gives it back when it is freed, so that the next one of its size is
 mapped and zeroed page by page again. The activations of a U-Net at 32 rows are above that limit, those at 16 are not:
@@ -13,7 +13,7 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, up to its peak; whether the C library could be told so (glibc can)."""
+    """Keep freed memory for reuse, up to the peak of this process; whether the C library supports it (glibc does)."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

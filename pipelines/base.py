@@ -1,4 +1,4 @@
-"""What surrounds every algorithm here: a run as an iterator of steps, seeds, callbacks, output types.
+"""What all pipelines here share: runs as iterators of steps, seeds, callbacks and output types.
 
 A pipeline checks the arguments of `__call__` in `start` and returns a generator of `Step`s. `stream` hands it out as a
 `Run`, which counts network evaluations and can be stopped; `__call__` drains it with diffusers' callbacks.
@@ -27,7 +27,7 @@ from .run import Run, Step, evaluate
 Generators = torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = ("latents", "pred_original_sample", "eps")
-# of `__call__`, and not of a run
+# arguments of `__call__` that concern its output, and not the run
 OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
 

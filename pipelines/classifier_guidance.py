@@ -65,7 +65,7 @@ def steer(
     prediction_type: str,
     clip: Clip | None = None,
 ) -> Denoiser:
-    """A denoiser of (x_t, t) whose eps is shifted (algorithm 2); it predicts what it did: eps, x_0 or v.
+    """A denoiser of (x_t, t) whose eps is shifted (algorithm 2); its prediction type, eps, x_0 or v, stays the same.
 
     `process` has the marginals a x_0 + b eps at every t that a solver may ask for. `clip` maps the shifted x_0, for
     solvers that clip nothing: where all is noise, a small shift of eps is a huge one of x_0.
@@ -123,7 +123,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         self.register_to_config(id2label=id2label)
 
     def predict_x0(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        """The network's x_0 at x_t (N, C, H, W), differentiable: what a guide that knows no noise should look at.
+        """The network's x_0 at x_t (N, C, H, W), differentiable, for guides that were not trained on noisy images.
 
         A class-conditional network is asked without a class.
 

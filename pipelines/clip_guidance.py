@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-if TYPE_CHECKING:  # importing them takes a second that only who uses them should spend
+if TYPE_CHECKING:  # importing transformers takes a second, which only users of this guide should pay
     from transformers import CLIPModel, PreTrainedTokenizerBase
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of RGB in [0, 1]

@@ -102,7 +102,7 @@ class Classes:
 
 
 def _classes_called(label: str, names: list[str]) -> list[int]:
-    """Indices of the classes of that name, or else with it among their synonyms, which commas part as in ImageNet."""
+    """Indices of the classes of that name, or else with that synonym; commas separate synonyms, as in ImageNet."""
     wanted, lowered = label.strip().lower(), [name.lower() for name in names]
     whole = [index for index, name in enumerate(lowered) if name == wanted]
     return whole or [i for i, name in enumerate(lowered) if wanted in (part.strip() for part in name.split(","))]

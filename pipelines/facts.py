@@ -12,7 +12,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a network, its autoencoder and its classifier, as far as there are such.
+    """Facts about a network and, where there are any, its autoencoder and its classifier.
 
     Attributes:
         network, vae, classifier: their configs; {} and None where there are none

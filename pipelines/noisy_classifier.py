@@ -22,7 +22,7 @@ TIME_SCALE_SHIFTS = ("default", "scale_shift")
 
 
 class AttentionPool2d(nn.Module):
-    """CLIP's pooling (Radford et al. 2021): the mean, as one more token, looks at every place.
+    """CLIP's pooling (Radford et al. 2021): the mean, as one more token, attends to every position.
 
     Args:
         positions: number of places, H W
@@ -181,7 +181,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _factor(config: dict) -> int:
-    """Pixels a side of a place in the middle block."""
+    """How many pixels of the image, per side, one position of the middle block covers."""
     return config["patch_size"] * 2 ** (len(config["block_out_channels"]) - 1)
 
 

@@ -148,7 +148,7 @@ class CodeCarryingPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> dict | tuple:
-        """The folder's model_index, made to name this class; `from_pretrained` passes the custom components itself."""
+        """The folder's model_index, with this class's name; `from_pretrained` loads the custom components itself."""
         loaded = super().load_config(*args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name in _sibling_components(cls, config):
@@ -158,7 +158,7 @@ class CodeCarryingPipeline(DiffusionPipeline):
 
 
 def _sibling_components(cls: type, index: dict) -> dict[str, type]:
-    """The custom components of a model_index whose source lies beside that of `cls` or of this, with their classes."""
+    """Custom components of a model_index whose source is in the folder of `cls` or in this one, with their classes."""
     packages = [package for package in (cls.__module__.rpartition(".")[0], _PACKAGE) if package]
     found = {}
     for name, value in index.items():
@@ -242,7 +242,7 @@ def _move_into(staged: Path, target: Path) -> None:
     for path in files:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(staged / path, target / path)
-    for folder in {path.parent for path in files}:  # only where this pipeline writes: other folders are not ours
+    for folder in {path.parent for path in files}:  # only folders that this pipeline writes to
         for stale in (target / folder).glob("*.py"):
             if _HASHED.search(stale.stem) and stale.relative_to(target) not in files:
                 stale.unlink()

@@ -89,7 +89,7 @@ def evaluate(network: torch.nn.Module, x_t: Tensor, t: Tensor | float, condition
     count, dtype = x_t.shape[0], next(network.parameters()).dtype  # `network.dtype` walks all modules: 1 % of a step
     rows = padded_rows(count, dtype, x_t.device)
     sample = x_t[rows].to(dtype)
-    sample.unpadded_rows = count  # for those who count evaluations
+    sample.unpadded_rows = count  # for hooks that count evaluations
     times = torch.as_tensor(t, device=x_t.device).expand(count)[rows]
     output = network(sample, times, **rows_of(conditions, rows)).sample
     return output[:count].to(x_t.dtype)

@@ -11,13 +11,13 @@ from conftest import ROOT
 from diffusers import DiffusionPipeline
 from hub_runs import LOAD, ROUND_TRIP, elsewhere, push
 from hub_server import HubServer
-from toys import ddim, ddpm, flow, guided, latent, score_sde, seeded
+from toys import ddim, ddpm, guided, latent, score_sde, seeded
 
 from pipelines.about import pipeline_names
 from training.card import shipped_folders
 from training.networks.open import load_pipeline
 
-TINY = {"ddim": ddim, "latent": latent, "flow": flow, "score_sde": score_sde}  # of the other classes a model is shipped
+TINY = {"ddim": ddim, "latent": latent, "score_sde": score_sde}  # of the other classes a model is shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}
 
 

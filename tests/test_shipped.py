@@ -24,7 +24,7 @@ assert out.images[0].size == (28, 28) and "pipelines" not in sys.modules
 
 
 def test_the_models_are_there() -> None:
-    assert {"fashion-cfg", "fashion-ddpm", "fashion-classifier-guidance"} <= set(FOLDERS)
+    assert {"fashion-cfg", "fashion-ddpm", "fashion-classifier-guidance", "fashion-flow"} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

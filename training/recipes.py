@@ -157,6 +157,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # 1.747 in 50 steps
     "fashion-ddpm": {"dataset_name": "data/fashion", **_FAST_CPU},
     # accelerate launch -m training.train --recipe fashion-flow
+    # model_cards/fashion-flow, with --pretrained_model_name_or_path model_cards/fashion-cfg, 100,032 images on from
+    # there: Frechet distance 0.277, the mean of three seeds, at guidance 1.5 in 12 steps of Heun (real images: 0.244)
     "fashion-flow": {
         "objective": "flow_matching",
         "dataset_name": "data/fashion",

@@ -14,6 +14,9 @@ METRICS = {
     "recall": "recall",
     "nearest_train_ratio": "distance to the training set",
 }
+_USUAL = (  # settings of every row; others are arguments of the pipeline's own call
+    "model scheduler num_inference_steps guidance_scale guidance_interval num_samples seed dtype dataset features"
+).split()
 DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 
 
@@ -83,8 +86,11 @@ def settings_text(row: dict[str, Any]) -> str:
     guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
     inside = settings.get("guidance_interval")
     interval = f" within {inside[0]:g} to {inside[1]:g}" if inside else ""
-    scheduler = settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep")
-    return f"{scheduler}, {settings['num_inference_steps']} steps{guided}{interval}"
+    others = {name: value for name, value in settings.items() if name not in _USUAL}
+    sampler = others.pop("sampler", settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep"))
+    more = "".join(f", {name} {value}" for name, value in others.items())
+    seed = f", seed {settings['seed']}" if settings.get("seed") else ""
+    return f"{sampler}, {settings['num_inference_steps']} steps{guided}{interval}{more}{seed}"
 
 
 def metrics_table(rows: list[dict[str, Any]]) -> str:
