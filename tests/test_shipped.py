@@ -93,7 +93,10 @@ def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
         fitting = [row for row in rows if cells == [CELLS[head](row) for head in heads]]
         assert len(fitting) == 1, setting
         chosen = fitting[0]["settings"]
-        assert setting.startswith(chosen["scheduler"]) and f"{chosen['num_inference_steps']} steps" in setting
+        assert (
+            setting.startswith(chosen.get("sampler", chosen["scheduler"]))
+            and f"{chosen['num_inference_steps']} steps" in setting
+        )
         if chosen["guidance_scale"] is not None:
             assert f"guidance {chosen['guidance_scale']:g}" in setting
 

@@ -94,7 +94,7 @@ def settings_text(row: dict[str, Any]) -> str:
 
 
 def metrics_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of metrics.json as Markdown: a table for each feature network, with the floor of its last row."""
+    """The rows of metrics.json as Markdown: a table for each feature network, with the floor of its best row."""
     return "\n\n".join(map(_table, by_features(rows)))
 
 
@@ -102,7 +102,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     names = [name for name in METRICS if any(name in row["measured"] for row in rows)]
     lines = ["| " + " | ".join(_heads(names)) + " |", "|" + " --- |" * len(_heads(names))]
     lines += [_row_line(row, names) for row in rows]
-    floor = rows[-1]["floor"]
+    floor = best_rows(rows)[0]["floor"]  # rows with other seeds have other real images beside them
     lines.append(_line("real training images (the floor)", floor["num_samples"], floor, names, None))
     return "\n".join(lines)
 
