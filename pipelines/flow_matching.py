@@ -19,7 +19,7 @@ from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance import check_interval, guide
+from .classifier_free_guidance import check_interval, guided_network
 from .conditions import Labels
 from .process import Path, from_velocity, up
 from .run import Step
@@ -154,9 +154,11 @@ class FlowMatchingPipeline(StepwisePipeline):
         id2label: class names by index
         path: linear or variance_preserving, what the network was trained on
         guidance_interval: where calls guide unless they say otherwise, times (low, high) in [0, 1]
+        guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->guide_unet"
+    _optional_components = ["guide_unet"]
     about = {
         "summary": "Draws {subject} by flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)).",
         "paper": "https://arxiv.org/abs/2210.02747",
@@ -178,10 +180,11 @@ class FlowMatchingPipeline(StepwisePipeline):
         id2label: dict[str, str] | None = None,
         path: str = "linear",
         guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
+        guide_unet: UNet2DModel | None = None,
     ) -> None:
         super().__init__()
         find_path(path)
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
         self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
 
     def velocity(self, denoiser: Callable[..., Tensor]) -> Velocity:
@@ -210,12 +213,10 @@ class FlowMatchingPipeline(StepwisePipeline):
         sampler = self._sampler(sampler, shift)
         conditions, count = self.conditions(class_labels, batch_size)
         x_1, _ = self.streams(count, generator, latents)
-        scale = 0.0 if class_labels is None else float(guidance_scale)
+        scale = self.scale_of(class_labels, guidance_scale)
         config = self.scheduler.config
         process = TimeShare(config.num_train_timesteps)
-        velocity = self.velocity(
-            guide(self.network, conditions, self.nulls, scale, process, interval, guidance_rescale)
-        )
+        velocity = self.velocity(guided_network(self, conditions, scale, process, interval, guidance_rescale))
         if sampler == "scheduler":
             return scheduler_steps(velocity, x_1, self.scheduler, num_inference_steps)
         times = shifted_times(num_inference_steps, config.shift if shift is None else float(shift))

@@ -18,7 +18,7 @@ from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance import guide
+from .classifier_free_guidance import guided_network
 from .conditions import Conditions, Labels, rows_of
 from .langevin import Noise, Score, annealed_langevin_steps, langevin_corrector
 from .ode import dormand_prince
@@ -163,9 +163,11 @@ class ScoreSDEPipeline(StepwisePipeline):
         scheduler: states what the network was trained on. A DDPMScheduler or DDIMScheduler: discrete steps, with its
             prediction type. A ScoreSdeVeScheduler: the score of the VE process, asked by (x, sigma).
         id2label: class names by index
+        guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->guide_unet"
+    _optional_components = ["guide_unet"]
     about = {
         "summary": "Draws {subject} by reversing a stochastic differential equation "
         "([Song et al. 2021](https://arxiv.org/abs/2011.13456)).",
@@ -184,9 +186,15 @@ class ScoreSDEPipeline(StepwisePipeline):
         },
     }
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        id2label: dict[str, str] | None = None,
+        guide_unet: UNet2DModel | None = None,
+    ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
         self.register_to_config(id2label=id2label)
 
     euler_maruyama, reverse_diffusion = staticmethod(euler_maruyama), staticmethod(reverse_diffusion)
@@ -225,7 +233,7 @@ class ScoreSDEPipeline(StepwisePipeline):
 
         def score(x: Tensor, t: Time, rows: Tensor | None = None) -> Tensor:
             given = conditions if rows is None else rows_of(conditions, rows)
-            network = guide(self.network, given, self.nulls, guidance_scale)
+            network = guided_network(self, given, guidance_scale)
             if schedule is None:
                 return score_of_exploding(network, sde)(x, t)
             return score_of(network, schedule, self.scheduler.config.prediction_type, sde)(x, t)
@@ -260,7 +268,7 @@ class ScoreSDEPipeline(StepwisePipeline):
         conditions, count = self.conditions(class_labels, batch_size)
         unit, noise = self.streams(count, generator, latents)
         x_1 = process.prior_std * unit
-        score = self.score(process, conditions, 0.0 if class_labels is None else float(guidance_scale))
+        score = self.score(process, conditions, self.scale_of(class_labels, guidance_scale))
         if sampler == "ode_adaptive":
             steps = adaptive_steps(score, x_1, process, end, rtol, atol, max_evaluations)
             return denoised_at_last(steps, score, process, end)

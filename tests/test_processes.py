@@ -11,11 +11,18 @@ from conftest import ROOT
 from fresh_processes import launch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_runs import alone, forget_accelerate, small_trainer
+from training_runs import alone, forget_accelerate, small_trainer, trainer_of
 
 from training.loop import Trainer
+from training.objectives.flow_matching import FlowMatching
+from training.objectives.score_matching import ScoreMatching
 from training.train import start_processes
 
+OTHERS = {
+    "flow": (FlowMatching, {"weighting_scheme": "logit_normal"}),
+    "vp": (ScoreMatching, {"sde": "vp", "loss_weighting": "likelihood", "importance_sampling": True}),
+    "ve": (ScoreMatching, {"sde": "ve", "sigma_max": 5.0}),
+}
 FLAGS = {"random_flip": True, "learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0}
 
 SCRIPT = """
@@ -24,8 +31,8 @@ from pathlib import Path
 
 sys.path[:0] = sys.argv[2:4]
 import torch
-from test_processes import FLAGS, account
-from training_runs import small_trainer
+from test_processes import FLAGS, OTHERS, account, learned
+from training_runs import small_trainer, trainer_of
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
@@ -33,6 +40,9 @@ trainer = small_trainer(folder / "double", double=True, train_batch_size=2, **FL
 rank = trainer.accelerator.process_index
 assert trainer.accelerator.num_processes == 2
 torch.save(account(trainer), folder / f"rank-{rank}.pt")
+for name, (kind, options) in OTHERS.items():
+    trainer = trainer_of(kind, folder / name, double=True, train_batch_size=2, **FLAGS, **options)
+    torch.save(learned(trainer), folder / f"{name}-{rank}.pt")
 
 flags = {"train_batch_size": 2, "dropout": 0.2, "checkpointing_steps": 2, "max_train_steps": 3, **FLAGS}
 trainer = small_trainer(folder / "whole", **flags)
@@ -62,6 +72,16 @@ def account(trainer: Trainer) -> dict[str, object]:
     average = [p.clone() for p in trainer.averages[0].shadow_params]
     parts = {name: torch.cat(values) for name, values in seen.items()}
     return parts | {"loss": loss, "gradients": gradients, "losses": losses, "weights": weights, "average": average}
+
+
+def learned(trainer: Trainer) -> dict[str, object]:
+    """Gradients of update 0, and losses and weights of three updates."""
+    trainer.gradients()
+    gradients = {name: p.grad.clone() for name, p in trainer.network.named_parameters() if p.grad is not None}
+    trainer.optimizer.zero_grad()
+    losses = [trainer.update() for _ in range(3)]
+    weights = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    return {"gradients": gradients, "losses": losses, "weights": weights}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,6 +148,32 @@ def test_two_processes_average_to_the_gradients_and_weights_of_one(
             torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-9)
     assert float(ranks[0]["loss"]) != float(ranks[1]["loss"])
     assert all(torch.equal(ranks[0]["weights"][key], ranks[1]["weights"][key]) for key in ranks[0]["weights"])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_two_processes_learn_flows_and_scores_as_one_does(name: str, two_processes: Path, tmp_path: Path) -> None:
+    forget_accelerate()
+    kind, options = OTHERS[name]
+    one = learned(trainer_of(kind, tmp_path / "run", double=True, train_batch_size=4, **FLAGS, **options))
+    assert max(float(g.abs().max()) for g in one["gradients"].values()) > 1e-3
+    for rank in (0, 1):
+        other = torch.load(two_processes / f"{name}-{rank}.pt")
+        assert_close(one["gradients"], other["gradients"], 1e-9)
+        assert_close(one["weights"], other["weights"], 1e-8)
+        assert other["losses"] == pytest.approx(one["losses"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_run_of_flows_and_scores_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+    kind, options = OTHERS[name]
+    flags = {"checkpointing_steps": 2, "max_train_steps": 3, **FLAGS, **options}
+    ends = []
+    for run, start in (("whole", {}), ("resumed", {"resume_from_checkpoint": str(tmp_path / "whole/checkpoint-2")})):
+        forget_accelerate()
+        trainer = trainer_of(kind, tmp_path / run, **flags, **start)
+        trainer.train()
+        ends.append(load_file(tmp_path / run / "checkpoint-3/state/model.safetensors"))
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
 def test_two_processes_resume_bit_for_bit(two_processes: Path) -> None:

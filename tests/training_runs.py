@@ -113,6 +113,18 @@ def small_trainer(folder: Path, data: ImageData | None = None, double: bool = Fa
     return Trainer(recipe, data, objective)
 
 
+def trainer_of(kind: type[Objective], folder: Path, double: bool = False, **changes: object) -> Trainer:
+    """A trainer of any objective over the images of `noise_images`."""
+    config = network_file(folder.parent / "network.json", dropout=0.0)
+    flags = {name: value for name, value in SMALL.items() if name != "ddpm_num_steps"}
+    flags |= {"output_dir": str(folder), "model_config_name_or_path": config} | changes
+    recipe, options = settings_of(kind, flags)
+    objective = kind.build(recipe, options, noise_images())
+    if double:
+        objective.network.double()
+    return Trainer(recipe, noise_images(), objective)
+
+
 def command(arguments: str, **flags: object) -> list[str]:
     """A command line: `arguments`, then the flags of small runs, then those given."""
     merged = {k: v for k, v in SMALL.items() if k != "class_conditional"} | {"model_config_name_or_path": None} | flags

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
 from training.data import ImageData
 from training.files import write_json
+from training.networks.guide import add_guide
 from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
@@ -32,6 +33,7 @@ from training.run_record import device_name, origin
 from training.sample_grid import image_path, keep_images, sample_grid
 
 logger = logging.getLogger(__name__)
+GUIDE = "guide"  # folder of the pipeline that `guide_step` keeps
 
 
 class Trainer:
@@ -202,6 +204,8 @@ class Trainer:
         last = self.step == self.recipe.max_train_steps
         if self.step % self.recipe.validation_steps == 0 or last:
             self._log_samples()
+        if self.step == self.recipe.guide_step and self.accelerator.is_main_process:
+            self.pipeline().save_pretrained(self.output_dir / GUIDE)
         if self.step % self.recipe.checkpointing_steps == 0 or last:
             self._save_checkpoint()
 
@@ -263,7 +267,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             for which, average in list(enumerate(self.averages))[::-1]:
                 folder = self.output_dir if which == 0 else self.output_dir / f"ema-{average.decay}"
-                self.pipeline(which).save_pretrained(folder)
+                pipeline = self.pipeline(which)
+                if self.recipe.guide_step is not None:
+                    add_guide(pipeline, self.output_dir / GUIDE)
+                pipeline.save_pretrained(folder)
                 write_json(folder / "training.json", self._record())
             last = image_path(self.output_dir / "samples", self.step)
             if last.is_file():

@@ -79,6 +79,9 @@ class Recipe:
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm; 0: no clipping")
     ema_decay: float = flag(0.999, "decay of the averaged weights; after n updates at most (1 + n) / (10 + n)")
     second_ema_decay: float | None = flag(None, "keep a second average too, saved as OUTPUT_DIR/ema-DECAY")
+    guide_step: int | None = flag(
+        None, "keep the average of this update in the model as guide_unet, the worse version for autoguidance"
+    )
     seed: int = flag(0, "decides all random numbers of the run")
     # how it runs
     mixed_precision: str = flag("no", "no, bf16 or fp16: the dtype of the network under autocast")
@@ -105,7 +108,7 @@ class Recipe:
         )
         counts = (
             "train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps "
-            "resolution checkpoints_total_limit max_train_samples"
+            "resolution checkpoints_total_limit max_train_samples guide_step"
         )
         check_at_least_one(self, *counts.split())
         check_range(

@@ -24,6 +24,10 @@ from ..snippet import snippet
 REMEMBER = f"(...values) => [Object.fromEntries({[*FIELDS, *controls.OWN]}.map((key, i) => [key, values[i]]))]"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
+# of a long run, later steps are shown at this interval in seconds: a browser that is sent more falls behind the run,
+# and its Stop comes too late
+ALL_SHOWN, SHOWN_EVERY = 20, 0.1
+
 
 class GenerateTab:
     """Components and event handlers of the tab, over the models of a catalogue."""
@@ -186,11 +190,14 @@ class GenerateTab:
         *values, seed_mode, kind = values
         settings = self._settings(self._named(values), seed_mode)
         code = snippet(settings, self.catalogue[settings.model], device.detect())
-        progress, keep = None, gr.skip()
+        progress, keep, shown = None, gr.skip(), 0.0
         with closing(draw(settings, self.catalogue)) as steps:
             for progress in steps:
                 if progress.images is not None or self.stop_requests.pressed(request.session_hash):
                     break
+                if progress.index > ALL_SHOWN and progress.seconds - shown < SHOWN_EVERY:
+                    continue
+                shown = progress.seconds
                 seed = settings.seed if progress.index == 1 else keep
                 scrubber = gr.update(interactive=False) if progress.index == 1 else keep
                 image = grid(progress.preview[kind], LIVE_WIDTH)

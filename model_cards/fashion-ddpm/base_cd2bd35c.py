@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .conditions_64a13ce1 import Classes, Conditions, Labels, Nulls
 from .facts_c5baf8d4 import Facts
-from .packaging_aa06eeca import CodeCarryingPipeline
+from .packaging_b1b61cb4 import CodeCarryingPipeline
 from .run_b9059173 import Run, Step, evaluate
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -121,7 +121,8 @@ class StepwisePipeline(CodeCarryingPipeline):
     @property
     def denoising_networks(self) -> list[torch.nn.Module]:
         """All networks whose evaluations count as `nfe`."""
-        return [self.denoising_network]
+        guide = getattr(self, "guide_unet", None)
+        return [self.denoising_network] if guide is None else [self.denoising_network, guide]
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
@@ -207,6 +208,11 @@ class StepwisePipeline(CodeCarryingPipeline):
             check_count("batch_size", batch_size)
         required = self.num_class_embeds is not None and self.null_label is None
         return Classes(self.num_classes, self.class_names, self.null_label, required).resolve(class_labels, batch_size)
+
+    def scale_of(self, class_labels: Labels, guidance_scale: float) -> float:
+        """0, no class, where no class is asked for; a `guide_unet` guides there, too."""
+        without = class_labels is None and getattr(self, "guide_unet", None) is None
+        return 0.0 if without else float(guidance_scale)
 
     def conditions(self, class_labels: Labels, batch_size: int | None) -> tuple[Conditions, int]:
         """What the network is given beside x_t and t, and the number of images; ValueError as `resolve_labels`."""

@@ -79,6 +79,9 @@ class CodeCarryingPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         index = json.loads((folder / self.config_name).read_text())
         index.pop("_name_or_path", None)
+        for name in self._optional_components:
+            if index.get(name) == [None, None]:  # a folder reads as it did before there was such a component
+                index.pop(name)
         for config in folder.glob("*/*config.json"):
             _drop_key(config, "_name_or_path")
         if self._carry_code:

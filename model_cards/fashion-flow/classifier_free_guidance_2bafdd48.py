@@ -7,6 +7,13 @@ the output, so it holds for eps, x_0 and v alike. `guidance_interval` guides onl
 et al. 2024, https://arxiv.org/abs/2404.07724); `guidance_rescale` brings the spread of the guided output back to that
 of the conditional one (Lin et al. 2024, https://arxiv.org/abs/2305.08891, section 3.4).
 
+Autoguidance (Karras et al. 2024, https://arxiv.org/abs/2406.02507) puts a worse network in the place of the one without
+a class: an early checkpoint of the same run, or a smaller network, given the same label,
+
+    eps = eps_guide(x_t, y) + s (eps(x_t, y) - eps_guide(x_t, y))            s = 1: unguided, s = 0: the guide alone
+
+which costs no label dropout and keeps the variety of a class. A pipeline does so where it has a `guide_unet`.
+
 The steps are DDIM's for any eta (Song et al. 2021, eq. 12; eta = 1 is DDPM), or those of any diffusers scheduler.
 """
 
@@ -17,10 +24,10 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_0eeb7d2f import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_c8768e25 import check_eta, ddim_steps
-from .run_b9059173 import Denoiser, Step
+from .ddim_8d59ce38 import check_eta, ddim_steps
+from .run_b9059173 import Denoiser, Step, evaluate
 from .schedule_8f680977 import NoiseSchedule
 from .solvers_79e0b721 import PROCESS_SCHEDULERS, Solver
 
@@ -61,13 +68,64 @@ def guide(
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
         both = denoiser(torch.cat([x_t, x_t]), times, **joined(conditions, dropped))
         (cond, variance), (uncond, _) = (half.tensor_split([x_t.shape[1]], dim=1) for half in both.chunk(2))
-        mean = combine(cond, uncond, scale)
-        mean = rescale(mean, cond, guidance_rescale) if guidance_rescale else mean
-        if isinstance(inside, Tensor):
-            mean = torch.where(inside.to(x_t.device).reshape(-1, *(1,) * (x_t.ndim - 1)), mean, cond)
-        return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
+        return _finished(cond, uncond, variance, scale, inside, guidance_rescale)
 
     return guided
+
+
+def autoguide(
+    denoiser: Denoiser,
+    guide_denoiser: Denoiser,
+    conditions: Conditions,
+    guidance_scale: float,
+    process: NoiseSchedule | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guidance_rescale: float = 0.0,
+) -> Denoiser:
+    """A denoiser of (x_t, t) from two of (x_t, t, **conditions), the second of which is the worse one.
+
+    The other arguments are those of `guide`; outside of the interval `denoiser` alone is asked.
+    """
+    low, high = guidance_interval
+
+    def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
+        inside = True if process is None else _inside(process.share(t), low, high)
+        if inside is False or guidance_scale == 1.0:
+            return denoiser(x_t, t, **conditions)
+        if inside is True and guidance_scale == 0.0:
+            return guide_denoiser(x_t, t, **conditions)
+        outputs = (ask(x_t, t, **conditions) for ask in (denoiser, guide_denoiser))
+        (good, variance), (bad, _) = (output.tensor_split([x_t.shape[1]], dim=1) for output in outputs)
+        return _finished(good, bad, variance, guidance_scale, inside, guidance_rescale)
+
+    return guided
+
+
+def guided_network(
+    pipeline: StepwisePipeline,
+    conditions: Conditions,
+    guidance_scale: float,
+    process: NoiseSchedule | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guidance_rescale: float = 0.0,
+) -> Denoiser:
+    """The network of a pipeline, guided by its `guide_unet` if it has one, else free of a classifier."""
+    options = (guidance_scale, process, guidance_interval, guidance_rescale)
+    worse = getattr(pipeline, "guide_unet", None)
+    if worse is None:
+        return guide(pipeline.network, conditions, pipeline.nulls, *options)
+    return autoguide(pipeline.network, lambda x_t, t, **given: evaluate(worse, x_t, t, given), conditions, *options)
+
+
+def _finished(
+    cond: Tensor, other: Tensor, variance: Tensor, scale: float, inside: Tensor | bool, guidance_rescale: float
+) -> Tensor:
+    """The guided mean with the channels that follow it; `cond` for the images (N,) outside of the interval."""
+    mean = combine(cond, other, scale)
+    mean = rescale(mean, cond, guidance_rescale) if guidance_rescale else mean
+    if isinstance(inside, Tensor):
+        mean = torch.where(inside.to(cond.device).reshape(-1, *(1,) * (cond.ndim - 1)), mean, cond)
+    return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
 
 
 def _inside(share: Tensor | float, low: float, high: float) -> Tensor | bool:
@@ -88,9 +146,11 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         id2label: class names by index
         guidance_interval: where calls guide unless they say otherwise, shares (low, high) of the noise process in
             [0, 1]; saved with the model, for what is best is a property of it
+        guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->guide_unet"
+    _optional_components = ["guide_unet"]
     about = {
         "summary": "Draws {subject}, with classifier-free guidance "
         "([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).",
@@ -105,9 +165,10 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         scheduler: SchedulerMixin,
         id2label: dict[str, str] | None = None,
         guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
+        guide_unet: UNet2DModel | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
         self.register_to_config(id2label=id2label, guidance_interval=list(check_interval(guidance_interval)))
 
     @property
@@ -141,9 +202,9 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         conditions, count = self.conditions(class_labels, batch_size)
         solver = Solver(self.scheduler, num_inference_steps)
         x_T, noise = self.streams(count, generator, latents)
-        scale = 0.0 if class_labels is None else float(guidance_scale)
-        options = (scale, solver.process, interval, guidance_rescale)
-        return solver.steps(ddim_steps, guide(self.network, conditions, self.nulls, *options), x_T, noise, eta=eta)
+        scale = self.scale_of(class_labels, guidance_scale)
+        denoiser = guided_network(self, conditions, scale, solver.process, interval, guidance_rescale)
+        return solver.steps(ddim_steps, denoiser, x_T, noise, eta=eta)
 
     @torch.no_grad()
     def __call__(
@@ -215,5 +276,5 @@ def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
-from .packaging_aa06eeca import __doc__ as _  # noqa: E402, F401
+from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
 from .process_83a1079a import __doc__ as _  # noqa: E402, F401

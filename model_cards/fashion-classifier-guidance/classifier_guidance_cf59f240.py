@@ -19,10 +19,10 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_0eeb7d2f import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels
-from .ddim_c8768e25 import check_eta, ddim_steps
-from .ddpm_f5450476 import MeanShift, ancestral_steps
+from .ddim_8d59ce38 import check_eta, ddim_steps
+from .ddpm_e3b40453 import MeanShift, ancestral_steps
 from .process_83a1079a import Process, output_of_x0, output_rate, predict_x0
 from .run_b9059173 import Denoiser, Step, padded_rows
 from .schedule_8f680977 import NoiseSchedule
@@ -268,4 +268,4 @@ def _mean_shift(gradient: Gradient, scale: float) -> MeanShift:
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
-from .packaging_aa06eeca import __doc__ as _  # noqa: E402, F401
+from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401

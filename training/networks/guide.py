@@ -1,0 +1,19 @@
+"""The worse version of a model that guides it (Karras et al. 2024, https://arxiv.org/abs/2406.02507)."""
+
+import inspect
+import logging
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+
+def add_guide(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Give `pipeline` the U-Net of an earlier one, saved in `folder`, as its `guide_unet`, if it takes one."""
+    if "guide_unet" not in inspect.signature(type(pipeline).__init__).parameters:
+        logger.warning("%s takes no guide_unet: %s stays beside it", type(pipeline).__name__, folder)
+    elif not folder.is_dir():
+        logger.warning("there is no guide_unet: %s was not written", folder)
+    else:
+        pipeline.register_modules(guide_unet=type(pipeline.unet).from_pretrained(folder, subfolder="unet"))
