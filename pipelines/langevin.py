@@ -1,4 +1,6 @@
-"""Langevin dynamics: sampling from a density through its score alone (Song & Ermon 2019, arxiv.org/abs/1907.05600).
+"""Langevin dynamics: sampling from a density through its score alone (Song & Ermon 2019).
+
+https://arxiv.org/abs/1907.05600:
 
     x <- x + alpha/2 score(x) + sqrt(alpha) z,   z ~ N(0, I)                                                    eq. 4
 

@@ -103,7 +103,8 @@ def adaptive_steps(
 ) -> Iterator[Step]:
     """The probability-flow ODE from t = 1 to `end` by Dormand & Prince's method, each image with steps of its own.
 
-    `score(x, t, rows)` is asked about the images `rows`. `num_steps` of a Step is a forecast.
+    `score(x, t, rows)` is asked about the images `rows`. A Step shows where the images stand after an attempt;
+    `num_steps` is a forecast, and a `prev_sample` that a consumer replaces is not gone on from.
     """
 
     def slope(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
@@ -231,12 +232,16 @@ class ScoreSDEPipeline(StepwisePipeline):
         """grad log p(x_t), guided, as a function of x (N, ...), t and the images `rows` that it is asked about."""
         schedule = None if self.explodes else NoiseSchedule.from_scheduler(self.scheduler)
 
-        def score(x: Tensor, t: Time, rows: Tensor | None = None) -> Tensor:
-            given = conditions if rows is None else rows_of(conditions, rows)
-            network = guided_network(self, given, guidance_scale)
+        def score_given(conditions: Conditions) -> Score:
+            network = guided_network(self, conditions, guidance_scale)
             if schedule is None:
-                return score_of_exploding(network, sde)(x, t)
-            return score_of(network, schedule, self.scheduler.config.prediction_type, sde)(x, t)
+                return score_of_exploding(network, sde)
+            return score_of(network, schedule, self.scheduler.config.prediction_type, sde)
+
+        of_all = score_given(conditions)
+
+        def score(x: Tensor, t: Time, rows: Tensor | None = None) -> Tensor:
+            return (of_all if rows is None else score_given(rows_of(conditions, rows)))(x, t)
 
         return score
 

@@ -125,6 +125,10 @@ def test_every_lr_scheduler_that_is_offered_can_be_built(name: str) -> None:
         (["--recipe"], "--recipe must be one of fashion-cfg"),
         (["--recipe", "fashoin-cfg"], "did you mean fashion-cfg?"),
         (["--recipe=fashion-ddmp"], "did you mean fashion-ddpm?"),
+        (
+            ["--recipe=fashion-flow", "--guide_step=10001"],
+            "guide_step must be at most max_train_steps, 10000",
+        ),
         (["--recipe=conditional", "--learning_rte", "1"], "unknown flag --learning_rte; did you mean --learning_rate?"),
         (["--recipe=conditional", "--batch_size=4"], "unknown flag --batch_size=4; did you mean --train_batch_size?"),
         (["--recipe=conditional", "--train_batch_size", "many"], "--train_batch_size"),

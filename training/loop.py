@@ -265,7 +265,7 @@ class Trainer:
 
     def _finish(self) -> None:
         if self.accelerator.is_main_process:
-            for which, average in list(enumerate(self.averages))[::-1]:
+            for which, average in enumerate(self.averages):
                 folder = self.output_dir if which == 0 else self.output_dir / f"ema-{average.decay}"
                 pipeline = self.pipeline(which)
                 if self.recipe.guide_step is not None:

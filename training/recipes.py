@@ -123,6 +123,10 @@ class Recipe:
         )
         if self.second_ema_decay is not None:
             check_range(self, second_ema_decay=(0.0, 1.0))
+        if self.guide_step is not None and self.guide_step > self.max_train_steps:
+            raise ValueError(
+                f"guide_step must be at most max_train_steps, {self.max_train_steps}, got {self.guide_step}"
+            )
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")

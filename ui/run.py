@@ -46,7 +46,7 @@ class Frames:
         position = min(max(position, 0), len(self) - 1)
         if position == len(self.steps):
             return f"the images after step {self.num_steps} of {self.num_steps}"
-        return f"step {self.steps[position]} of {self.num_steps}, t = {self.timesteps[position]:.0f}"
+        return f"step {self.steps[position]} of {self.num_steps}, t = {self.timesteps[position]:.4g}"
 
 
 @dataclass

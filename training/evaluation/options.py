@@ -94,10 +94,9 @@ class Options:
         interval = self.guidance_interval
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
-        self.call_arguments  # noqa: B018  raises now
+        self.call_arguments = self._named_arguments()
 
-    @property
-    def call_arguments(self) -> dict[str, Any]:
+    def _named_arguments(self) -> dict[str, Any]:
         """`pipeline_arguments` by name, numbers as numbers.
 
         Raises:

@@ -20,12 +20,10 @@ from torch import Tensor
 
 from pipelines import NoiseSchedule
 from pipelines.ddpm import reverse_log_variance
-from pipelines.ode import dormand_prince
-from pipelines.process import Path, broadcast, up
-from pipelines.sde import SDE
+from pipelines.process import broadcast, up
+from training.metrics.ode_likelihood import ode_likelihood as ode_likelihood  # the other likelihood, found here too
 
 CDFS = ("tanh", "normal")
-DIVERGENCES = ("rademacher", "gaussian", "exact")
 LEAST = 1e-12  # smallest mass of a bin, as in the published code
 
 
@@ -84,98 +82,6 @@ def variational_bound(
         errors.append((schedule.predict_eps(predicted, x_t, times, "sample") - eps).square().flatten(1).mean(1))
     vb, prior = torch.stack(terms, 1), prior_term(x0, schedule)
     return VariationalBound(vb, prior, vb.sum(1) + prior, torch.stack(errors, 1))
-
-
-@dataclass(frozen=True)
-class ODELikelihood:
-    """Of each image: bits/dim (N,) of its density, their standard error over the probes (N,), evaluations (N,)."""
-
-    bits_per_dim: Tensor
-    standard_error: Tensor
-    nfe: Tensor
-
-
-def ode_likelihood(
-    velocity: Callable[[Tensor, Tensor], Tensor],
-    x0: Tensor,
-    process: SDE | Path,
-    *,
-    probes: int = 1,
-    divergence: str = "rademacher",
-    end: float = 1e-5,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    max_evaluations: int = 2000,
-    generator: torch.Generator | None = None,
-) -> ODELikelihood:
-    """The density of a model whose samples follow dx/dt = velocity(x, t) (Chen et al. 2018; Song et al. 2021, eq. 39).
-
-        log p(x_end) = log N(x_1; 0, prior_std^2 I) + int_end^1 div velocity(x_t, t) dt
-
-    Args:
-        velocity: dx/dt at x (N, ...) and times t (N,), noise at t = 1; differentiable in x
-        x0: (N, ...), what stands at t = `end`. Images of 8-bit levels are points, whose density says nothing: add
-            uniform noise over a level's width first, and log2 of the levels per unit to the bits (127.5 for [-1, 1])
-        process: an SDE, whose prior_std is that of x_1, or a path, which ends in N(0, I)
-        probes: vectors e that estimate the divergence as e . J e, of the same images and times (Hutchinson)
-        divergence: rademacher or gaussian probes, or exact: the trace, for few dimensions
-        end: where the integration begins; t = 0 itself is singular for most models
-        rtol, atol: error allowed per step
-        max_evaluations: per image
-        generator: of the probes
-
-    Returns:
-        `ODELikelihood`; its standard error is 0 for the exact divergence, and NaN for one probe
-
-    Raises:
-        ValueError: an unknown `divergence`, or no probes.
-        RuntimeError: the solver did not arrive within `max_evaluations`.
-    """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}")
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
-    count, size = len(x0), x0[0].numel()
-    vectors = _probes(x0, probes, divergence, generator)
-
-    def field(state: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        x = state[:, :size].reshape(-1, *x0.shape[1:])
-        slope, traces = _slope_and_traces(velocity, x, t, vectors[:, rows])
-        if divergence == "exact":
-            traces = traces.sum(1, keepdim=True)
-        return torch.cat([slope.flatten(1), traces], dim=1)
-
-    columns = 1 if divergence == "exact" else probes
-    state = torch.cat([up(x0).flatten(1), up(x0).new_zeros(count, columns)], dim=1)
-    *_, last = dormand_prince(field, state, end, 1.0, rtol, atol, max_evaluations)
-    std = getattr(process, "prior_std", 1.0)
-    x_1, integrals = last.x[:, :size].double() / std, last.x[:, size:].double()
-    prior = -0.5 * x_1.square().sum(1) - size * (0.5 * math.log(2 * math.pi) + math.log(std))
-    bits = -(prior[:, None] + integrals) / (size * math.log(2))
-    error = torch.zeros(count).double() if divergence == "exact" else bits.std(1) / math.sqrt(probes)
-    return ODELikelihood(bits.mean(1), error, last.evaluations)
-
-
-def _probes(x0: Tensor, probes: int, divergence: str, generator: torch.Generator | None) -> Tensor:
-    """(K, N, ...) vectors."""
-    if divergence == "exact":
-        units = torch.eye(x0[0].numel(), dtype=up(x0).dtype, device=x0.device)
-        return units.reshape(-1, 1, *x0.shape[1:]).expand(-1, len(x0), *x0.shape[1:])
-    drawn = torch.randn((probes, *x0.shape), generator=generator, dtype=up(x0).dtype).to(x0.device)
-    return drawn if divergence == "gaussian" else torch.where(drawn >= 0, 1.0, -1.0).to(drawn)
-
-
-def _slope_and_traces(
-    velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, vectors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """velocity(x, t) and e . J e of each probe, (N, K)."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        slope = up(velocity(x, t))
-        last = len(vectors) - 1
-        products = [torch.autograd.grad(slope, x, e, retain_graph=k < last)[0] for k, e in enumerate(vectors)]
-    traces = [(product * e).flatten(1).sum(1) for product, e in zip(products, vectors, strict=True)]
-    return slope.detach(), torch.stack(traces, 1)
 
 
 def reverse_step(

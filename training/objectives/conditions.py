@@ -1,11 +1,66 @@
 """The conditions of a network, its inputs besides x_t and t: a dict of tensors, one row per image, each with a null."""
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.conditions import Conditions, Nulls, nulls_for
 from training.data import ImageData
+from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom
+from training.recipes import check_range, flag
+
+
+class ClassConditional(Objective):
+    """An objective whose network may be given class labels, with one more label for "no class".
+
+    Attributes:
+        class_names: by index; None for a network without classes
+    """
+
+    @dataclass(frozen=True)
+    class Options(Objective.Options):
+        """Whether with classes."""
+
+        class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
+        label_dropout: float = flag(0.1, "share of examples whose label is dropped")
+
+        def __post_init__(self) -> None:
+            """Refuse, by name, what cannot work."""
+            check_range(self, label_dropout=(0.0, 1.0))
+
+        def class_names(self, data: ImageData) -> tuple[str, ...] | None:
+            """The classes to train on; None without.
+
+            Raises:
+                ValueError: `class_conditional` for data without labels.
+            """
+            if not self.class_conditional:
+                return None
+            if data.labels is None:
+                raise ValueError("class_conditional must be False for data without labels, got True")
+            return class_names_of(data)
+
+    def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
+        super().__init__(options, network)
+        self.class_names = class_names
+        self.nulls = {"class_labels": len(class_names)} if class_names else {}
+
+    @property
+    def id2label(self) -> dict[str, str] | None:
+        """Class names by index, as pipelines keep them; None without."""
+        return {str(i): name for i, name in enumerate(self.class_names)} if self.class_names else None
+
+    def conditions(self, batch: Batch, rng: BatchRandom) -> Conditions:
+        """The conditions of the network, some dropped at random: "class_labels" (N,), or none."""
+        given = {"class_labels": batch["labels"]} if self.class_names else {}
+        return drop(given, self.nulls, self.options.label_dropout, rng)
+
+
+def num_class_embeds(class_names: tuple[str, ...] | None) -> int | None:
+    """How many labels a network gets: one per class, and one for "no class"; None without classes."""
+    return len(class_names) + 1 if class_names else None
 
 
 def drop(

@@ -19,31 +19,28 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, Scheduler
 from torch import Tensor, nn
 
 from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
-from pipelines.conditions import Conditions
 from pipelines.facts import Facts
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
 from training.networks.adapt import fit_network, with_variance_channels
 from training.networks.build import build_network
 from training.networks.open import load_pipeline
-from training.objectives.base import Batch, Objective
-from training.objectives.conditions import class_names_of, drop
+from training.objectives.base import Batch
+from training.objectives.conditions import ClassConditional, num_class_embeds
 from training.objectives.importance import LossHistory
 from training.randomness import BatchRandom
-from training.recipes import Recipe, check_at_least_one, check_one_of, check_range, flag
+from training.recipes import Recipe, check_at_least_one, check_one_of, flag
 
 logger = logging.getLogger(__name__)
 
 
-class Denoising(Objective):
+class Denoising(ClassConditional):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(Objective.Options):
+    class Options(ClassConditional.Options):
         """The prediction type, noise schedule, loss weights, and whether to train with classes."""
 
-        class_conditional: bool = flag(False, "train on labels, some of them dropped, for classifier-free guidance")
-        label_dropout: float = flag(0.1, "share of examples whose label is dropped")
         prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
         ddpm_num_steps: int = flag(1000, "length T of the noise schedule")
         ddpm_beta_schedule: str = flag("squaredcos_cap_v2", "linear, scaled_linear, squaredcos_cap_v2 or sigmoid")
@@ -61,6 +58,7 @@ class Denoising(Objective):
 
         def __post_init__(self) -> None:
             """Raise ValueError for values that cannot work, naming the flag."""
+            super().__post_init__()
             check_one_of(
                 self,
                 prediction_type=("epsilon", "sample", "v_prediction"),
@@ -69,7 +67,6 @@ class Denoising(Objective):
                 ddpm_beta_schedule=("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
             )
             check_at_least_one(self, "ddpm_num_steps")
-            check_range(self, label_dropout=(0.0, 1.0))
             if self.snr_gamma is not None and not self.snr_gamma > 0:
                 raise ValueError(f"snr_gamma must be above 0, got {self.snr_gamma}")
             if self.timestep_sampling == "importance" and not self.learns_variance:
@@ -84,9 +81,7 @@ class Denoising(Objective):
             return self.variance_type == "learned_range"
 
     def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
-        super().__init__(options, network)
-        self.class_names = class_names
-        self.nulls = {"class_labels": len(class_names)} if class_names else {}
+        super().__init__(options, network, class_names)
         self.guidance_interval = (0.0, 1.0)
         self.learned = Facts(network.config).learns_variance
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
@@ -109,11 +104,9 @@ class Denoising(Objective):
         Raises:
             ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
         """
-        if options.class_conditional and data.labels is None:
-            raise ValueError("class_conditional must be False for data without labels, got True")
-        names = class_names_of(data) if options.class_conditional else None
+        names = options.class_names(data)
         if recipe.pretrained_model_name_or_path is None:
-            network = build_network(recipe, data, len(names) + 1 if names else None, options.learns_variance)
+            network = build_network(recipe, data, num_class_embeds(names), options.learns_variance)
             return cls(options, network, names)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         network = fit_network(pipeline, data, names)
@@ -153,11 +146,6 @@ class Denoising(Objective):
             self.history.note(t, terms)
         return (simple + len(self.schedule) / 1000 * terms) * weights.to(x0)
 
-    def conditions(self, batch: Batch, rng: BatchRandom) -> Conditions:
-        """The conditions of the network, some dropped at random: "class_labels" (N,), or none."""
-        given = {"class_labels": batch["labels"]} if self.class_names else {}
-        return drop(given, self.nulls, self.options.label_dropout, rng)
-
     def _timesteps(self, rng: BatchRandom) -> tuple[Tensor, Tensor]:
         """Timesteps (N,) and the weight of each example, 1 unless they are drawn by importance."""
         share = rng.uniform("t").double() if self.options.timestep_sampling == "uniform" else rng.stratified("t")
@@ -177,9 +165,8 @@ class Denoising(Objective):
         """The pipeline to save and to draw samples with, over `network`."""
         if not self.class_names:
             return DDPMPipeline(unet=network, scheduler=self.scheduler)
-        names = {str(i): name for i, name in enumerate(self.class_names)}
         return ClassifierFreeGuidancePipeline(
-            unet=network, scheduler=self.scheduler, id2label=names, guidance_interval=self.guidance_interval
+            unet=network, scheduler=self.scheduler, id2label=self.id2label, guidance_interval=self.guidance_interval
         )
 
 

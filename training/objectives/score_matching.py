@@ -26,24 +26,22 @@ from training.data import ImageData
 from training.networks.adapt import fit_network
 from training.networks.build import build_network
 from training.networks.open import load_pipeline
-from training.objectives.base import Batch, Objective
-from training.objectives.conditions import class_names_of, drop
+from training.objectives.base import Batch
+from training.objectives.conditions import ClassConditional, num_class_embeds
 from training.randomness import BatchRandom
-from training.recipes import Recipe, check_at_least_one, check_one_of, check_range, flag
+from training.recipes import Recipe, check_at_least_one, check_one_of, flag
 
 STEPS = 1000  # of the schedule that a VP network is asked at
 GRID = 10_001  # points at which the density of t is tabulated
 
 
-class ScoreMatching(Objective):
+class ScoreMatching(ClassConditional):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(Objective.Options):
+    class Options(ClassConditional.Options):
         """The process, how its times are weighted and drawn, and whether with classes."""
 
-        class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
-        label_dropout: float = flag(0.1, "share of examples whose label is dropped")
         sde: str = flag("ve", "vp, subvp or ve")
         beta_min: float = flag(0.1, "of vp and subvp")
         beta_max: float = flag(20.0, "of vp and subvp")
@@ -55,8 +53,8 @@ class ScoreMatching(Objective):
 
         def __post_init__(self) -> None:
             """Refuse, by name, what cannot work."""
+            super().__post_init__()
             check_one_of(self, sde=tuple(SDES), loss_weighting=("variance", "likelihood"))
-            check_range(self, label_dropout=(0.0, 1.0))
             if self.ncsn_levels is not None:
                 check_at_least_one(self, "ncsn_levels")
             if self.importance_sampling and (self.loss_weighting != "likelihood" or self.ncsn_levels is not None):
@@ -72,9 +70,8 @@ class ScoreMatching(Objective):
             return SDES[self.sde](self.beta_min, self.beta_max)
 
     def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
-        super().__init__(options, network)
-        self.class_names, self.sde, self.end = class_names, options.make_sde(), ENDS[options.sde]
-        self.nulls = {"class_labels": len(class_names)} if class_names else {}
+        super().__init__(options, network, class_names)
+        self.sde, self.end = options.make_sde(), ENDS[options.sde]
         self.scheduler = self._scheduler()
         self.schedule = None if options.sde == "ve" else NoiseSchedule.from_scheduler(self.scheduler)
         self._times, self._shares, self._total = self._density()
@@ -84,15 +81,13 @@ class ScoreMatching(Objective):
         """The objective with a network that fits the data, new or from a ScoreSDEPipeline.
 
         Raises:
-            ValueError: `class_conditional` and data without labels, or a network that cannot take the data or was
+            ValueError: `class_conditional` for data without labels, or a network that cannot take the data or was
                 trained on another process.
         """
-        if options.class_conditional and data.labels is None:
-            raise ValueError("class_conditional must be False for data without labels, got True")
-        names = class_names_of(data) if options.class_conditional else None
+        names = options.class_names(data)
         if recipe.pretrained_model_name_or_path is None:
             time = {"time_embedding_type": "fourier"} if options.sde == "ve" else {}
-            return cls(options, build_network(recipe, data, len(names) + 1 if names else None, **time), names)
+            return cls(options, build_network(recipe, data, num_class_embeds(names), **time), names)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         fourier = pipeline.unet.config.get("time_embedding_type") == "fourier"
         if fourier != (options.sde == "ve"):
@@ -164,15 +159,9 @@ class ScoreMatching(Objective):
         step = self.schedule.time_of(a, b).to(x_t)
         return self.network(x_t / broadcast(size, x_t), step, **conditions, return_dict=False)[0].to(x_t)
 
-    def conditions(self, batch: Batch, rng: BatchRandom) -> dict[str, Tensor]:
-        """What the network is given besides x_t and t, dropped now and then: "class_labels" (N,), or nothing."""
-        given = {"class_labels": batch["labels"]} if self.class_names else {}
-        return drop(given, self.nulls, self.options.label_dropout, rng)
-
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with."""
-        names = {str(i): name for i, name in enumerate(self.class_names)} if self.class_names else None
-        return ScoreSDEPipeline(unet=network, scheduler=self.scheduler, id2label=names)
+        return ScoreSDEPipeline(unet=network, scheduler=self.scheduler, id2label=self.id2label)
 
 
 OBJECTIVE = ScoreMatching

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_8d59ce38 import check_eta, ddim_steps
+from .ddim_111d7a82 import check_eta, ddim_steps
+from .process_d13d44d0 import Clock
 from .run_b9059173 import Denoiser, Step, evaluate
-from .schedule_8f680977 import NoiseSchedule
-from .solvers_79e0b721 import PROCESS_SCHEDULERS, Solver
+from .solvers_7ce4412e import PROCESS_SCHEDULERS, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -49,7 +49,7 @@ def guide(
     conditions: Conditions,
     nulls: Nulls,
     guidance_scale: float,
-    process: NoiseSchedule | None = None,
+    process: Clock | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     guidance_rescale: float = 0.0,
 ) -> Denoiser:
@@ -68,7 +68,7 @@ def guide(
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
         both = denoiser(torch.cat([x_t, x_t]), times, **joined(conditions, dropped))
         (cond, variance), (uncond, _) = (half.tensor_split([x_t.shape[1]], dim=1) for half in both.chunk(2))
-        return _finished(cond, uncond, variance, scale, inside, guidance_rescale)
+        return _mixed(cond, uncond, variance, scale, inside, guidance_rescale)
 
     return guided
 
@@ -78,7 +78,7 @@ def autoguide(
     guide_denoiser: Denoiser,
     conditions: Conditions,
     guidance_scale: float,
-    process: NoiseSchedule | None = None,
+    process: Clock | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     guidance_rescale: float = 0.0,
 ) -> Denoiser:
@@ -96,7 +96,7 @@ def autoguide(
             return guide_denoiser(x_t, t, **conditions)
         outputs = (ask(x_t, t, **conditions) for ask in (denoiser, guide_denoiser))
         (good, variance), (bad, _) = (output.tensor_split([x_t.shape[1]], dim=1) for output in outputs)
-        return _finished(good, bad, variance, guidance_scale, inside, guidance_rescale)
+        return _mixed(good, bad, variance, guidance_scale, inside, guidance_rescale)
 
     return guided
 
@@ -105,7 +105,7 @@ def guided_network(
     pipeline: StepwisePipeline,
     conditions: Conditions,
     guidance_scale: float,
-    process: NoiseSchedule | None = None,
+    process: Clock | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     guidance_rescale: float = 0.0,
 ) -> Denoiser:
@@ -117,7 +117,7 @@ def guided_network(
     return autoguide(pipeline.network, lambda x_t, t, **given: evaluate(worse, x_t, t, given), conditions, *options)
 
 
-def _finished(
+def _mixed(
     cond: Tensor, other: Tensor, variance: Tensor, scale: float, inside: Tensor | bool, guidance_rescale: float
 ) -> Tensor:
     """The guided mean with the channels that follow it; `cond` for the images (N,) outside of the interval."""
@@ -277,4 +277,4 @@ def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
-from .process_83a1079a import __doc__ as _  # noqa: E402, F401
+from .schedule_57c3b759 import __doc__ as _  # noqa: E402, F401

@@ -19,9 +19,9 @@ from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_2bafdd48 import check_interval, guided_network
+from .classifier_free_guidance_13d7e34d import check_interval, guided_network
 from .conditions_64a13ce1 import Labels
-from .process_83a1079a import Path, from_velocity, up
+from .process_d13d44d0 import Path, from_velocity, up
 from .run_b9059173 import Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
@@ -303,6 +303,6 @@ class FlowMatchingPipeline(StepwisePipeline):
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
-from .ddim_8d59ce38 import __doc__ as _  # noqa: E402, F401
-from .schedule_8f680977 import __doc__ as _  # noqa: E402, F401
-from .solvers_79e0b721 import __doc__ as _  # noqa: E402, F401
+from .ddim_111d7a82 import __doc__ as _  # noqa: E402, F401
+from .schedule_57c3b759 import __doc__ as _  # noqa: E402, F401
+from .solvers_7ce4412e import __doc__ as _  # noqa: E402, F401

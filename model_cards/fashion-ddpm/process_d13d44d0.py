@@ -27,6 +27,13 @@ class Process(Protocol):
         """(a, b), float64, of the shape of `t`."""
 
 
+class Clock(Protocol):
+    """What says how far a process has come."""
+
+    def share(self, t: Tensor | float) -> Tensor | float:
+        """From 0, where there is no noise or the least, to 1 at the noisiest t."""
+
+
 class Path(Process, Protocol):
     """A process in continuous time, whose marginals can be differentiated."""
 
