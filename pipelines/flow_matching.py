@@ -42,6 +42,10 @@ class LinearPath:
         one = torch.ones_like(torch.as_tensor(t, dtype=torch.float64))
         return -one, one
 
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The t with the signal-to-noise ratio of (a, b), of the shape of `a`."""
+        return b / (a + b)
+
 
 class VariancePreservingPath:
     """a = cos(pi t / 2), b = sin(pi t / 2): a^2 + b^2 = 1, the cosine schedule of DDPM in continuous time."""
@@ -55,6 +59,10 @@ class VariancePreservingPath:
         """pi / 2 times (-sin, cos) of pi t / 2, float64, of the shape of `t`."""
         a, b = self.marginal(t)
         return -b * (math.pi / 2), a * (math.pi / 2)
+
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The t with the signal-to-noise ratio of (a, b), of the shape of `a`."""
+        return torch.atan2(b, a) / (math.pi / 2)
 
 
 PATHS: dict[str, type[Path]] = {"linear": LinearPath, "variance_preserving": VariancePreservingPath}

@@ -148,6 +148,9 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--bits_per_dim", "4", "--variance_type", "learned_range"), "cfg has learned no variance"),
         (command("--bits_per_dim", "4", "--variance_type", "small"), "variance_type must be one of fixed_small"),
         (command("--bits_per_dim", "4", "--bits_per_dim_steps", "1001"), "bits_per_dim_steps must be at most 1000"),
+        (command("--ode_bits_per_dim", "31"), "ode_bits_per_dim must be at most 30, the images of 'test', got 31"),
+        (command("--ode_bits_per_dim", "1"), "ode_bits_per_dim must be 0, or at least 2"),
+        (command("--ode_tolerance", "0"), r"ode_tolerance must be in [1e-12, 1), got 0"),
         (command("--variance_type", "fixed_small"), "variance_type is of use with bits_per_dim only"),
         (
             command(features="efficientnet_lite0"),

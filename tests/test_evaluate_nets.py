@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
 from evaluation_runs import NAMES, command, fill, measured, network
 from PIL import Image
 from toys import tiny_classifier
 from training_runs import noise
 
-from pipelines import ClassifierGuidancePipeline, DDPMPipeline
+from pipelines import ClassifierGuidancePipeline, DDPMPipeline, FlowMatchingPipeline, ScoreSDEPipeline
 from training import evaluate
+from training.evaluation.bits_per_dim import chosen_images
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.sampling import open_model
 from training.metrics import feature_nets
 from training.metrics.bits_per_dim import BitsPerDim, bits_per_dim
 from training.metrics.feature_nets import EfficientNetLite0, Inception, open_features
 from training.metrics.features import extract
+from training.metrics.ode_bits_per_dim import ODEBitsPerDim, ode_bits_per_dim
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {str(i): name for i, name in enumerate(NAMES)}
     steered = ClassifierGuidancePipeline(network(None), DDIMScheduler(clip_sample=True), tiny_classifier(), names)
     steered.save_pretrained(place / "steered")
+    FlowMatchingPipeline(network(4), FlowMatchEulerDiscreteScheduler(), names).save_pretrained(place / "flow")
+    ScoreSDEPipeline(network(4), ScoreSdeVeScheduler(), names).save_pretrained(place / "ve")
     return place
 
 
@@ -187,6 +191,42 @@ def test_bits_per_dim_are_those_of_the_estimate(place: Path, model: str) -> None
     assert large["curve"]["timesteps"] == expected.timesteps.tolist()
     with Image.open(path.with_name("likelihood.png")) as image:
         assert np.asarray(image.convert("L")).std() > 10, "no empty plot"
+
+
+@pytest.mark.parametrize("model", ["plain", "cfg", "flow", "ve"])
+def test_bits_per_dim_by_the_ode_stand_beside_those_of_the_bound(
+    place: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--ode_bits_per_dim", "3", "--ode_tolerance", "0.01", "--dtype", "bfloat16"]
+    line = command(
+        "--output", f"ode-{model}/metrics.json", "--no_grid", *line, *([] if model == "ve" else BITS), model=model
+    )
+    evaluate.main(line)
+    *bounds, row = rows_of(place / f"ode-{model}/metrics.json", "likelihood")
+    assert len(bounds) == (model != "ve") and "ODE, 0.01" in capsys.readouterr().out
+    images = chosen_images(evaluate.prepare(model, *prepared(line)).test, 3, 0)
+    found = ode_bits_per_dim(open_model(model, torch.float32).pipe, images, tolerance=0.01)
+    assert row["measured"]["bits_per_dim"] == pytest.approx(found.total, rel=1e-5)
+    assert row["settings"] | {"dtype": "float32", "num_images": 3, "tolerance": 0.01} == row["settings"]
+
+
+def test_the_bound_of_a_ve_model_is_refused_by_name(place: Path) -> None:
+    with pytest.raises(SystemExit, match="bits_per_dim must be 0: ve was trained on the VE process"):
+        evaluate.main(command(*BITS, model="ve"))
+
+
+def test_the_ode_is_followed_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(pipe: object, images: np.ndarray, **settings: Any) -> ODEBitsPerDim:
+        asked.append(settings["tolerance"])
+        return ODEBitsPerDim(3.0, 0.1, 100.0)
+
+    monkeypatch.setattr("training.evaluation.bits_per_dim.ode_bits_per_dim", counted)
+    line = command("--output", "ode/metrics.json", "--no_grid", "--ode_bits_per_dim", "3", model="plain")
+    for more in ([], [], ["--ode_tolerance", "0.001"], ["--overwrite"]):
+        evaluate.main([*line, *more])
+    assert asked == [1e-4, 1e-3, 1e-4]
 
 
 def prepared(arguments: list[str]) -> tuple:

@@ -136,7 +136,7 @@ def test_a_card_shows_bits_per_dim_where_they_were_measured(tmp_path: Path) -> N
     (tmp_path / "metrics.json").write_text(json.dumps({"results": {}}))
     assert bits_table(tmp_path) == ""
     for weights, last in (
-        (weights_hash(tmp_path), "| fixed small | 1,000 | 500 | 3.210 ± 0.020 |"),
+        (weights_hash(tmp_path), "| the variational bound, fixed small, 1,000 steps | 500 | 3.210 ± 0.020 |"),
         ("of other weights", None),
     ):
         row = bits_row("fixed_small", 3.2104) | {"weights": weights}

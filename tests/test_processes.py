@@ -19,7 +19,7 @@ from training.objectives.score_matching import ScoreMatching
 from training.train import start_processes
 
 OTHERS = {
-    "flow": (FlowMatching, {"weighting_scheme": "logit_normal"}),
+    "flow": (FlowMatching, {"weighting_scheme": "logit_normal", "augment": 0.5}),
     "vp": (ScoreMatching, {"sde": "vp", "loss_weighting": "likelihood", "importance_sampling": True}),
     "ve": (ScoreMatching, {"sde": "ve", "sigma_max": 5.0}),
 }
@@ -60,8 +60,9 @@ def account(trainer: Trainer) -> dict[str, object]:
     seen: dict[str, list[Tensor]] = {}
     for micro_step in range(trainer.recipe.gradient_accumulation_steps):
         batch, rng = trainer.batch(micro_step)
-        seen.setdefault("images", []).append(batch["images"])
-        seen.setdefault("labels", []).append(trainer.objective.conditions(batch, rng)["class_labels"])
+        images, conditions = trainer.objective.examples(batch, rng)
+        seen.setdefault("images", []).append(images)
+        seen.setdefault("labels", []).append(conditions["class_labels"])
         seen.setdefault("noise", []).append(rng.normal("noise", (1, 8, 8)))
         seen.setdefault("timesteps", []).append(trainer.objective._timesteps(rng)[0])
     loss = trainer.gradients()

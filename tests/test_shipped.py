@@ -10,6 +10,7 @@ from fresh_processes import run_elsewhere
 from huggingface_hub import ModelCard
 
 from training.card import README, render, shipped_folders, with_results
+from training.card import main as card_command
 from training.networks.open import load_pipeline
 from training.sharing.card_tables import results_table
 
@@ -159,3 +160,11 @@ def test_the_best_row_has_the_lowest_distance_in_the_features_that_come_first() 
     first, second = results_table({"both": [*fids, *ours], "none": [], "other": fids}).split("\n\n")
     assert first.splitlines()[2:] == ["| both | DDIM, 6 steps | 10 | 0.400 | 0.500 | 6 | 0.100 |"]
     assert second.splitlines()[2:] == ["| other | DDIM, 9 steps | 10 | 0.200 | 0.500 | 9 | 0.100 |"]
+
+
+def test_the_card_command_names_a_folder_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="FOLDER must be that of a pipeline, but nowhere has no model_index.json"):
+        card_command(["nowhere"])
+    with pytest.raises(SystemExit):
+        card_command(["--help"])
+    assert "FOLDER" in capsys.readouterr().out

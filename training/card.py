@@ -1,5 +1,6 @@
 """`python -m training.card [FOLDER ...]`: write model cards from metrics.json and training.json."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -29,13 +30,19 @@ def with_results(readme: str) -> str:
     return f"{before}{marker}\n\n{results()}\n\n{MARKERS[1]}{after}"
 
 
-def main(folders: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Write the card of each folder (default: all shipped models), and the results in the README."""
-    for folder in [Path(name) for name in folders] or shipped_folders():
+    parser = argparse.ArgumentParser("python -m training.card", description=__doc__.partition(": ")[2])
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a model's folder [all shipped ones]")
+    folders = parser.parse_args(arguments).folders or shipped_folders()
+    for folder in folders:
+        if not (folder / "model_index.json").is_file():
+            sys.exit(f"error: FOLDER must be that of a pipeline, but {folder} has no model_index.json")
+    for folder in folders:
         write_whole(folder / "README.md", render(folder).encode())
         print(f"wrote {folder / 'README.md'}")
     write_whole(README, with_results(README.read_text()).encode())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

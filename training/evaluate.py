@@ -6,7 +6,7 @@ Draws images, the same number of each class, and compares them with real images 
 generator was trained with: class accuracy, Frechet and kernel distance to all test images, precision and recall. In
 pixels it measures the distance to the nearest training image. Each metric is shown beside its floor, the score of as
 many real images. Several values of a setting make a sweep; each row is written as soon as it is measured, and is not
-measured again when the command is repeated. Bits/dim are measured only with --bits_per_dim.
+measured again when the command is repeated. Bits/dim are measured with --bits_per_dim and --ode_bits_per_dim only.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def run(location: str, options: Options, command: str) -> list[Row]:
 
 
 def print_summary(evaluation: Evaluation, rows: list[Row]) -> None:
-    """Print the tables and write the plots; measure bits/dim first if they are requested."""
+    """Print the tables and write the plots; measure bits/dim if they are requested."""
     folder = evaluation.output.parent
     print(table(rows))
     if any(row["measured"].get("nearest_train_ratio", 1) < 1 for row in rows):
@@ -106,10 +106,13 @@ def print_summary(evaluation: Evaluation, rows: list[Row]) -> None:
             "warning: a ratio below 1: samples are nearer to training images than unseen images are (copies, or smooth)"
         )
     written = plots.write_plots(folder, rows)
-    if evaluation.options.bits_per_dim:
-        bounds = bits_per_dim.measure_rows(evaluation)
-        print(likelihood_table(bounds))
+    bounds = bits_per_dim.measure_rows(evaluation) if evaluation.options.bits_per_dim else []
+    if bounds:
         written.append(plots.write_likelihood(folder, bounds))
+    if evaluation.options.ode_bits_per_dim:
+        bounds.append(bits_per_dim.measure_ode_row(evaluation))
+    if bounds:
+        print(likelihood_table(bounds))
     print(f"written to {', '.join(map(str, [evaluation.output, *written]))}")
 
 

@@ -101,26 +101,38 @@ def check_classes(model: Model, options: Options, network: nn.Module, test: Imag
 
 def check_bits(model: Model, options: Options, test: ImageData) -> None:
     """Raise ValueError if bits/dim are requested that cannot be measured of this model."""
-    if not options.bits_per_dim:
-        return
-    if options.bits_per_dim > len(test.images):
+    for name in ("bits_per_dim", "ode_bits_per_dim"):
+        if getattr(options, name):
+            _check_likelihood(model, options, name, test)
+    if options.bits_per_dim:
+        _check_bound(model, options)
+
+
+def _check_likelihood(model: Model, options: Options, name: str, test: ImageData) -> None:
+    if getattr(options, name) > len(test.images):
         raise ValueError(
-            f"bits_per_dim must be at most {len(test.images)}, the images of {options.test_split!r}, "
-            f"got {options.bits_per_dim}"
+            f"{name} must be at most {len(test.images)}, the images of {options.test_split!r}, "
+            f"got {getattr(options, name)}"
         )
+    if not hasattr(model.pipe, "resolve_labels"):
+        raise ValueError(f"{name} must be 0 for {type(model.pipe).__name__}, which is no pipeline of this project")
+    if getattr(model.pipe, "vae", None) is not None:
+        raise ValueError(f"{name} must be 0: {model.name} diffuses latents, whose likelihood is not one of pixels")
+    if model.facts.num_class_embeds is not None and model.facts.null_label is None:
+        raise ValueError(f"{name} must be 0: {model.name} cannot be evaluated without a class")
+
+
+def _check_bound(model: Model, options: Options) -> None:
     most = model.own_scheduler.config.get("num_train_timesteps", 0)
     if options.bits_per_dim_steps > most:
         raise ValueError(
             f"bits_per_dim_steps must be at most {most}, the length of the schedule, got {options.bits_per_dim_steps}"
         )
-    if not hasattr(model.pipe, "resolve_labels"):
+    if "sigma_max" in model.own_scheduler.config:
         raise ValueError(
-            f"bits_per_dim must be 0 for {type(model.pipe).__name__}, which is no pipeline of this project"
+            f"bits_per_dim must be 0: {model.name} was trained on the VE process, which has no variational bound here; "
+            "--ode_bits_per_dim measures its likelihood"
         )
-    if getattr(model.pipe, "vae", None) is not None:
-        raise ValueError(f"bits_per_dim must be 0: {model.name} diffuses latents, and its bound is not one on pixels")
-    if model.facts.num_class_embeds is not None and model.facts.null_label is None:
-        raise ValueError(f"bits_per_dim must be 0: {model.name} cannot be evaluated without a class")
     if "learned_range" in (options.variance_type or []) and not model.facts.learns_variance:
         raise ValueError(f"variance_type must not be learned_range: {model.name} has learned no variance")
 

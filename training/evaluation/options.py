@@ -75,6 +75,10 @@ class Options:
     variance_type: list[str] | None = flag(
         None, f"one or more of {', '.join(VARIANCES)} for bits/dim; default: that of the model"
     )
+    ode_bits_per_dim: int = flag(
+        0, "test images whose bits/dim by the probability-flow ODE are measured, in float32; 0 for none"
+    )
+    ode_tolerance: float = flag(1e-4, "the ODE solver's rtol and atol")
     output: str | None = flag(None, "the file to write; default: metrics.json in the model's folder")
     grid: bool = flag(True, "write samples.png beside metrics.json, with the samples of the lowest Frechet distance")
     overwrite: bool = flag(False, "measure again what metrics.json already holds")
@@ -124,15 +128,18 @@ class Options:
 
     def _check_counts(self) -> None:
         lowest = {"num_samples": NEIGHBOURS + 1, "batch_size": 1, "seed": 0, "nearest_samples": 0}
-        lowest |= {"bits_per_dim": 0, "bits_per_dim_steps": 2, "bits_per_dim_timesteps": 2}
+        lowest |= {"bits_per_dim": 0, "ode_bits_per_dim": 0, "bits_per_dim_steps": 2, "bits_per_dim_timesteps": 2}
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         for steps in self.num_inference_steps:
             if steps < 1:
                 raise ValueError(f"num_inference_steps must be at least 1, got {steps}")
-        if self.bits_per_dim == 1:
-            raise ValueError("bits_per_dim must be 0, or at least 2 for a standard error, got 1")
+        for name in ("bits_per_dim", "ode_bits_per_dim"):
+            if getattr(self, name) == 1:
+                raise ValueError(f"{name} must be 0, or at least 2 for a standard error, got 1")
+        if not 1e-12 <= self.ode_tolerance < 1:
+            raise ValueError(f"ode_tolerance must be in [1e-12, 1), got {self.ode_tolerance:g}")
         self.bits_per_dim_timesteps = min(self.bits_per_dim_timesteps, self.bits_per_dim_steps)
         if self.variance_type and not self.bits_per_dim:
             raise ValueError("variance_type is of use with bits_per_dim only, which is 0")

@@ -111,13 +111,14 @@ def table(rows: list[Row]) -> str:
 
 
 def likelihood_table(rows: list[Row]) -> str:
-    """The rows of bits/dim as aligned text."""
-    lines = [["variance", "steps", "images", "bits/dim", "standard error", "prior", "decoder"]]
+    """The rows of bits/dim as aligned text: those of the bound by their variance, that of the ODE by its tolerance."""
+    names = ("bits_per_dim", "standard_error", "prior", "decoder")
+    lines = [["measured by", "steps", "images", "bits/dim", "standard error", "prior", "decoder"]]
     for row in rows:
         settings, measured = row["settings"], row["measured"]
-        numbers = [f"{measured[name]:.4f}" for name in ("bits_per_dim", "standard_error", "prior", "decoder")]
-        steps, images = str(settings["num_inference_steps"]), str(settings["num_images"])
-        lines.append([settings["variance"], steps, images, *numbers])
+        by = settings["variance"] if "variance" in settings else f"ODE, {settings['tolerance']:g}"
+        numbers = [f"{measured[name]:.4f}" if name in measured else "" for name in names]
+        lines.append([by, str(settings.get("num_inference_steps", "")), str(settings["num_images"]), *numbers])
     return aligned(lines)
 
 

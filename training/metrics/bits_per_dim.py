@@ -4,9 +4,11 @@ The full sum takes T network evaluations per image. Here each image gets the dec
 from each of K slices of the rest, weighted by the size of the slice. The estimate is unbiased. The slices widen with t
 and are one step wide where the terms are large. The standard error over images covers both the choice of t and the
 choice of images.
+
+A flow is asked at the time with the same signal-to-noise ratio: its bound is that of DDPM's steps with its x_0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,8 @@ from tqdm.auto import tqdm
 from pipelines import NoiseSchedule
 from pipelines.ddpm import VARIANCES
 from pipelines.facts import Facts
+from pipelines.flow_matching import find_path
+from pipelines.process import broadcast, from_velocity
 from training.metrics.likelihood import bound_term, prior_term, reverse_step
 from training.randomness import seeded
 
@@ -52,7 +56,8 @@ def bits_per_dim(
     """Bits/dim of 8-bit `images` (N, C, H, W) under each of the `variances`, from the same network evaluations.
 
     Args:
-        pipe: a pipeline of this project; a class-conditional one is evaluated without a class
+        pipe: a pipeline of this project; a class-conditional one is evaluated without a class, a flow on the cosine
+            schedule of 1,000 steps
         images: uint8 (N, C, H, W), of the size that the network takes
         num_inference_steps: number of steps in the sum; the schedule is respaced (trailing) if they are fewer than T
         variances: any of fixed_small, fixed_large, learned_range; None: the one that the pipeline samples with
@@ -64,9 +69,10 @@ def bits_per_dim(
         ValueError: an argument out of range, by name, or images of the wrong shape.
     """
     variances = [pipe.variance_type] if variances is None else list(variances)
-    full = NoiseSchedule.from_scheduler(pipe.scheduler)
+    full, kind, network = _as_ddpm(pipe)
     schedule = full.respace(full.spaced_timesteps(num_inference_steps))
-    _check(pipe, images, variances, timesteps_per_image)
+    check_images(pipe, images)
+    _check(pipe, variances, timesteps_per_image)
     slices = slices_of(len(schedule), min(timesteps_per_image, len(schedule)))
     found = {name: np.zeros((len(images), len(slices))) for name in variances}
     batches = _pairs(len(images), slices, seed, batch_size)
@@ -78,9 +84,9 @@ def bits_per_dim(
         x_t = schedule.add_noise(x0, noise, times)
         labels, _ = pipe.resolve_labels(None, len(image))
         conditions = {} if labels is None else {"class_labels": labels}
-        output = pipe.network(x_t, schedule.timesteps[times], **conditions)
+        output = network(x_t, schedule.timesteps[times], **conditions)
         for name in variances:
-            step = reverse_step(output, x_t, times, schedule, name, pipe.scheduler.config.prediction_type, True)
+            step = reverse_step(output, x_t, times, schedule, name, kind, True)
             found[name][image, column] = bound_term(*step, x0, x_t, times, schedule).cpu().numpy()
     prior = prior_term(to_levels(images, "cpu"), schedule).numpy()
     return {name: _summary(terms, prior, slices, schedule) for name, terms in found.items()}
@@ -102,9 +108,35 @@ def to_levels(images: np.ndarray, device: torch.device | str) -> Tensor:
     return torch.from_numpy(images).to(device, torch.float32) / 127.5 - 1
 
 
-def _check(pipe: DiffusionPipeline, images: np.ndarray, variances: list[str], timesteps_per_image: int) -> None:
+def is_flow(pipe: DiffusionPipeline) -> bool:
+    """Whether a pipeline of this project is a flow's; the class may be one that a folder carries."""
+    return "path" in pipe.config
+
+
+def _as_ddpm(pipe: DiffusionPipeline) -> tuple[NoiseSchedule, str, Callable[..., Tensor]]:
+    """A noise schedule, what is predicted, and the network of (x_t, t), t an index into the schedule."""
+    if not is_flow(pipe):
+        return NoiseSchedule.from_scheduler(pipe.scheduler), pipe.scheduler.config.prediction_type, pipe.network
+    schedule, path = NoiseSchedule.cosine(1000), find_path(pipe.config.path)
+    scale = pipe.scheduler.config.num_train_timesteps
+
+    def x0_of(x_t: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        a, b = schedule.marginal(t)
+        time = path.time_of(a, b)
+        x = x_t * broadcast(sum(path.marginal(time)) / (a + b), x_t)  # of the same signal-to-noise ratio
+        velocity = pipe.network(x, (scale * time).to(x), **conditions)
+        return from_velocity(path, velocity, x, time)[0]
+
+    return schedule, "sample", x0_of
+
+
+def check_images(pipe: DiffusionPipeline, images: np.ndarray) -> None:
+    """Raise ValueError unless `images` are at least 2, (N, C, H, W), of the size that the network takes."""
     if tuple(images.shape[1:]) != pipe.sample_shape or len(images) < 2:
         raise ValueError(f"images must be at least 2 of shape {pipe.sample_shape}, got {images.shape}")
+
+
+def _check(pipe: DiffusionPipeline, variances: list[str], timesteps_per_image: int) -> None:
     if timesteps_per_image < 2:
         raise ValueError(f"timesteps_per_image must be at least 2, got {timesteps_per_image}")
     learned = Facts(pipe.unet.config).learns_variance

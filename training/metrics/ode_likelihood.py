@@ -18,6 +18,7 @@ from pipelines.ode import dormand_prince
 from pipelines.process import Path, up
 from pipelines.sde import SDE
 
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (x (N, ...), t (N,)) -> dx/dt
 DIVERGENCES = ("rademacher", "gaussian", "exact")
 
 
@@ -31,7 +32,7 @@ class ODELikelihood:
 
 
 def ode_likelihood(
-    velocity: Callable[[Tensor, Tensor], Tensor],
+    velocity: Velocity,
     x0: Tensor,
     process: SDE | Path,
     *,
@@ -41,7 +42,7 @@ def ode_likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_evaluations: int = 2000,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> ODELikelihood:
     """The density of a model whose samples follow dx/dt = velocity(x, t).
 
@@ -55,7 +56,7 @@ def ode_likelihood(
         end: where the integration begins; t = 0 itself is singular for most models
         rtol, atol: error allowed per step
         max_evaluations: per image
-        generator: of the probes
+        generator: of the probes; a list has one per image, so that an image's probes do not depend on the batch
 
     Returns:
         `ODELikelihood`; its standard error is 0 for the exact divergence, and NaN for one probe
@@ -85,22 +86,33 @@ def ode_likelihood(
     x_1, integrals = last.x[:, :size].double() / std, last.x[:, size:].double()
     prior = -0.5 * x_1.square().sum(1) - size * (0.5 * math.log(2 * math.pi) + math.log(std))
     bits = -(prior[:, None] + integrals) / (size * math.log(2))
-    error = torch.zeros(count).double() if divergence == "exact" else bits.std(1) / math.sqrt(probes)
+    error = bits.new_zeros(count) if divergence == "exact" else _standard_error(bits)
     return ODELikelihood(bits.mean(1), error, last.evaluations)
 
 
-def _probes(x0: Tensor, probes: int, divergence: str, generator: torch.Generator | None) -> Tensor:
+def _standard_error(bits: Tensor) -> Tensor:
+    """Of the mean over the probes, (N,), from `bits` (N, K); NaN for one probe."""
+    probes = bits.shape[1]
+    return bits.std(1) / math.sqrt(probes) if probes > 1 else bits.new_full((len(bits),), math.nan)
+
+
+def _probes(
+    x0: Tensor, probes: int, divergence: str, generator: torch.Generator | list[torch.Generator] | None
+) -> Tensor:
     """(K, N, ...) vectors."""
     if divergence == "exact":
         units = torch.eye(x0[0].numel(), dtype=up(x0).dtype, device=x0.device)
         return units.reshape(-1, 1, *x0.shape[1:]).expand(-1, len(x0), *x0.shape[1:])
-    drawn = torch.randn((probes, *x0.shape), generator=generator, dtype=up(x0).dtype).to(x0.device)
+    if isinstance(generator, list):
+        shape = (probes, *x0.shape[1:])
+        drawn = torch.stack([torch.randn(shape, generator=each, dtype=up(x0).dtype) for each in generator], 1)
+    else:
+        drawn = torch.randn((probes, *x0.shape), generator=generator, dtype=up(x0).dtype)
+    drawn = drawn.to(x0.device)
     return drawn if divergence == "gaussian" else torch.where(drawn >= 0, 1.0, -1.0).to(drawn)
 
 
-def _slope_and_traces(
-    velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, vectors: Tensor
-) -> tuple[Tensor, Tensor]:
+def _slope_and_traces(velocity: Velocity, x: Tensor, t: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """velocity(x, t) and e . J e of each probe, (N, K)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipelines.conditions import Conditions, Nulls, nulls_for
 from training.data import ImageData
+from training.objectives.augmentation import add_labels, augmented, without_labels
 from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom
 from training.recipes import check_range, flag
@@ -25,10 +26,17 @@ class ClassConditional(Objective):
 
         class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
         label_dropout: float = flag(0.1, "share of examples whose label is dropped")
+        augment: float = flag(
+            0.0,
+            "share of examples that are mirrored or moved by a pixel; the network is told by their labels, and none "
+            "is ever drawn",
+        )
 
         def __post_init__(self) -> None:
             """Refuse, by name, what cannot work."""
-            check_range(self, label_dropout=(0.0, 1.0))
+            check_range(self, label_dropout=(0.0, 1.0), augment=(0.0, 1.0))
+            if self.augment > 0 and not self.class_conditional:
+                raise ValueError(f"augment must be 0 without --class_conditional, got {self.augment:g}")
 
         def class_names(self, data: ImageData) -> tuple[str, ...] | None:
             """The classes to train on; None without.
@@ -46,16 +54,26 @@ class ClassConditional(Objective):
         super().__init__(options, network)
         self.class_names = class_names
         self.nulls = {"class_labels": len(class_names)} if class_names else {}
+        if options.augment > 0:
+            add_labels(network, len(class_names) + 1)
 
     @property
     def id2label(self) -> dict[str, str] | None:
         """Class names by index, as pipelines keep them; None without."""
         return {str(i): name for i, name in enumerate(self.class_names)} if self.class_names else None
 
-    def conditions(self, batch: Batch, rng: BatchRandom) -> Conditions:
-        """The conditions of the network, some dropped at random: "class_labels" (N,), or none."""
-        given = {"class_labels": batch["labels"]} if self.class_names else {}
-        return drop(given, self.nulls, self.options.label_dropout, rng)
+    def examples(self, batch: Batch, rng: BatchRandom) -> tuple[Tensor, Conditions]:
+        """The images x_0 (N, C, H, W), and the conditions, some dropped at random: "class_labels" (N,), or none."""
+        images, given = batch["images"], {"class_labels": batch["labels"]} if self.class_names else {}
+        conditions = drop(given, self.nulls, self.options.label_dropout, rng)
+        if self.options.augment == 0:
+            return images, conditions
+        images, change = augmented(images, self.options.augment, rng)
+        return images, {"class_labels": conditions["class_labels"] + change * (len(self.class_names) + 1)}
+
+    def drawn(self, network: nn.Module) -> nn.Module:
+        """`network` as it is saved and drawn from: without the labels of augmented images."""
+        return without_labels(network, len(self.class_names) + 1) if self.options.augment > 0 else network
 
 
 def num_class_embeds(class_names: tuple[str, ...] | None) -> int | None:

@@ -133,11 +133,11 @@ class Denoising(ClassConditional):
 
     def losses(self, batch: Batch, rng: BatchRandom) -> Tensor:
         """The weighted loss of each example, (N,)."""
-        x0, kind = batch["images"], self.scheduler.config.prediction_type
+        (x0, conditions), kind = self.examples(batch, rng), self.scheduler.config.prediction_type
         noise = rng.normal("noise", tuple(x0.shape[1:])).to(x0)
         t, weights = (values.to(x0.device) for values in self._timesteps(rng))
         x_t = self.schedule.add_noise(x0, noise, t)
-        output = self.network(x_t, t, **self.conditions(batch, rng), return_dict=False)[0].to(x0.dtype)
+        output = self.network(x_t, t, **conditions, return_dict=False)[0].to(x0.dtype)
         simple = simple_loss(output, x0, noise, t, self.schedule, kind) * self._weights(t).to(x0)
         if not self.learned:
             return simple
@@ -166,7 +166,10 @@ class Denoising(ClassConditional):
         if not self.class_names:
             return DDPMPipeline(unet=network, scheduler=self.scheduler)
         return ClassifierFreeGuidancePipeline(
-            unet=network, scheduler=self.scheduler, id2label=self.id2label, guidance_interval=self.guidance_interval
+            unet=self.drawn(network),
+            scheduler=self.scheduler,
+            id2label=self.id2label,
+            guidance_interval=self.guidance_interval,
         )
 
 

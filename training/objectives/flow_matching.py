@@ -88,11 +88,11 @@ class FlowMatching(ClassConditional):
 
     def loss(self, batch: Batch, rng: BatchRandom) -> Tensor:
         """Mean squared error of the velocity: "images" (N, C, H, W) in [-1, 1], "labels" (N,)."""
-        x0 = batch["images"]
+        x0, conditions = self.examples(batch, rng)
         eps, t = rng.normal("noise", tuple(x0.shape[1:])).to(x0), self.times(rng)
         a, b = (broadcast(level, x0) for level in self.path.marginal(t))
         timestep = (TIME_SCALE * t).to(x0)
-        velocity = self.network(a * x0 + b * eps, timestep, **self.conditions(batch, rng), return_dict=False)[0]
+        velocity = self.network(a * x0 + b * eps, timestep, **conditions, return_dict=False)[0]
         return (velocity.to(x0) - path_velocity(self.path, x0, eps, t)).square().mean()
 
     def times(self, rng: BatchRandom) -> Tensor:
@@ -105,7 +105,7 @@ class FlowMatching(ClassConditional):
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with."""
         return FlowMatchingPipeline(
-            unet=network,
+            unet=self.drawn(network),
             scheduler=self.scheduler,
             id2label=self.id2label,
             path=self.path_name,

@@ -143,11 +143,11 @@ class ScoreMatching(ClassConditional):
 
     def losses(self, batch: Batch, rng: BatchRandom) -> Tensor:
         """w || b s + z ||^2 / D of each example, (N,)."""
-        x0 = batch["images"]
+        x0, conditions = self.examples(batch, rng)
         z, (t, weight) = rng.normal("noise", tuple(x0.shape[1:])).to(x0), self.times(rng)
         a, b = self.sde.marginal(t)
         x_t = broadcast(a, x0) * x0 + broadcast(b, x0) * z
-        error = self.noise_of(x_t, a, b, self.conditions(batch, rng)) - z
+        error = self.noise_of(x_t, a, b, conditions) - z
         return weight.to(x0) * error.square().flatten(1).mean(1)
 
     def noise_of(self, x_t: Tensor, a: Tensor, b: Tensor, conditions: dict[str, Tensor]) -> Tensor:
@@ -161,7 +161,7 @@ class ScoreMatching(ClassConditional):
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with."""
-        return ScoreSDEPipeline(unet=network, scheduler=self.scheduler, id2label=self.id2label)
+        return ScoreSDEPipeline(unet=self.drawn(network), scheduler=self.scheduler, id2label=self.id2label)
 
 
 OBJECTIVE = ScoreMatching
