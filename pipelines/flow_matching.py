@@ -21,7 +21,7 @@ from torch import Tensor
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
 from .classifier_free_guidance import check_interval, guided_network
 from .conditions import Labels
-from .process import Path, from_velocity, up
+from .process import Path, from_velocity, unit_time, up
 from .run import Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
@@ -34,12 +34,12 @@ class LinearPath:
 
     def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(1 - t, t), float64, of the shape of `t`."""
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = unit_time(t)
         return 1 - t, t
 
     def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(-1, 1), float64, of the shape of `t`."""
-        one = torch.ones_like(torch.as_tensor(t, dtype=torch.float64))
+        one = torch.ones_like(unit_time(t))
         return -one, one
 
     def time_of(self, a: Tensor, b: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class VariancePreservingPath:
 
     def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(cos, sin) of pi t / 2, float64, of the shape of `t`."""
-        angle = torch.as_tensor(t, dtype=torch.float64) * (math.pi / 2)
+        angle = unit_time(t) * (math.pi / 2)
         return angle.cos(), angle.sin()
 
     def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:

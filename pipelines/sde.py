@@ -10,7 +10,8 @@ sigma_min)^t. What runs backwards needs only the score grad log p(x_t), and what
 
     dx / dt = f x - 1/2 g^2 score                                   the probability-flow ODE, eq. 13
 
-Each class below is such a process: numbers and tensors t, (N,) or (), in (0, 1]; coefficients are float64.
+Each class below is such a process: numbers and tensors t, (N,) or (), in (0, 1], and ValueError outside [0, 1];
+coefficients are float64.
 """
 
 import math
@@ -19,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .process import broadcast, up
+from .process import broadcast, unit_time, up
 from .run import Step
 
 Time = Tensor | float
@@ -77,12 +78,12 @@ class VPSDE(LinearDrift):
 
     def beta(self, t: Time) -> Tensor:
         """beta(t), float64."""
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = unit_time(t)
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def log_mean(self, t: Time) -> Tensor:
         """log a(t) = -1/2 of the integral of beta from 0 to t."""
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = unit_time(t)
         return -0.25 * t.square() * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
@@ -131,7 +132,7 @@ class VESDE(LinearDrift):
 
     def sigma(self, t: Time) -> Tensor:
         """sigma(t), float64."""
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** torch.as_tensor(t, dtype=torch.float64)
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** unit_time(t)
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
         """(1, sigma)."""
@@ -140,7 +141,7 @@ class VESDE(LinearDrift):
 
     def drift_rate(self, t: Time) -> Tensor:
         """0."""
-        return torch.zeros_like(torch.as_tensor(t, dtype=torch.float64))
+        return torch.zeros_like(unit_time(t))
 
     def diffusion(self, t: Time) -> Tensor:
         """sigma sqrt(2 log(sigma_max / sigma_min))."""
@@ -148,7 +149,7 @@ class VESDE(LinearDrift):
 
     def reverse_step_coefficients(self, t: Time, dt: float) -> tuple[Tensor, Tensor]:
         """(1, sqrt(sigma(t)^2 - sigma(t - dt)^2)): NCSN's steps."""
-        sigma, before = self.sigma(t), self.sigma(torch.as_tensor(t, dtype=torch.float64) - dt)
+        sigma, before = self.sigma(t), self.sigma(unit_time(t) - dt)
         return torch.ones_like(sigma), (sigma.square() - before.square()).sqrt()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toys import seeded
 
-from pipelines import GaussianMixture, NoiseSchedule
+from pipelines import VESDE, VPSDE, GaussianMixture, LinearPath, NoiseSchedule, SubVPSDE, VariancePreservingPath
 from pipelines.classifier_guidance import gradient_of, steer
 from pipelines.process import output_of_x0, output_rate, predict_eps, predict_x0, velocity
 
@@ -91,3 +91,16 @@ def test_exact_denoisers_and_steering_speak_any_process(process: object, t: floa
     steered = steer(denoiser, lambda x, t: gradient_of(classifier.log_prob, x, t, labels), 1.0, process, kind)
     torch.testing.assert_close(steered(x_t, t), denoiser(x_t, t, class_labels=labels), rtol=0, atol=1e-9)
     assert float((steered(x_t, t) - denoiser(x_t, t)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("process", [VPSDE(), SubVPSDE(), VESDE(), LinearPath(), VariancePreservingPath()])
+@pytest.mark.parametrize("t", [-0.1, 1.01, 500.0, math.nan, torch.tensor([0.5, 999.0])])
+def test_a_time_outside_is_refused(process: object, t: float | torch.Tensor) -> None:
+    """1000 t is what networks are given: it is easily taken for t."""
+    worst = "999" if isinstance(t, torch.Tensor) else f"{t:g}"
+    with pytest.raises(ValueError, match=rf"t must be in \[0, 1\], got {worst}"):
+        process.marginal(t)
+    with pytest.raises(ValueError, match=rf"t must be in \[0, 1\], got {worst}"):
+        process.marginal_rate(t)
+    a, b = process.marginal(torch.tensor([1e-3, 1.0 + 1e-12]))
+    assert bool((a >= -1e-9).all()) and bool((b > 0).all())

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Labels
-from .process_d13d44d0 import broadcast
+from .process_8da9cfb2 import broadcast
 from .run_b9059173 import Denoiser, Step
-from .schedule_57c3b759 import NoiseSchedule
-from .solvers_7ce4412e import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
+from .schedule_052d5882 import NoiseSchedule
+from .solvers_e76f3870 import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
 
 
 def ddim_step(

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_111d7a82 import check_eta, ddim_steps
-from .process_d13d44d0 import Clock
+from .ddim_c251742a import check_eta, ddim_steps
+from .process_8da9cfb2 import Clock
 from .run_b9059173 import Denoiser, Step, evaluate
-from .solvers_7ce4412e import PROCESS_SCHEDULERS, Solver
+from .solvers_e76f3870 import PROCESS_SCHEDULERS, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -277,4 +277,4 @@ def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
-from .schedule_57c3b759 import __doc__ as _  # noqa: E402, F401
+from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process_d13d44d0 import broadcast, predict_eps, predict_x0, up, velocity
+from .process_8da9cfb2 import broadcast, predict_eps, predict_x0, up, velocity
 
 SPACINGS = ("trailing", "leading", "linspace")
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_64a13ce1 import Labels
 from .run_b9059173 import Denoiser, Step
-from .schedule_57c3b759 import NoiseSchedule
-from .solvers_7ce4412e import Clip, Solver, predict
+from .schedule_052d5882 import NoiseSchedule
+from .solvers_e76f3870 import Clip, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
@@ -200,4 +200,4 @@ class DDPMPipeline(StepwisePipeline):
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
-from .process_d13d44d0 import __doc__ as _  # noqa: E402, F401
+from .process_8da9cfb2 import __doc__ as _  # noqa: E402, F401

@@ -19,9 +19,9 @@ from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_13d7e34d import check_interval, guided_network
+from .classifier_free_guidance_63d629f4 import check_interval, guided_network
 from .conditions_64a13ce1 import Labels
-from .process_d13d44d0 import Path, from_velocity, up
+from .process_8da9cfb2 import Path, from_velocity, unit_time, up
 from .run_b9059173 import Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
@@ -34,12 +34,12 @@ class LinearPath:
 
     def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(1 - t, t), float64, of the shape of `t`."""
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = unit_time(t)
         return 1 - t, t
 
     def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(-1, 1), float64, of the shape of `t`."""
-        one = torch.ones_like(torch.as_tensor(t, dtype=torch.float64))
+        one = torch.ones_like(unit_time(t))
         return -one, one
 
     def time_of(self, a: Tensor, b: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class VariancePreservingPath:
 
     def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(cos, sin) of pi t / 2, float64, of the shape of `t`."""
-        angle = torch.as_tensor(t, dtype=torch.float64) * (math.pi / 2)
+        angle = unit_time(t) * (math.pi / 2)
         return angle.cos(), angle.sin()
 
     def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -311,6 +311,6 @@ class FlowMatchingPipeline(StepwisePipeline):
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
-from .ddim_111d7a82 import __doc__ as _  # noqa: E402, F401
-from .schedule_57c3b759 import __doc__ as _  # noqa: E402, F401
-from .solvers_7ce4412e import __doc__ as _  # noqa: E402, F401
+from .ddim_c251742a import __doc__ as _  # noqa: E402, F401
+from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
+from .solvers_e76f3870 import __doc__ as _  # noqa: E402, F401

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process_d13d44d0 import Process, predict_eps, predict_x0
+from .process_8da9cfb2 import Process, predict_eps, predict_x0
 from .run_b9059173 import Denoiser, Step
-from .schedule_57c3b759 import NoiseSchedule
+from .schedule_052d5882 import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
 # these take two slopes per step, the first of them at its beginning

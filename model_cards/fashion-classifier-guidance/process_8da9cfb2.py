@@ -51,6 +51,19 @@ def up(x: Tensor) -> Tensor:
     return x.to(working_dtype(x))
 
 
+def unit_time(t: Tensor | float) -> Tensor:
+    """`t`, a number or (N,), as float64.
+
+    Raises:
+        ValueError: outside [0, 1], beyond what rounding explains.
+    """
+    t = torch.as_tensor(t, dtype=torch.float64)
+    if not bool(((t >= -1e-9) & (t <= 1 + 1e-9)).all()):
+        worst = t.flatten()[(t - 0.5).abs().nan_to_num(torch.inf).argmax()]
+        raise ValueError(f"t must be in [0, 1], got {float(worst):g}")
+    return t
+
+
 def broadcast(level: Level, like: Tensor) -> Tensor:
     """A number or (N,) tensor as a tensor that multiplies `like` (N, ...), in its working precision, on its device."""
     level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64)

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels
-from .ddim_111d7a82 import check_eta, ddim_steps
-from .ddpm_58b5df97 import MeanShift, ancestral_steps
-from .process_d13d44d0 import Process, output_of_x0, output_rate, predict_x0
+from .ddim_c251742a import check_eta, ddim_steps
+from .ddpm_34c1dd78 import MeanShift, ancestral_steps
+from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
 from .run_b9059173 import Denoiser, Step, padded_rows
-from .schedule_57c3b759 import NoiseSchedule
-from .solvers_7ce4412e import Clip, Solver
+from .schedule_052d5882 import NoiseSchedule
+from .solvers_e76f3870 import Clip, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t
