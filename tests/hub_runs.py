@@ -93,10 +93,10 @@ def trained_folder(folder: Path) -> Path:
 
 
 def push(
-    hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes"
+    hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes", command: str = "push"
 ) -> subprocess.CompletedProcess:
-    """`python -m training.hub push FOLDER ARGUMENTS`, without its imports and its waits."""
-    line = ["push", str(folder), *arguments]
+    """`python -m training.hub COMMAND FOLDER ARGUMENTS`, without its imports and its waits."""
+    line = [command, str(folder), *arguments]
     environment = _push_environment(hub, folder, token)
     pushes = _pushes(hub)
     with tempfile.TemporaryDirectory() as place:

@@ -324,13 +324,19 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {"id": id, "sha": oid, "siblings": siblings, "private": private, "tags": []}
 
     def tree(self, kind: str, id: str, revision: str, under: str | None) -> tuple:
+        """The files below a folder; without recursive=true those in it alone, and its folders."""
         _, files = self.revision(kind, id, revision)
-        listed = []
-        for path, content in sorted(files.items()):
-            if under is None or path.startswith(f"{under}/"):
-                lfs = {"oid": _oid(path, content), "size": len(content), "pointerSize": 134}
-                entry = {"type": "file", "path": path, "oid": _git_oid(content), "size": len(content)}
-                listed.append(entry | ({"lfs": lfs} if _is_lfs(path) else {}))
+        prefix = f"{under}/" if under else ""
+        inside = {path: content for path, content in sorted(files.items()) if path.startswith(prefix)}
+        if under and not inside:
+            raise _Refused(404, f"{under} does not exist", "EntryNotFound")
+        if "recursive=true" in urlsplit(self.path).query.lower():
+            return 200, [_entry(path, content) for path, content in inside.items()]
+        folders = dict.fromkeys(prefix + path.removeprefix(prefix).split("/")[0] for path in inside)
+        listed = [
+            _entry(path, files[path]) if path in files else {"type": "directory", "path": path, "oid": "0", "size": 0}
+            for path in folders
+        ]
         return 200, listed
 
     def resolve(self, kind: str | None, id: str, revision: str, path: str) -> tuple:
@@ -349,7 +355,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_lfs(path: str) -> bool:
-    return path.endswith((".safetensors", ".png"))
+    return path.endswith((".safetensors", ".png", ".parquet"))
+
+
+def _entry(path: str, content: bytes) -> dict:
+    lfs = {"oid": _oid(path, content), "size": len(content), "pointerSize": 134}
+    entry = {"type": "file", "path": path, "oid": _git_oid(content), "size": len(content)}
+    return entry | ({"lfs": lfs} if _is_lfs(path) else {})
 
 
 def _git_oid(content: bytes) -> str:

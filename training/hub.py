@@ -1,5 +1,7 @@
 """`python -m training.hub push FOLDER REPO_ID [--private] [--space [SPACE_ID]]`: push a model to the Hub.
 
+`push-dataset FOLDER REPO_ID [--private]` pushes a prepared data set.
+
 All changes are one commit, so that the repository never holds half of a model. The same commit deletes files of an
 earlier push that the model no longer has. training/sharing/uploads.py lists the files that are uploaded.
 """
@@ -22,6 +24,8 @@ from training.files import weights_hash, write_json, write_whole
 from training.model_index import is_pipeline
 from training.run_record import PUSHED, pushed_id, pushed_revision
 from training.sharing.card_text import is_own_card, render
+from training.sharing.dataset_files import belongs_to_a_dataset, dataset_files
+from training.sharing.secrets import check_secrets
 from training.sharing.space import is_of_the_space, space_files
 from training.sharing.uploads import belongs_to_a_model, components, uploads
 
@@ -69,7 +73,7 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
         ValueError: the folder holds no model, or a file contains a path of this machine or the token.
         HubError: as for `prepare`, or every attempt failed.
     """
-    _check_secrets(model_files(folder, repo_id), token or get_token())  # before anything is created
+    check_secrets(model_files(folder, repo_id), token or get_token())  # before anything is created
     repo_id = prepare(repo_id, token, private)
     files, parts = model_files(folder, repo_id), {part.name for part in components(folder)}
     message = f"Upload {folder.resolve().name}"
@@ -89,6 +93,19 @@ def push_space(space_id: str, repo_id: str, token: str | None = None, private: b
     space_id = prepare(space_id, token, private, "space")
     files = _with_retries(lambda: space_files(space_id, repo_id, token, preload=not private), space_id)
     return push_files(files, space_id, token, f"Open with {repo_id}", is_of_the_space, "space")
+
+
+def push_dataset(folder: Path, repo_id: str, token: str | None = None, private: bool = False) -> Pushed:
+    """Push the prepared data set in `folder`, with its card, to the Hub in one commit.
+
+    Raises:
+        ValueError: the folder holds no parquet files or no card, or the card contains a path or the token.
+        HubError: as for `prepare`, or every attempt failed.
+    """
+    files = dataset_files(folder)
+    check_secrets(files, token or get_token())
+    repo_id = prepare(repo_id, token, private, "dataset")
+    return push_files(files, repo_id, token, f"Upload {folder.resolve().name}", belongs_to_a_dataset, "dataset")
 
 
 def model_files(folder: Path, repo_id: str) -> Files:
@@ -192,48 +209,55 @@ def _summary_of(cause: HfHubHTTPError | httpx2.TransportError) -> str:
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 
-def _check_secrets(files: Files, token: str | None) -> None:
-    """Raise ValueError if a file contains a path of this machine or the token."""
-    folders = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 1]
-    folders += [folder.replace("\\", "\\\\") for folder in folders if "\\" in folder]  # as JSON writes it
-    for name, content in files.items():
-        if name.endswith((".safetensors", ".png")):
-            continue
-        text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
-        if token and token in text:
-            raise ValueError(f"{name} contains your Hub token: remove it before the push")
-        for folder in folders:
-            if folder + "/" in text or folder + "\\" in text:
-                raise ValueError(f"{name} contains a path of this machine, {folder}: remove it before the push")
+def _push_model(options: argparse.Namespace) -> None:
+    """The command `push`."""
+    if options.space is not None and not is_pipeline(options.folder):
+        raise ValueError(f"--space needs a pipeline to draw with, and {options.folder} has no model_index.json")
+    if options.dry_run:
+        print("\n".join(model_files(options.folder, options.repo_id)))
+        return
+    pushed = push_folder(options.folder, options.repo_id, options.hub_token, options.private)
+    print(f"{pushed.url} holds {options.folder} at revision {pushed.revision}")
+    if options.space is not None:
+        space = push_space(options.space or pushed.repo_id, pushed.repo_id, options.hub_token, options.private)
+        print(f"{space.url} draws with it")
+        if options.private:
+            print("add the secret HF_TOKEN in the settings of the Space, so that it can read the private model")
+
+
+def _push_dataset(options: argparse.Namespace) -> None:
+    """The command `push-dataset`."""
+    if options.dry_run:
+        print("\n".join(dataset_files(options.folder)))
+        return
+    pushed = push_dataset(options.folder, options.repo_id, options.hub_token, options.private)
+    print(f"{pushed.url} holds {options.folder} at revision {pushed.revision}")
+
+
+def _add_options(command: argparse.ArgumentParser, folder: str, run: Callable[[argparse.Namespace], None]) -> None:
+    command.set_defaults(run=run)
+    command.add_argument("folder", type=Path, help=folder)
+    command.add_argument("repo_id", help="OWNER/NAME, or NAME for one of your own")
+    command.add_argument("--private", action="store_true", help="only you can see the repository that is created")
+    command.add_argument("--hub_token", help="use this token instead of that of `hf auth login` or HF_TOKEN")
+    command.add_argument("--dry_run", action="store_true", help="list the files without pushing them")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Bad input and errors of the Hub exit with a one-line message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     parser = argparse.ArgumentParser(prog="python -m training.hub", description=__doc__.splitlines()[0])
-    push = parser.add_subparsers(dest="command", required=True).add_parser("push", help="upload a model's folder")
-    push.add_argument("folder", type=Path, help="a folder of model_cards/, the trainer's output_dir, or a checkpoint's")
-    push.add_argument("repo_id", help="OWNER/NAME, or NAME for one of your own")
-    push.add_argument("--private", action="store_true", help="only you can see the repository that is created")
-    push.add_argument("--hub_token", help="use this token instead of that of `hf auth login` or HF_TOKEN")
+    commands = parser.add_subparsers(dest="command", required=True)
+    push = commands.add_parser("push", help="upload a model's folder")
+    _add_options(push, "a folder of model_cards/, the trainer's output_dir, or a checkpoint's", _push_model)
     push.add_argument(
         "--space", nargs="?", const="", metavar="SPACE_ID", help="also push the demo as a Space [REPO_ID]"
     )
-    push.add_argument("--dry_run", action="store_true", help="list the files without pushing them")
+    dataset = commands.add_parser("push-dataset", help="upload a prepared data set")
+    _add_options(dataset, "a folder with data/*.parquet and a README.md", _push_dataset)
     options = parser.parse_args(arguments)
     try:
-        if options.space is not None and not is_pipeline(options.folder):
-            raise ValueError(f"--space needs a pipeline to draw with, and {options.folder} has no model_index.json")
-        if options.dry_run:
-            print("\n".join(model_files(options.folder, options.repo_id)))
-            return
-        pushed = push_folder(options.folder, options.repo_id, options.hub_token, options.private)
-        print(f"{pushed.url} holds {options.folder} at revision {pushed.revision}")
-        if options.space is not None:
-            space = push_space(options.space or pushed.repo_id, pushed.repo_id, options.hub_token, options.private)
-            print(f"{space.url} draws with it")
-            if options.private:
-                print("add the secret HF_TOKEN in the settings of the Space, so that it can read the private model")
+        options.run(options)
     except (ValueError, OSError, HubError) as error:
         sys.exit(f"error: {error}")
 

@@ -8,18 +8,16 @@ bits per dimension would count the empty border.
 from __future__ import annotations
 
 import gzip
-import io
 import logging
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
+
+from training.data.parquet_folder import parquet_of, png, write_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,35 +49,13 @@ def prepare(out: Path, source: Path | None = None) -> None:
     `source`: a folder with the four idx files. Default: the Debian package's folder, or else the Hub. Raises
     ValueError, in one line, if there is no source, if a file in it is damaged, or if `out` holds something else.
     """
-    if is_complete(out):
-        logger.info("%s is already complete", out)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not a complete Fashion-MNIST: remove it, or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        made = Path(temporary) / "made"
-        (made / "data").mkdir(parents=True)
+
+    def make(folder: Path) -> None:
         for split, images, labels in read_splits(source):
-            table(images, labels, split).to_parquet(parquet_of(made, split))
+            table(images, labels, split).to_parquet(parquet_of(folder, split))
             logger.info("%s: %d images", split, len(labels))
-        os.replace(made, out)
-    logger.info("wrote %s", out)
 
-
-def parquet_of(folder: Path, split: str) -> Path:
-    """The path at which load_dataset looks for a split."""
-    return folder / "data" / f"{split}-00000-of-00001.parquet"
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether both parquet files exist and have a valid footer."""
-    import pyarrow.parquet as parquet
-
-    try:
-        return all(parquet.read_metadata(parquet_of(folder, split)).num_rows > 0 for split in FILES)
-    except (OSError, ValueError):  # ArrowInvalid is a ValueError
-        return False
+    write_folder(out, "Fashion-MNIST", ("image", "label", "text"), make)
 
 
 def read_splits(source: Path | None) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -146,10 +122,3 @@ def table(images: np.ndarray, labels: np.ndarray, split: str) -> Dataset:
     }
     features = Features(image=ImageFeature(), label=ClassLabel(names=list(GARMENTS)), text=Value("string"))
     return Dataset.from_dict(columns, features=features)
-
-
-def png(image: np.ndarray) -> bytes:
-    """One uint8 (H, W) image as a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The emoji data set: `python -m training.data emoji`, in build.py."""

@@ -1,0 +1,27 @@
+"""What of a data set's folder is uploaded: its card, and its parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DATA = "data/*.parquet"
+
+
+def dataset_files(folder: Path) -> dict[str, bytes | Path]:
+    """The files of a prepared data set, by their names in the repository.
+
+    Raises ValueError if `folder` has no parquet files or no card."""
+    data = sorted(folder.glob(DATA))
+    if not data:
+        raise ValueError(
+            f"{folder} must hold {DATA}: `python -m training.data NAME --out {folder}` prepares a data set"
+        )
+    card = folder / "README.md"
+    if not card.is_file():
+        raise ValueError(f"{folder} must hold a README.md, its card: say what the images are, whose, and the licence")
+    return {path.relative_to(folder).as_posix(): path for path in (card, *data)}
+
+
+def belongs_to_a_dataset(name: str) -> bool:
+    """Whether a file in the repository is from an earlier push, so that this one replaces or deletes it."""
+    return name == "README.md" or (name.startswith("data/") and name.endswith(".parquet"))
