@@ -216,7 +216,7 @@ def test_drawings_are_centred_on_white_and_unstretched() -> None:
     wide = render(svg('<path d="M0 0h32v16h-32z" fill="#00f"/>', 32, 16))
     assert wide.shape == (128, 128, 3) and wide.dtype == np.uint8
     blue = (wide == (0, 0, 255)).all(-1)
-    assert blue[40:88].all() and (wide[:30] == 255).all() and (wide[98:] == 255).all()
+    assert blue[40:88].all() and (wide[:26] == 255).all() and (wide[102:] == 255).all()
     tall = render(webp("#00f", (64, 96)))
     assert (tall[:, :16] == 255).all() and tuple(tall[64, 64]) == (0, 0, 255)
 
