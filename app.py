@@ -9,14 +9,14 @@ import gradio as gr
 from huggingface_hub import RepoCard
 
 from ui import LAUNCH, Catalogue, build_demo
-from ui.catalogue import describe
+from ui.catalogue import describe, draws_in_steps
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
 
 
 def shipped_models() -> dict[str, str]:
-    """The folders of model_cards/ that hold a pipeline, by name; those with classifier-free guidance first."""
-    folders = sorted((index.parent for index in CARDS.glob("*/model_index.json")), key=_guided_first)
+    """The folders of model_cards/ that hold a pipeline that draws in steps; classifier-free guidance first."""
+    folders = sorted(filter(draws_in_steps, (i.parent for i in CARDS.glob("*/model_index.json"))), key=_guided_first)
     return {folder.name: _relative(folder) for folder in folders}
 
 

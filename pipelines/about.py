@@ -9,6 +9,8 @@ Each pipeline has one literal in its class body. All of its keys may be left out
         "runs": ("DiTPipeline",),                              stock classes whose folders it runs
         "last_label_is_null": True,                            the network's last label means "no class"
         "example": {"num_inference_steps": 50},                arguments of the call on a card
+        "card": {"task": "image-to-image"},                    words of the card of what does not draw from noise: task,
+                                                tags, title, call, caption, use, limits (training/sharing/card_text.py)
         "samplers": {"DDPM": "DDPMPipeline"},                  samplers of the page that another class of ours runs
         "page": {"guidance_scale": {"value": 4.0, "info": "0 = off"}},     settings of the page, where they differ: some
                                                 of value, info, choices, range and visible (ui/fields.py)
@@ -18,7 +20,7 @@ Each pipeline has one literal in its class body. All of its keys may be left out
 import ast
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from .facts import Facts
 
 FOLDER = Path(__file__).resolve().parent
 BASE = "StepwisePipeline"  # its `stream` takes the arguments of `__call__`, but for these:
+WITHOUT_STEPS = "CodeCarryingPipeline"  # what inherits this one alone has no steps to watch
 OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
 
@@ -38,11 +41,13 @@ class About:
         name: of the class
         arguments: of a run, by name, those of `__call__` but for the output's
         says: its literal; {} where it has none
+        has_steps: whether its steps can be watched
     """
 
     name: str
     arguments: frozenset[str]
     says: dict[str, Any] = field(default_factory=dict)
+    has_steps: bool = True
 
 
 @cache
@@ -70,7 +75,7 @@ def of_folder(folder: Path, declared: str | list[str]) -> About | None:
     found, ours = read_source(folder / f"{stem}.py").get(name), of_class(name)
     if found is None or found.says or ours is None:
         return found
-    return About(found.name, found.arguments, ours.says)
+    return replace(found, says=ours.says)
 
 
 def facts_of_folder(folder: Path, index: dict[str, Any]) -> Facts:
@@ -112,13 +117,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @cache
 def pipeline_names() -> list[str]:
-    """The pipeline classes of this folder."""
-    return sorted(name for path in sorted(FOLDER.glob("*.py")) for name in read_source(path))
+    """The pipeline classes of this folder whose steps can be watched."""
+    found = [about for path in sorted(FOLDER.glob("*.py")) for about in read_source(path).values()]
+    return sorted(about.name for about in found if about.has_steps)
 
 
 @cache
 def read_source(source: Path) -> dict[str, About]:
-    """The pipeline classes of a file whose steps can be watched, by name; {} where there is no such file."""
+    """The pipeline classes of a file, by name; {} where there is no such file."""
     if not source.is_file():
         return {}
     classes = [node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)]
@@ -135,13 +141,13 @@ def _by_name() -> dict[str, About]:
 
 def _about(node: ast.ClassDef) -> About | None:
     methods = {method.name: method for method in node.body if isinstance(method, ast.FunctionDef)}
-    inherits = any(isinstance(base, ast.Name) and base.id == BASE for base in node.bases)
-    method = methods.get("stream") or (methods.get("__call__") if inherits else None)
+    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    method = methods.get("stream") or (methods.get("__call__") if bases & {BASE, WITHOUT_STEPS} else None)
     if method is None or node.name == BASE:
         return None
     arguments = method.args.posonlyargs + method.args.args + method.args.kwonlyargs
     names = frozenset(argument.arg for argument in arguments) - {"self", *OUTPUT_ARGUMENTS}
-    return About(node.name, names, _literal(node))
+    return About(node.name, names, _literal(node), has_steps=BASE in bases or "stream" in methods)
 
 
 def _literal(node: ast.ClassDef) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     index = read_json(folder / "model_index.json")
     declared = index.get("_class_name")
     about = of_folder(folder, declared)
-    if about is None:
+    if not draws_in_steps(folder):
         name = declared if isinstance(declared, str) else declared[1]
         raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
     facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})
@@ -152,6 +152,12 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "shift": {"value": _scheduler_config(folder).get("shift") or 1.0},
         },
     )
+
+
+def draws_in_steps(folder: Path) -> bool:
+    """Whether a folder's pipeline draws in steps that can be watched: an autoencoder, for one, does not."""
+    about = of_folder(folder, read_json(folder / "model_index.json").get("_class_name"))
+    return about is not None and about.has_steps
 
 
 def load(info: ModelInfo, placement: Placement) -> Any:

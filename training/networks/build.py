@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DModel
 
 import pipelines
+from pipelines.facts import spatial_factor
 from training.data import ImageData
 from training.recipes import Recipe
 
@@ -73,7 +74,7 @@ def _network_config(recipe: Recipe) -> dict[str, Any]:
 
 def check_divisible(config: dict[str, Any], height: int, width: int) -> None:
     """Raise ValueError, suggesting a size, unless a network with this config can halve images of this size."""
-    factor = config.get("patch_size", 1) * 2 ** (len(config.get("block_out_channels", [0])) - 1)
+    factor = spatial_factor(config)
     if height % factor or width % factor:
         nearest = max(factor, round(min(height, width) / factor) * factor)
         raise ValueError(

@@ -19,10 +19,10 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels
-from .ddim_c251742a import check_eta, ddim_steps
-from .ddpm_34c1dd78 import MeanShift, ancestral_steps
+from .ddim_5568cec4 import check_eta, ddim_steps
+from .ddpm_83fe6866 import MeanShift, ancestral_steps
 from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
 from .run_b9059173 import Denoiser, Step, padded_rows
 from .schedule_052d5882 import NoiseSchedule
@@ -267,5 +267,5 @@ def _mean_shift(gradient: Gradient, scale: float) -> MeanShift:
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
+from .facts_abac385d import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401

@@ -10,6 +10,13 @@ from typing import Any
 Config = Mapping[str, Any]
 
 
+def spatial_factor(config: Config) -> int:
+    """By how much a network divides the sides of an image, of an autoencoder the image-to-latent factor, by its config:
+    the pixels of a patch, and a half at every level after the first."""
+    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or (0,)
+    return (config.get("patch_size") or 1) * 2 ** (len(levels) - 1)
+
+
 @dataclass(frozen=True)
 class Facts:
     """Facts about a network and, where there are any, its autoencoder and its classifier.
@@ -68,5 +75,5 @@ class Facts:
         if self.vae is None or self.sample_shape is None:
             return self.sample_shape
         _, height, width = self.sample_shape
-        factor = 2 ** (len(self.vae["block_out_channels"]) - 1)
+        factor = spatial_factor(self.vae)
         return self.vae.get("out_channels", 3), height * factor, width * factor

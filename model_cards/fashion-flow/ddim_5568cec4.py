@@ -15,7 +15,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Labels
 from .process_8da9cfb2 import broadcast
 from .run_b9059173 import Denoiser, Step
@@ -219,5 +219,5 @@ class DDIMPipeline(StepwisePipeline):
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
+from .facts_abac385d import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401

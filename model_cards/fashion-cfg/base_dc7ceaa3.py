@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .conditions_64a13ce1 import Classes, Conditions, Labels, Nulls
-from .facts_c5baf8d4 import Facts
+from .facts_abac385d import Facts
 from .packaging_b1b61cb4 import CodeCarryingPipeline
 from .run_b9059173 import Run, Step, evaluate
 

@@ -24,9 +24,9 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_c251742a import check_eta, ddim_steps
+from .ddim_5568cec4 import check_eta, ddim_steps
 from .process_8da9cfb2 import Clock
 from .run_b9059173 import Denoiser, Step, evaluate
 from .solvers_e76f3870 import PROCESS_SCHEDULERS, Solver
@@ -275,6 +275,6 @@ def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, 
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
+from .facts_abac385d import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401

@@ -16,7 +16,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_64a13ce1 import Labels
 from .run_b9059173 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
@@ -198,6 +198,6 @@ class DDPMPipeline(StepwisePipeline):
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
+from .facts_abac385d import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
 from .process_8da9cfb2 import __doc__ as _  # noqa: E402, F401

@@ -18,8 +18,8 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_cd2bd35c import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_63d629f4 import check_interval, guided_network
+from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
+from .classifier_free_guidance_98ad46e2 import check_interval, guided_network
 from .conditions_64a13ce1 import Labels
 from .process_8da9cfb2 import Path, from_velocity, unit_time, up
 from .run_b9059173 import Step
@@ -309,8 +309,8 @@ class FlowMatchingPipeline(StepwisePipeline):
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
-from .facts_c5baf8d4 import __doc__ as _  # noqa: E402, F401
+from .facts_abac385d import __doc__ as _  # noqa: E402, F401
 from .packaging_b1b61cb4 import __doc__ as _  # noqa: E402, F401
-from .ddim_c251742a import __doc__ as _  # noqa: E402, F401
+from .ddim_5568cec4 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
 from .solvers_e76f3870 import __doc__ as _  # noqa: E402, F401
