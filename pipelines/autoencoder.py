@@ -4,7 +4,7 @@
 
 s and m are the `scaling_factor` and the `shift_factor` of the autoencoder's config: with them z_0 has mean 0 and
 standard deviation 1 over the training images, as a diffusion model of latents wants it
-(Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.3 and appendix G).
+(Rombach et al. 2022, https://arxiv.org/abs/2112.10752, sections 4.3.2 and D.1).
 """
 
 import numpy as np

@@ -30,7 +30,7 @@ from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
 from training.run_record import device_name, origin
-from training.sample_grid import image_path, keep_images, sample_grid
+from training.sample_grid import image_path, keep_images
 
 logger = logging.getLogger(__name__)
 GUIDE = "guide"  # folder of the pipeline that `guide_step` keeps
@@ -205,7 +205,7 @@ class Trainer:
         if self.step % self.recipe.validation_steps == 0 or last:
             self._log_samples()
         if self.step == self.recipe.guide_step and self.accelerator.is_main_process:
-            self.pipeline().save_pretrained(self.output_dir / GUIDE)
+            self.pipeline_to_save().save_pretrained(self.output_dir / GUIDE)
         if self.step % self.recipe.checkpointing_steps == 0 or last:
             self._save_checkpoint()
 
@@ -214,12 +214,17 @@ class Trainer:
         self.averages[which].copy_to(self.averaged.parameters())
         return self.objective.pipeline(self.averaged)
 
+    def pipeline_to_save(self, which: int = 0) -> DiffusionPipeline:
+        """The same, with what the objective measures before it is saved."""
+        self.averages[which].copy_to(self.averaged.parameters())
+        return self.objective.pipeline_to_save(self.averaged)
+
     def _log_samples(self) -> None:
         """Log samples of the averaged weights, and the diagnostics of the objective."""
         if not self.accelerator.is_main_process:
             return
         with self.accelerator.autocast():
-            grid = sample_grid(self.pipeline(), self.recipe.seed)
+            grid = self.objective.samples(self.pipeline(), self.recipe.seed)
             values, images = self.objective.diagnostics(self.averaged)
         if values:
             self.accelerator.log(values, step=self.step)
@@ -231,7 +236,7 @@ class Trainer:
         with new_checkpoint(self.accelerator, self.output_dir, self.step, limit) as folder:
             self.accelerator.save_state(str(folder / "state"))
             if self.accelerator.is_main_process:
-                self.pipeline().save_pretrained(folder / "pipeline")
+                self.pipeline_to_save().save_pretrained(folder / "pipeline")
                 write_json(folder / "training.json", self._record())
 
     def _resume(self) -> None:
@@ -267,7 +272,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             for which, average in enumerate(self.averages):
                 folder = self.output_dir if which == 0 else self.output_dir / f"ema-{average.decay}"
-                pipeline = self.pipeline(which)
+                pipeline = self.pipeline_to_save(which)
                 if self.recipe.guide_step is not None:
                     add_guide(pipeline, self.output_dir / GUIDE)
                 pipeline.save_pretrained(folder)

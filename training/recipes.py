@@ -191,6 +191,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "adam_weight_decay": 0.05,
         "max_train_steps": 3000,  # in float32: a network this small gains little from bfloat16
     },
+    # accelerate launch -m training.train --recipe emoji-autoencoder
+    "emoji-autoencoder": {
+        "objective": "autoencoder",
+        "dataset_name": "data/emoji",
+        "train_batch_size": 16,
+        "max_train_steps": 2500,  # 40,000 images
+        "random_flip": True,
+        "mixed_precision": "bf16",
+    },
     # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
     "finetune": {
         "pretrained_model_name_or_path": "model_cards/fashion-cfg",

@@ -27,6 +27,13 @@ def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 
     return tile(images, COLUMNS, scale=max(1, round(TILE / images[0].width)), gap=2)
 
 
+def beside(originals: np.ndarray, made: np.ndarray, columns: int = 8) -> Image.Image:
+    """8-bit images (N, C, H, W), each with what was made of it to its right; an even number of `columns`."""
+    pairs = np.stack([originals, made], axis=1).reshape(-1, *originals.shape[1:]).transpose(0, 2, 3, 1)
+    images = [Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels) for pixels in pairs]
+    return tile(images, columns, scale=max(1, round(TILE / images[0].width)), gap=2)
+
+
 def tile(images: list[Image.Image], columns: int, scale: int, gap: int = 0) -> Image.Image:
     """Images side by side on white, `gap` pixels apart, each enlarged `scale` times without smoothing."""
     width, height = images[0].width * scale, images[0].height * scale

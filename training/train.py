@@ -20,7 +20,6 @@ from training.command_line import did_you_mean, parse_dataclasses
 from training.data import ImageData, load_images
 from training.loop import Trainer
 from training.machine import share_cores
-from training.networks.open import pretrained_size
 from training.objectives import find_objective
 from training.objectives.base import Objective
 from training.recipes import RECIPES, Recipe, fields_in
@@ -96,11 +95,8 @@ def start_processes() -> PartialState:
 
 
 def load_data(recipe: Recipe) -> ImageData:
-    """Load the images of a run, with the channels and the default size of the pipeline that it starts from, if any."""
-    channels, resolution = None, recipe.resolution
-    if recipe.pretrained_model_name_or_path is not None:
-        channels, own_size = pretrained_size(recipe.pretrained_model_name_or_path)
-        resolution = resolution or own_size
+    """Load the images of a run, with the channels and the default size that its objective wants."""
+    channels, own_size = find_objective(recipe.objective).image_format(recipe)
     with PartialState().main_process_first():  # the others then find the decoded images in the cache
         return load_images(
             dataset_name=recipe.dataset_name,
@@ -109,7 +105,7 @@ def load_data(recipe: Recipe) -> ImageData:
             image_column=recipe.image_column,
             label_column=recipe.label_column,
             max_samples=recipe.max_train_samples,
-            resolution=resolution,
+            resolution=recipe.resolution or own_size,
             channels=channels,
         )
 

@@ -48,24 +48,29 @@ def _pretrained_index(name_or_path: str) -> ModelIndex:
 
 
 def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:
-    """The content of the first of `files` that exists in a folder or a repository on the Hub.
+    return pretrained_json(name_or_path, *files)[1]
+
+
+def pretrained_json(name_or_path: str, *files: str) -> tuple[str, dict[str, Any]]:
+    """The first of `files` that exists in a folder or a repository on the Hub, and its content.
 
     Raises:
         ValueError: the folder holds none of them.
     """
     path = Path(name_or_path)
     if not path.exists():
-        return json.loads(_first_on_hub(name_or_path, files).read_text())
+        file, found = _first_on_hub(name_or_path, files)
+        return file, json.loads(found.read_text())
     for file in files:
         if (path / file).is_file():
-            return json.loads((path / file).read_text())
+            return file, json.loads((path / file).read_text())
     raise ValueError(f"pretrained_model_name_or_path must hold {files[0]}, {name_or_path!r} does not")
 
 
-def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> Path:
+def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> tuple[str, Path]:
     for file in files[:-1]:
         try:
-            return Path(hf_hub_download(repo_id, file))
+            return file, Path(hf_hub_download(repo_id, file))
         except (
             LocalEntryNotFoundError
         ):  # offline: the file counts as missing only if the cache remembers that the Hub lacks it
@@ -73,4 +78,4 @@ def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> Path:
                 raise
         except EntryNotFoundError:
             continue
-    return Path(hf_hub_download(repo_id, files[-1]))
+    return files[-1], Path(hf_hub_download(repo_id, files[-1]))

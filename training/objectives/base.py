@@ -24,8 +24,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from training.data import ImageData
+from training.networks.open import pretrained_size
 from training.randomness import BatchRandom
 from training.recipes import Recipe
+from training.sample_grid import sample_grid
 
 # "images" (N, C, H, W) in [-1, 1]; "labels" (N,) and "captions", N strings, if the data have them; and whatever
 # `encode` adds
@@ -84,6 +86,18 @@ class Objective(ABC):
             ValueError: the data or the pipeline to start from are not suitable.
         """
 
+    @classmethod
+    def image_format(cls, recipe: Recipe) -> tuple[int | None, int | None]:
+        """Channels, and side in pixels unless --resolution says otherwise, to which the data of a run are converted.
+
+        By default those of the pipeline that it starts from; None means as the data are.
+
+        Raises:
+            ValueError: the run cannot start from that pipeline.
+        """
+        start = recipe.pretrained_model_name_or_path
+        return (None, None) if start is None else pretrained_size(start)
+
     def encode(self, batch: Batch) -> Batch:
         """Prepare a batch for `loss`, for example latents of an autoencoder or embeddings of captions.
 
@@ -99,6 +113,14 @@ class Objective(ABC):
     @abstractmethod
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """The pipeline to save and to draw samples with; `network` is this objective's network or a copy of it."""
+
+    def pipeline_to_save(self, network: nn.Module) -> DiffusionPipeline:
+        """`pipeline`, with what must be measured before it is saved; by default nothing. One process alone calls it."""
+        return self.pipeline(network)
+
+    def samples(self, pipeline: DiffusionPipeline, seed: int) -> Image.Image:
+        """What a run shows of `pipeline` as it goes; by default a grid of samples."""
+        return sample_grid(pipeline, seed)
 
     def diagnostics(self, network: nn.Module) -> tuple[dict[str, float], dict[str, Image.Image]]:
         """Numbers and images to log beside the samples, by name; none by default."""
