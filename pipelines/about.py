@@ -10,7 +10,7 @@ Each pipeline has one literal in its class body. All of its keys may be left out
         "last_label_is_null": True,                            the network's last label means "no class"
         "example": {"num_inference_steps": 50},                arguments of the call on a card
         "card": {"task": "image-to-image"},                    words of the card of what does not draw from noise: task,
-                                                tags, title, call, caption, use, limits (training/sharing/card_text.py)
+                                                tags, title, call, caption, measure, use, limits
         "samplers": {"DDPM": "DDPMPipeline"},                  samplers of the page that another class of ours runs
         "page": {"guidance_scale": {"value": 4.0, "info": "0 = off"}},     settings of the page, where they differ: some
                                                 of value, info, choices, range and visible (ui/fields.py)

@@ -31,6 +31,7 @@ class AutoencoderPipeline(CodeCarryingPipeline):
             "task": "image-to-image",
             "tags": ("autoencoder",),
             "title": "Reconstruct with it",
+            "measure": "python -m training.metrics.reconstruction",
             "call": 'pipe(["one.png", "two.png"]).images[0]  # or PIL images, arrays and tensors',
             "caption": "Training images, each beside its reconstruction",
             "use": "To train diffusion models of its latents.",

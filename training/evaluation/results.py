@@ -15,7 +15,7 @@ from training.files import write_whole
 from training.sample_grid import tile
 
 Row = dict[str, Any]
-SECTIONS = ("results", "likelihood")  # of metrics.json: metrics of samples, and bits/dim
+SECTIONS = ("results", "likelihood", "reconstruction")  # of metrics.json: of samples, bits/dim, and of autoencoders
 COLUMNS = {
     "class_accuracy": "{:.1%}",
     "class_entropy_bits": "{:.3f}",
@@ -51,7 +51,7 @@ def read_sections(path: Path) -> dict[str, dict[str, Row]]:
         return {section: {} for section in SECTIONS}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = {"results": content["results"], "likelihood": content.get("likelihood", {})}
+        found = {"results": content["results"]} | {name: content.get(name, {}) for name in SECTIONS[1:]}
         return {section: {key: dict(row) for key, row in rows.items()} for section, rows in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"output must be a metrics.json of this command, but {path} is not one ({error})") from error

@@ -116,8 +116,9 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
         reason = " ".join(str(error).split())
         raise ValueError(f"model must be a pipeline that loads, but {model!r} does not: {reason}") from error
     if network_of(pipe) is None or getattr(pipe, "scheduler", None) is None:
-        has = ", ".join(pipe.components)
-        raise ValueError(f"model must have a unet or a transformer, and a scheduler; {model!r} has {has}")
+        has, alone = ", ".join(pipe.components), set(pipe.components) == {"vae"}
+        hint = ", which python -m training.metrics.reconstruction measures" if alone else ""
+        raise ValueError(f"model must have a unet or a transformer, and a scheduler; {model!r} has {has}{hint}")
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network_of(pipe).to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)

@@ -85,7 +85,8 @@ def training_text(runs: list[dict[str, Any]]) -> str:
     text = "\n".join(f"{number}. {_run(run)}" for number, run in enumerate(runs, start=1))
     denoising = [run for run in runs if not _trains_a_classifier(run)]
     if len(denoising) > 1:
-        text += "\n\nEach run of the denoiser continued from the weights of the one before it."
+        what = "autoencoder" if denoising[-1]["recipe"].get("objective") == "autoencoder" else "denoiser"
+        text += f"\n\nEach run of the {what} continued from the weights of the one before it."
     if len(denoising) < len(runs):
         text += (
             "\n\nThe last run trained the classifier alone, from scratch; the denoiser that it steers did not change."

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from training.files import read_json_object, weights_hash
+from training.sharing.local_paths import without_path
 
 METRICS = {
     "class_accuracy": "class accuracy",
@@ -151,6 +152,28 @@ def likelihood_name(settings: dict[str, Any]) -> str:
         return f"the probability-flow ODE, tolerance {settings['tolerance']:g}"
     variance, steps = settings["variance"].replace("_", " "), settings["num_inference_steps"]
     return f"the variational bound, {variance}, {steps:,} steps"
+
+
+def reconstruction_table(folder: Path) -> str:
+    """The measures of reconstructions in a folder's metrics.json, as Markdown tables; "" if there are none."""
+    return "\n\n".join(map(_reconstructions, _measured(folder, "reconstruction")))
+
+
+def _reconstructions(row: dict[str, Any]) -> str:
+    settings, measured, floor, name = row["settings"], row["measured"], row["floor"], row["features"]["name"]
+    distance = next(key for key in DISTANCES if key in measured)
+    numbers = f"{measured['psnr']:.2f} | {measured['ssim']:.3f} | {measured[distance]:.3f}"
+    heads = f"|  | images of {settings['resolution']} pixels | PSNR, dB | SSIM | {METRICS[distance]} |"
+    no_fid = "" if distance == "fid" else ", and is no FID"
+    return (
+        f"{heads} seconds to decode 4 |\n|{' --- |' * 6}\n"
+        f"| reconstructed test images | {settings['num_samples']:,} | {numbers} | "
+        f"{measured['seconds_to_decode_4']:.3f} |\n"
+        f"| training images | {floor['num_samples']:,} |  |  | {floor[distance]:.3f} |  |\n\n"
+        f"Measured by `{without_path(row['command'])}`, in {settings['dtype']} on {row['device']}, "
+        f"{row['threads']} thread(s). The distance is to the test images themselves, in features of {name}{no_fid}. "
+        "That of training images is what others of their kind score."
+    )
 
 
 def noise_table(folder: Path) -> str:

@@ -23,6 +23,7 @@ from training.sharing.card_tables import (
     is_stale,
     metrics_table,
     noise_table,
+    reconstruction_table,
     settings_text,
     sorted_rows,
 )
@@ -35,11 +36,18 @@ PLOTS = {
     "steps.png": "Steps against the distance to real images",
     "likelihood.png": "The terms of the bound over t",
     "noise_accuracy.png": "Accuracy of the classifier by noise level",
+    "reconstructions.png": "Test images, each beside its reconstruction",
 }
 CODE = (
     "The repository carries the code of its pipeline; `trust_remote_code=True` lets diffusers run it. From a clone of "
     "the\nproject, `pipelines.{kind}.from_pretrained(...)` runs the code of the clone instead."
 )
+DRAWS = {  # the words of a card, unless a pipeline says others as "card" in its `about`
+    "task": "unconditional-image-generation",
+    "title": "Draw with it",
+    "measure": "python -m training.evaluate",
+    "use": "For learning how diffusion models work and for trying out samplers.",
+}
 STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
 
 
@@ -59,6 +67,7 @@ def render(folder: Path, repo_id: str | None = None) -> str:
     name = (repo_id or folder.resolve().name).rpartition("/")[2]
     kind, carries_code = index.class_name, index.source is not None
     model = _Model(folder, index.class_names, index.about(folder), index.facts(folder))
+    measured = metrics_table(rows) or reconstruction_table(folder)
     card = ModelCard.from_template(
         _card_data(name, model, rows, runs),
         template_path=str(TEMPLATE),
@@ -69,7 +78,9 @@ def render(folder: Path, repo_id: str | None = None) -> str:
         source=_source(folder, repo_id or known_id, revision, carries_code),
         call=_call(model),
         code=CODE.format(kind=kind) if carries_code else STOCK.format(kind=kind),
-        table=(metrics_table(rows) or "Not measured yet: `python -m training.evaluate` does it.")
+        title=model.words["title"],
+        use=model.words["use"],
+        table=(measured or f"Not measured yet: `{model.words['measure']}` does it.")
         + bits_table(folder)
         + noise_table(folder),
         measured_note=_note(rows) + ("" if is_stale(folder) else _plots(folder)),
@@ -88,6 +99,10 @@ class _Model:
     class_names: list[str]
     about: dict[str, Any]  # the pipeline's description of itself
     facts: Facts
+
+    @property
+    def words(self) -> dict[str, Any]:
+        return DRAWS | self.about.get("card", {})
 
     @property
     def conditional(self) -> bool:
@@ -114,7 +129,7 @@ def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[
     data = datasets_of(runs)
     results = [
         EvalResult(
-            task_type="unconditional-image-generation",
+            task_type=model.words["task"],
             dataset_type=(data[-1].hub_id or data[-1].name).rpartition("/")[2] if data else "unknown",
             dataset_name=data[-1].name if data else "unknown",
             metric_type=metric,
@@ -125,12 +140,12 @@ def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[
         for metric in METRICS
         if metric in best["measured"]
     ]
-    licenses = {each.license for each in data}
+    licenses, kind = {each.license for each in data}, "class-conditional" if model.conditional else "unconditional"
     return ModelCardData(
         library_name="diffusers",
         license=licenses.pop() if len(licenses) == 1 else None,
-        pipeline_tag="unconditional-image-generation",
-        tags=["diffusion", "class-conditional" if model.conditional else "unconditional"],
+        pipeline_tag=model.words["task"],
+        tags=list(model.words.get("tags", ["diffusion", kind])),
         datasets=[each.hub_id for each in data if each.hub_id] or None,
         base_model=base_model(runs),
         model_name=name if results else None,
@@ -142,7 +157,8 @@ def _image(model: _Model) -> str:
     if not (model.folder / "samples.png").is_file():
         return "*No samples were drawn yet.*"
     columns = ", one class per column" if model.conditional else ""
-    return f"![Samples](samples.png)\n\n*Samples, not selected{columns}.*"
+    caption = model.words.get("caption", f"Samples, not selected{columns}")
+    return f"![Samples](samples.png)\n\n*{caption}.*"
 
 
 def _source(folder: Path, repo_id: str | None, revision: str | None, carries_code: bool) -> str:
@@ -153,6 +169,8 @@ def _source(folder: Path, repo_id: str | None, revision: str | None, carries_cod
 
 
 def _call(model: _Model) -> str:
+    if "call" in model.words:
+        return model.words["call"]
     example = {"num_inference_steps": 20} | model.about.get("example", {})
     steps = f"num_inference_steps={example['num_inference_steps']}"
     if not model.conditional:
@@ -172,6 +190,8 @@ def _plots(folder: Path) -> str:
 def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     names = " and ".join(data.name for data in datasets_of(runs))
     seen = f"Nothing but {names} was ever seen. " if names else ""
+    if "limits" in model.words:
+        return seen + model.words["limits"]
     if any("nearest_train_ratio" in row["measured"] for row in rows):
         copies = "How near samples are to training images stands in the table above."
     else:

@@ -19,7 +19,7 @@ RECORDS = (
     "training.json",
     "noise_accuracy.json",
 )  # written by this project; they hold commands and flags
-IMAGES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png")
+IMAGES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png", "reconstructions.png")
 NEVER_DELETED = (
     "README.md",
     "LICENSE",
