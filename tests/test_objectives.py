@@ -37,7 +37,8 @@ def test_an_objective_is_found_by_the_name_of_its_file() -> None:
     for name in ("base", "importance", "conditions", "gan", "", "training.loop"):
         assert objective_here(name) is None
         with pytest.raises(
-            ValueError, match="must be one of denoising, flow_matching, noisy_classifier, score_matching, or mod"
+            ValueError,
+            match="must be one of autoencoder, denoising, flow_matching, noisy_classifier, score_matching, or mod",
         ):
             find_objective(name)
 

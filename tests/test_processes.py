@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from autoencoders import TINY
 from conftest import ROOT
 from fresh_processes import launch
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from torch import Tensor
 from training_runs import alone, forget_accelerate, small_trainer, trainer_of
 
 from training.loop import Trainer
+from training.objectives.autoencoder import Autoencoding
 from training.objectives.flow_matching import FlowMatching
 from training.objectives.score_matching import ScoreMatching
 from training.train import start_processes
@@ -22,6 +24,7 @@ OTHERS = {
     "flow": (FlowMatching, {"weighting_scheme": "logit_normal", "augment": 0.5}),
     "vp": (ScoreMatching, {"sde": "vp", "loss_weighting": "likelihood", "importance_sampling": True}),
     "ve": (ScoreMatching, {"sde": "ve", "sigma_max": 5.0}),
+    "autoencoder": (Autoencoding, {"equivariance": 0.5, "network": {"_class_name": "PatchedAutoencoderKL", **TINY}}),
 }
 FLAGS = {"random_flip": True, "learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0}
 
@@ -31,7 +34,7 @@ from pathlib import Path
 
 sys.path[:0] = sys.argv[2:4]
 import torch
-from test_processes import FLAGS, OTHERS, account, learned
+from test_processes import FLAGS, OTHERS, account, learned, saved_config
 from training_runs import small_trainer, trainer_of
 
 torch.set_num_threads(1)
@@ -43,6 +46,7 @@ torch.save(account(trainer), folder / f"rank-{rank}.pt")
 for name, (kind, options) in OTHERS.items():
     trainer = trainer_of(kind, folder / name, double=True, train_batch_size=2, **FLAGS, **options)
     torch.save(learned(trainer), folder / f"{name}-{rank}.pt")
+    torch.save(saved_config(trainer), folder / f"{name}-config-{rank}.pt")
 
 flags = {"train_batch_size": 2, "dropout": 0.2, "checkpointing_steps": 2, "max_train_steps": 3, **FLAGS}
 trainer = small_trainer(folder / "whole", **flags)
@@ -83,6 +87,12 @@ def learned(trainer: Trainer) -> dict[str, object]:
     losses = [trainer.update() for _ in range(3)]
     weights = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
     return {"gradients": gradients, "losses": losses, "weights": weights}
+
+
+def saved_config(trainer: Trainer) -> dict[str, object]:
+    """The config of the network in the pipeline that would be saved."""
+    pipeline = trainer.pipeline_to_save()
+    return dict((pipeline.components.get("vae") or pipeline.components["unet"]).config)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +162,7 @@ def test_two_processes_average_to_the_gradients_and_weights_of_one(
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_two_processes_learn_flows_and_scores_as_one_does(name: str, two_processes: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_other_objectives_as_one_does(name: str, two_processes: Path, tmp_path: Path) -> None:
     forget_accelerate()
     kind, options = OTHERS[name]
     one = learned(trainer_of(kind, tmp_path / "run", double=True, train_batch_size=4, **FLAGS, **options))
@@ -164,8 +174,21 @@ def test_two_processes_learn_flows_and_scores_as_one_does(name: str, two_process
         assert other["losses"] == pytest.approx(one["losses"], rel=1e-9)
 
 
+def test_two_processes_measure_the_scale_the_shift_and_the_map_of_one(two_processes: Path, tmp_path: Path) -> None:
+    forget_accelerate()
+    kind, options = OTHERS["autoencoder"]
+    trainer = trainer_of(kind, tmp_path / "run", double=True, train_batch_size=4, **FLAGS, **options)
+    learned(trainer)
+    one = saved_config(trainer)
+    for rank in (0, 1):
+        other = torch.load(two_processes / f"autoencoder-config-{rank}.pt")
+        for name in ("scaling_factor", "shift_factor", "latent_rgb_bias"):
+            assert other[name] == pytest.approx(one[name], rel=1e-6)
+        assert torch.tensor(other["latent_rgb_factors"]).allclose(torch.tensor(one["latent_rgb_factors"]), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_run_of_flows_and_scores_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_a_run_of_other_objectives_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     kind, options = OTHERS[name]
     flags = {"checkpointing_steps": 2, "max_train_steps": 3, **FLAGS, **options}
     ends = []

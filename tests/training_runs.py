@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,11 @@ def image_folder(root: Path, count: int = 10, size: int = 8, names: tuple[str, .
     return root
 
 
-def network_file(path: Path, **changes: object) -> str:
+def network_file(path: Path, network: dict[str, object] = NETWORK, **changes: object) -> str:
     """A config for --model_config_name_or_path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}")  # two processes may write it: neither reads half a file
-    part.write_text(json.dumps(NETWORK | changes))
+    part.write_text(json.dumps(network | changes))
     os.replace(part, path)
     return str(path)
 
@@ -114,9 +115,11 @@ def small_trainer(folder: Path, data: ImageData | None = None, double: bool = Fa
 
 
 def trainer_of(kind: type[Objective], folder: Path, double: bool = False, **changes: object) -> Trainer:
-    """A trainer of any objective over the images of `noise_images`."""
-    config = network_file(folder.parent / "network.json", dropout=0.0)
-    flags = {name: value for name, value in SMALL.items() if name != "ddpm_num_steps"}
+    """A trainer of any objective over the images of `noise_images`; `network` is its whole config."""
+    network = changes.pop("network", NETWORK | {"dropout": 0.0})
+    config = network_file(folder.parent / f"{folder.name}.json", network)
+    known = {field.name for form in (Recipe, kind.Options) for field in fields(form)}
+    flags = {name: value for name, value in SMALL.items() if name in known and name != "ddpm_num_steps"}
     flags |= {"output_dir": str(folder), "model_config_name_or_path": config} | changes
     recipe, options = settings_of(kind, flags)
     objective = kind.build(recipe, options, noise_images())
