@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from autoencoders import STOCK, colours, config_file, linear, tiny, trainer
+from conftest import ROOT
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
-from fresh_processes import run_elsewhere
+from fresh_processes import contents, run_elsewhere
+from hub_runs import push
+from hub_server import HubServer, Repository
 from latent_folders import latent_unet, over_unet, tiny_vae
 from PIL import Image
 from safetensors.torch import load_file
@@ -262,6 +265,35 @@ def test_training_goes_on_from_the_vae_of_a_pipeline_or_from_one_alone(tmp_path:
         state = {name.removeprefix("vae."): value for name, value in run.network.state_dict().items()}
         assert_same(dict(tiny(seed=7).state_dict()), state)
         assert np.isfinite(run.update())
+
+
+OPEN = """
+import sys, torch
+from training.networks.autoencoder import open_autoencoder
+for name in sys.argv[1:]:
+    print(float(sum(p.double().sum() for p in open_autoencoder(name).parameters())))
+"""
+STRANGER = """
+import torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained("me/autoencoder", trust_remote_code=True)
+print(float(sum(p.double().sum() for p in pipe.vae.parameters())), pipe(torch.zeros(1, 3, 16, 16)).images[0].size[0])
+"""
+
+
+def test_it_goes_to_the_hub_and_training_goes_on_from_there(hub: HubServer, tmp_path: Path) -> None:
+    AutoencoderPipeline(tiny(seed=7)).save_pretrained(tmp_path / "saved")
+    done = push(hub, tmp_path / "saved", "me/autoencoder")
+    assert done.returncode == 0, done.stderr
+    hub.repositories["model", "me/alone"] = Repository()
+    hub.repositories["model", "me/alone"].commit(contents(tmp_path / "saved" / "vae"))
+    total = float(sum(p.detach().double().sum() for p in tiny(seed=7).parameters()))
+    environment = hub.environment(tmp_path / "home")
+    with_us = environment | {"PYTHONPATH": str(ROOT)}
+    said = run_elsewhere(tmp_path / "one", OPEN, "me/autoencoder", "me/alone", environment=with_us).split()
+    assert list(map(float, said)) == pytest.approx([total, total], rel=1e-9)
+    said = run_elsewhere(tmp_path / "two", STRANGER, environment=environment).split()
+    assert list(map(float, said)) == pytest.approx([total, 16], rel=1e-9)
 
 
 def test_a_pretrained_one_takes_images_of_its_channels_and_its_size(tmp_path: Path) -> None:
