@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .base import OUTPUT_TYPES, StepwisePipeline
 from .facts import spatial_factor
+from .latents import decode, encode
 from .packaging import CodeCarryingPipeline
 
 Images = Image.Image | list[Image.Image] | np.ndarray | Tensor
@@ -44,20 +45,13 @@ class AutoencoderPipeline(CodeCarryingPipeline):
         super().__init__()
         self.register_modules(vae=vae)
 
-    @torch.no_grad()
     def encode(self, images: Images | list[str]) -> Tensor:
         """z_0 = s (mu(x) - m), float32 (N, C, h, w), of images as `__call__` takes them."""
-        config, dtype = self.vae.config, self.vae.dtype
-        x = self._pixels(images).to(self._execution_device, dtype)
-        means = [self.vae.encode(one).latent_dist.mean for one in x.split(1)]  # none depends on what lies beside it
-        return (torch.cat(means).float() - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+        return encode(self.vae, self._pixels(images).to(self._execution_device))
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """x' = D(z_0 / s + m), float32 (N, C, H, W) in about [-1, 1], of latents (N, C, h, w)."""
-        config = self.vae.config
-        z = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        return torch.cat([self.vae.decode(one.to(self.vae.dtype)).sample for one in z.split(1)]).float()
+        return decode(self.vae, latents.float())
 
     @torch.no_grad()
     def __call__(

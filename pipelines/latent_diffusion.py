@@ -28,6 +28,7 @@ from .classifier_free_guidance import guide
 from .conditions import Labels
 from .ddim import check_eta, ddim_steps
 from .ddpm import ancestral_steps
+from .latents import check_latents, decode
 from .run import Step
 from .solvers import Solver
 
@@ -75,9 +76,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
 
     def _check_parts(self) -> None:
         """Raise ValueError where the parts do not fit one another."""
-        channels, latent_channels = self.sample_shape[0], self.vae.config.get("latent_channels")
-        if latent_channels not in (None, channels):
-            raise ValueError(f"vae must have the network's {channels} latent channels, got {latent_channels}")
+        check_latents(self.vae, self.sample_shape[0])
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"id2label must name {self.num_classes} classes, got {len(self.class_names)}")
 
@@ -102,14 +101,9 @@ class LatentDiffusionPipeline(StepwisePipeline):
 
     # ------------------------------------------------------------------------------------------------ the algorithm
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """x = D(z / s), (N, 3, H, W) in about [-1, 1], of latents (N, C, h, w); one at a time, so that none depends on
-        what lies beside it, and memory is that of one image."""
-        config, dtype = self.vae.config, next(self.vae.parameters()).dtype
-        z = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        images = [self.vae.decode(one.to(dtype)).sample for one in z.split(1)]
-        return torch.cat(images).to(latents.dtype)
+        """x = D(z / s + m), (N, 3, H, W) in about [-1, 1], of latents (N, C, h, w)."""
+        return decode(self.vae, latents)
 
     # ------------------------------------------------------------------------------------------------- the pipeline
 

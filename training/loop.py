@@ -106,11 +106,8 @@ class Trainer:
         start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
         rng = BatchRandom(self.recipe.seed, self.step, start, count, total)
         index = self.order.indices(self.step * total + start, count).numpy()
-        images = torch.from_numpy(self.data.images[index]).to(self.accelerator.device)
-        images = images.to(next(self.network.parameters()).dtype) / 127.5 - 1
-        if self.recipe.random_flip:
-            flipped = rng.uniform("flip").to(images.device) < 0.5
-            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        flipped = rng.uniform("flip") < 0.5 if self.recipe.random_flip else None
+        images = self.data.take(index, flipped, next(self.network.parameters()))
         batch: Batch = {"images": images}
         if self.data.labels is not None:
             batch["labels"] = torch.from_numpy(self.data.labels[index]).to(self.accelerator.device)

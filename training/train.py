@@ -94,11 +94,12 @@ def start_processes() -> PartialState:
     return processes
 
 
-def load_data(recipe: Recipe) -> ImageData:
-    """Load the images of a run, with the channels and the default size that its objective wants."""
-    channels, own_size = find_objective(recipe.objective).image_format(recipe)
+def load_data(recipe: Recipe, options: Objective.Options) -> ImageData:
+    """Load the data of a run as its objective wants them."""
+    kind = find_objective(recipe.objective)
+    channels, own_size = kind.image_format(recipe, options)
     with PartialState().main_process_first():  # the others then find the decoded images in the cache
-        return load_images(
+        data = load_images(
             dataset_name=recipe.dataset_name,
             dataset_config_name=recipe.dataset_config_name,
             train_data_dir=recipe.train_data_dir,
@@ -108,6 +109,7 @@ def load_data(recipe: Recipe) -> ImageData:
             resolution=recipe.resolution or own_size,
             channels=channels,
         )
+        return kind.prepare_data(recipe, options, data)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         processes = start_processes()
         if recipe.resume_from_checkpoint:
             find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # raises now, before any work
-        data = load_data(recipe)
+        data = load_data(recipe, options)
         objective = find_objective(recipe.objective).build(recipe, options, data)
         trainer = Trainer(recipe, data, objective)
         repo_id = recipe.hub_model_id or Path(recipe.output_dir).name

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import cache
@@ -37,6 +39,21 @@ class ImageData:
     captions: tuple[str, ...] | None
     skipped: int  # images that could not be decoded
     fingerprint: str  # hash of the decoded content and the decode settings
+
+    @property
+    def unit(self) -> int:
+        """How many pixels of a side one value of `images` stands for."""
+        return 1
+
+    def take(self, index: np.ndarray, flipped: Tensor | None, like: Tensor) -> Tensor:
+        """The images `index` for a network, (N, C, H, W) in [-1, 1], mirrored where `flipped` (N,) says so.
+
+        On the device and in the dtype of `like`.
+        """
+        images = torch.from_numpy(self.images[index]).to(like.device).to(like.dtype) / 127.5 - 1
+        if flipped is None:
+            return images
+        return torch.where(flipped.to(like.device)[:, None, None, None], images.flip(3), images)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple
     """
     network, old_names, null = pipeline.unet, pipeline.class_names or [], pipeline.null_label
     _, _, height, width = data.images.shape
-    check_divisible(dict(network.config), height, width)
+    check_divisible(dict(network.config), height, width, data.unit)
     size = height if height == width else [height, width]
     if network.config.sample_size != size:
         logger.warning("sample_size changes from %s to %s", network.config.sample_size, size)

@@ -27,11 +27,22 @@ def autoencoder_config(recipe: Recipe) -> dict[str, Any]:
         ValueError: there is none, its class is not one of KINDS, or it takes neither grey nor RGB images.
     """
     if recipe.pretrained_model_name_or_path is not None:
-        flag, config = "pretrained_model_name_or_path", _pretrained(recipe.pretrained_model_name_or_path)[1]
-    elif recipe.model_config_name_or_path is not None:
-        flag, config = "model_config_name_or_path", _config_file(recipe.model_config_name_or_path)
-    else:
-        return {"_class_name": PatchedAutoencoderKL.__name__}
+        return pretrained_autoencoder_config(recipe.pretrained_model_name_or_path, "pretrained_model_name_or_path")
+    if recipe.model_config_name_or_path is not None:
+        return _checked(_config_file(recipe.model_config_name_or_path), "model_config_name_or_path")
+    return {"_class_name": PatchedAutoencoderKL.__name__}
+
+
+def pretrained_autoencoder_config(name_or_path: str, flag: str) -> dict[str, Any]:
+    """The config of the `vae` of a pipeline, or of an autoencoder alone, by folder or Hub id.
+
+    Raises:
+        ValueError: as `autoencoder_config`; it names the `flag`.
+    """
+    return _checked(_pretrained(name_or_path, flag)[1], flag)
+
+
+def _checked(config: dict[str, Any], flag: str) -> dict[str, Any]:
     if config.get("_class_name") not in KINDS:
         raise ValueError(f"{flag} must name an {' or a '.join(KINDS)}, got {config.get('_class_name')!r}")
     channels = {config[name] for name in ("in_channels", "out_channels") if name in config}
@@ -89,19 +100,20 @@ def pretrained_autoencoder(recipe: Recipe, data: ImageData, latent_channels: int
     return vae
 
 
-def open_autoencoder(name_or_path: str) -> AutoencoderKL:
+def open_autoencoder(name_or_path: str, flag: str = "pretrained_model_name_or_path") -> AutoencoderKL:
     """The `vae` of a pipeline, or an autoencoder alone, by folder or Hub id.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; it names the `flag`.
     """
-    file, config = _pretrained(name_or_path)
+    file, config = _pretrained(name_or_path, flag)
     subfolder = {} if file == "config.json" else {"subfolder": "vae"}
-    return KINDS[config["_class_name"]].from_pretrained(name_or_path, use_safetensors=True, **subfolder)
+    kind = KINDS[_checked(config, flag)["_class_name"]]
+    return kind.from_pretrained(name_or_path, use_safetensors=True, **subfolder)
 
 
-def _pretrained(name_or_path: str) -> tuple[str, dict[str, Any]]:
-    return pretrained_json(name_or_path, "vae/config.json", "config.json")
+def _pretrained(name_or_path: str, flag: str) -> tuple[str, dict[str, Any]]:
+    return pretrained_json(name_or_path, "vae/config.json", "config.json", flag=flag)
 
 
 def _config_file(name: str) -> dict[str, Any]:

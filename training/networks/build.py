@@ -54,7 +54,7 @@ def build_network(
             f"model_config_name_or_path must name a class of diffusers or of pipelines, got {class_name!r}"
         )
     defaults = {k: p.default for k, p in inspect.signature(model_class.__init__).parameters.items()}
-    check_divisible(defaults | config, height, width)
+    check_divisible(defaults | config, height, width, data.unit)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return model_class(**config)
@@ -72,11 +72,15 @@ def _network_config(recipe: Recipe) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def check_divisible(config: dict[str, Any], height: int, width: int) -> None:
-    """Raise ValueError, suggesting a size, unless a network with this config can halve images of this size."""
+def check_divisible(config: dict[str, Any], height: int, width: int, unit: int = 1) -> None:
+    """Raise ValueError, suggesting a size, unless a network with this config can halve images of this size.
+
+    Height and width count values of which each stands for `unit` pixels of a side.
+    """
     factor = spatial_factor(config)
     if height % factor or width % factor:
         nearest = max(factor, round(min(height, width) / factor) * factor)
         raise ValueError(
-            f"--resolution must be a multiple of {factor} for this network (try {nearest}), got {width}x{height}"
+            f"--resolution must be a multiple of {factor * unit} for this network (try {nearest * unit}), "
+            f"got {width * unit}x{height * unit}"
         )

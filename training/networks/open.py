@@ -6,10 +6,11 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 import pipelines
 from pipelines.about import of_class, pipeline_names
+from pipelines.facts import spatial_factor
 from training.model_index import FILE, ModelIndex, parse_index
 
 
@@ -29,18 +30,24 @@ def load_pipeline(name_or_path: str) -> DiffusionPipeline:
 
 
 def pretrained_size(name_or_path: str) -> tuple[int, int]:
-    """(channels, side in pixels) of a pipeline's network, from its config alone.
+    """(channels, side in pixels) of a pipeline's images, from its configs alone.
 
-    The config is in unet/, or at the root, where the first published pipelines have all their files.
+    The network's config is in unet/, or at the root, where the first published pipelines have all their files.
 
     Raises:
-        ValueError: no U-Net, or one that denoises the latents of an autoencoder.
+        ValueError: no U-Net.
     """
     config = _pretrained_json(name_or_path, "unet/config.json", "config.json")
-    if "vae" in _pretrained_index(name_or_path).components:
-        raise ValueError(f"pretrained_model_name_or_path must denoise pixels, {name_or_path!r} denoises latents")
-    size = config["sample_size"]
-    return config["in_channels"], size if isinstance(size, int) else min(size)
+    size, channels, factor = config["sample_size"], config["in_channels"], 1
+    if is_latent(name_or_path):
+        vae = _pretrained_json(name_or_path, "vae/config.json")
+        channels, factor = vae.get("in_channels", 3), spatial_factor(vae)
+    return channels, factor * (size if isinstance(size, int) else min(size))
+
+
+def is_latent(name_or_path: str) -> bool:
+    """Whether a pipeline denoises the latents of an autoencoder."""
+    return "vae" in _pretrained_index(name_or_path).components
 
 
 def _pretrained_index(name_or_path: str) -> ModelIndex:
@@ -51,20 +58,26 @@ def _pretrained_json(name_or_path: str, *files: str) -> dict[str, Any]:
     return pretrained_json(name_or_path, *files)[1]
 
 
-def pretrained_json(name_or_path: str, *files: str) -> tuple[str, dict[str, Any]]:
+def pretrained_json(
+    name_or_path: str, *files: str, flag: str = "pretrained_model_name_or_path"
+) -> tuple[str, dict[str, Any]]:
     """The first of `files` that exists in a folder or a repository on the Hub, and its content.
 
     Raises:
-        ValueError: the folder holds none of them.
+        ValueError: the folder holds none of them; it names the `flag`.
     """
     path = Path(name_or_path)
     if not path.exists():
-        file, found = _first_on_hub(name_or_path, files)
+        try:
+            file, found = _first_on_hub(name_or_path, files)
+        except (LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{flag} must be a folder or a Hub id, got {name_or_path!r}: {reason}") from error
         return file, json.loads(found.read_text())
     for file in files:
         if (path / file).is_file():
             return file, json.loads((path / file).read_text())
-    raise ValueError(f"pretrained_model_name_or_path must hold {files[0]}, {name_or_path!r} does not")
+    raise ValueError(f"{flag} must hold {files[0]}, {name_or_path!r} does not")
 
 
 def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> tuple[str, Path]:

@@ -92,7 +92,7 @@ class Autoencoding(Objective):
         self.shown, self.measured = evenly_spaced(images, SHOWN), evenly_spaced(images, MEASURED)
 
     @classmethod
-    def image_format(cls, recipe: Recipe) -> tuple[int | None, int | None]:
+    def image_format(cls, recipe: Recipe, options: Options) -> tuple[int | None, int | None]:
         """The channels that the config states, and the size of a pretrained autoencoder."""
         config = autoencoder_config(recipe)
         if recipe.pretrained_model_name_or_path is None:

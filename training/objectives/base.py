@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from training.data import ImageData
-from training.networks.open import pretrained_size
+from training.networks.open import is_latent, pretrained_size
 from training.randomness import BatchRandom
 from training.recipes import Recipe
 from training.sample_grid import sample_grid
@@ -87,7 +87,7 @@ class Objective(ABC):
         """
 
     @classmethod
-    def image_format(cls, recipe: Recipe) -> tuple[int | None, int | None]:
+    def image_format(cls, recipe: Recipe, options: Options) -> tuple[int | None, int | None]:
         """Channels, and side in pixels unless --resolution says otherwise, to which the data of a run are converted.
 
         By default those of the pipeline that it starts from; None means as the data are.
@@ -96,7 +96,16 @@ class Objective(ABC):
             ValueError: the run cannot start from that pipeline.
         """
         start = recipe.pretrained_model_name_or_path
-        return (None, None) if start is None else pretrained_size(start)
+        if start is None:
+            return None, None
+        if is_latent(start):
+            raise ValueError(f"pretrained_model_name_or_path must denoise pixels, {start!r} denoises latents")
+        return pretrained_size(start)
+
+    @classmethod
+    def prepare_data(cls, recipe: Recipe, options: Options, data: ImageData) -> ImageData:
+        """The data as the network sees them; by default the images themselves."""
+        return data
 
     def encode(self, batch: Batch) -> Batch:
         """Prepare a batch for `loss`, for example latents of an autoencoder or embeddings of captions.

@@ -18,7 +18,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
-from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
+from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, LatentDiffusionPipeline, NoiseSchedule
 from pipelines.facts import Facts
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
@@ -26,19 +26,20 @@ from training.networks.adapt import fit_network, with_variance_channels
 from training.networks.build import build_network
 from training.networks.open import load_pipeline
 from training.objectives.base import Batch
-from training.objectives.conditions import ClassConditional, num_class_embeds
+from training.objectives.conditions import num_class_embeds
 from training.objectives.importance import LossHistory
+from training.objectives.latents import LatentConditional, autoencoder_of, open_vae
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_at_least_one, check_one_of, flag
 
 logger = logging.getLogger(__name__)
 
 
-class Denoising(ClassConditional):
+class Denoising(LatentConditional):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(ClassConditional.Options):
+    class Options(LatentConditional.Options):
         """The prediction type, noise schedule, loss weights, and whether to train with classes."""
 
         prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
@@ -75,13 +76,21 @@ class Denoising(ClassConditional):
                     f"'importance' with {self.variance_type}"
                 )
 
+        def check(self, recipe: Recipe) -> None:
+            """Raise ValueError for what latents cannot have, too: a bound in bits/dim of 8-bit levels."""
+            super().check(recipe)
+            if self.learns_variance and autoencoder_of(recipe, self) is not None:
+                raise ValueError("variance_type must be fixed_small or fixed_large with latents, got learned_range")
+
         @property
         def learns_variance(self) -> bool:
             """Whether to add variance channels to a network that has none."""
             return self.variance_type == "learned_range"
 
-    def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
-        super().__init__(options, network, class_names)
+    def __init__(
+        self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None, vae: nn.Module | None = None
+    ) -> None:
+        super().__init__(options, network, class_names, vae)
         self.guidance_interval = (0.0, 1.0)
         self.learned = Facts(network.config).learns_variance
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
@@ -92,7 +101,7 @@ class Denoising(ClassConditional):
             beta_schedule=options.ddpm_beta_schedule,
             prediction_type=options.prediction_type,
             timestep_spacing="trailing",
-            clip_sample=True,
+            clip_sample=vae is None,  # latents have no range
         )
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
         self.history = LossHistory(len(self.schedule)) if options.timestep_sampling == "importance" else None
@@ -104,14 +113,14 @@ class Denoising(ClassConditional):
         Raises:
             ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
         """
-        names = options.class_names(data)
+        names, vae = options.class_names(data), open_vae(recipe, options)
         if recipe.pretrained_model_name_or_path is None:
             network = build_network(recipe, data, num_class_embeds(names), options.learns_variance)
-            return cls(options, network, names)
+            return cls(options, network, names, vae)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         network = fit_network(pipeline, data, names)
         network = with_variance_channels(network) if options.learns_variance else network
-        objective = cls(options, network, names)
+        objective = cls(options, network, names, vae)
         objective._use_schedule_of(pipeline.scheduler)
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type
@@ -163,6 +172,9 @@ class Denoising(ClassConditional):
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """The pipeline to save and to draw samples with, over `network`."""
+        if self.vae is not None:
+            parts = {"vae": self.vae, "scheduler": self.scheduler, "unet": self.drawn(network)}
+            return LatentDiffusionPipeline(**parts, id2label=self.id2label)
         if not self.class_names:
             return DDPMPipeline(unet=network, scheduler=self.scheduler)
         return ClassifierFreeGuidancePipeline(

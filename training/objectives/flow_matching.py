@@ -23,7 +23,8 @@ from training.networks.adapt import fit_network
 from training.networks.build import build_network
 from training.networks.open import load_pipeline
 from training.objectives.base import Batch
-from training.objectives.conditions import ClassConditional, num_class_embeds
+from training.objectives.conditions import num_class_embeds
+from training.objectives.latents import LatentConditional, open_vae
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_one_of, check_range, flag
 
@@ -31,11 +32,11 @@ logger = logging.getLogger(__name__)
 TIME_SCALE = 1000  # the network is given 1000 t, as diffusers' FlowMatch schedulers do
 
 
-class FlowMatching(ClassConditional):
+class FlowMatching(LatentConditional):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(ClassConditional.Options):
+    class Options(LatentConditional.Options):
         """The path, how times are drawn, and whether with classes."""
 
         path: str = flag("linear", "linear (rectified flow) or variance_preserving")
@@ -49,8 +50,10 @@ class FlowMatching(ClassConditional):
             check_one_of(self, path=tuple(PATHS), weighting_scheme=("none", "logit_normal"))
             check_range(self, logit_mean=(-10.0, 10.0), logit_std=(1e-3, 10.0))
 
-    def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
-        super().__init__(options, network, class_names)
+    def __init__(
+        self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None, vae: nn.Module | None = None
+    ) -> None:
+        super().__init__(options, network, class_names, vae)
         self.path_name = options.path
         self.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIME_SCALE)
         self.guidance_interval = (0.0, 1.0)
@@ -62,13 +65,13 @@ class FlowMatching(ClassConditional):
         Raises:
             ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
         """
-        names = options.class_names(data)
+        names, vae = options.class_names(data), open_vae(recipe, options)
         if recipe.pretrained_model_name_or_path is None:
-            return cls(options, build_network(recipe, data, num_class_embeds(names)), names)
+            return cls(options, build_network(recipe, data, num_class_embeds(names)), names, vae)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         if pipeline.facts.learns_variance:
             raise ValueError("pretrained_model_name_or_path must predict no variance, but its network does")
-        objective = cls(options, fit_network(pipeline, data, names), names)
+        objective = cls(options, fit_network(pipeline, data, names), names, vae)
         objective._follow(pipeline)
         return objective
 
@@ -87,7 +90,7 @@ class FlowMatching(ClassConditional):
         return find_path(self.path_name)
 
     def loss(self, batch: Batch, rng: BatchRandom) -> Tensor:
-        """Mean squared error of the velocity: "images" (N, C, H, W) in [-1, 1], "labels" (N,)."""
+        """Mean squared error of the velocity: "images" (N, C, H, W) in [-1, 1] or latents, "labels" (N,)."""
         x0, conditions = self.examples(batch, rng)
         eps, t = rng.normal("noise", tuple(x0.shape[1:])).to(x0), self.times(rng)
         a, b = (broadcast(level, x0) for level in self.path.marginal(t))
@@ -110,6 +113,7 @@ class FlowMatching(ClassConditional):
             id2label=self.id2label,
             path=self.path_name,
             guidance_interval=self.guidance_interval,
+            vae=self.vae,
         )
 
 
