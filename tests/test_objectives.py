@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import ROOT
 from fresh_processes import launch
+from PIL import Image
 from torch import Tensor, nn
 from toys import tiny_unet
-from training_runs import SMALL, image_folder, noise_images, run_here, small_settings
+from training_runs import SMALL, image_folder, noise, noise_images, run_here, small_settings
 
 from pipelines import DDPMPipeline
 from training.loop import Trainer
@@ -24,7 +25,7 @@ from training.objectives.noisy_classifier import NoisyClassification
 from training.randomness import BatchRandom
 from training.recipes import RECIPES, Recipe, flag
 from training.sharing.card_data import command_of, runs_of, training_text
-from training.train import parse
+from training.train import load_data, parse
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 def test_an_objective_is_found_by_the_name_of_its_file() -> None:
     assert find_objective("denoising") is Denoising and find_objective("noisy_classifier") is NoisyClassification
-    for name in ("base", "importance", "conditions", "gan", "", "training.loop"):
+    for name in ("base", "importance", "conditions", "augmentation", "latents", "gan", "", "training.loop"):
         assert objective_here(name) is None
         with pytest.raises(
             ValueError,
@@ -318,3 +319,15 @@ def test_an_objective_of_ones_own_trains_through_the_command_line(
         run_here(arguments_of(**flags | {"strength": 0}))
     with pytest.raises(SystemExit, match=r"error: unknown flag --net_widht=4; did you mean --net_width\?"):
         run_here(arguments_of(**flags, net_widht=4))
+
+
+def test_a_column_of_captions_of_any_name_reaches_the_objective(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        Image.fromarray(noise(8, 8)).save(tmp_path / f"{name}.png")
+    rows = [{"file_name": f"{name}.png", "words": f"a {name}"} for name in ("one", "two")]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe, options = parse(
+        ["--recipe", "unconditional", "--train_data_dir", str(tmp_path), "--caption_column", "words"]
+    )
+    assert load_data(recipe, options).captions == ("a one", "a two")
+    assert load_data(replace(recipe, caption_column="text"), options).captions is None

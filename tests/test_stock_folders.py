@@ -150,7 +150,7 @@ def test_without_a_network_a_file_that_was_not_fetched_is_not_taken_to_be_missin
 
     monkeypatch.setattr("training.networks.open.hf_hub_download", download)
     monkeypatch.setattr("training.networks.open.try_to_load_from_cache", lambda repo_id, file: known.get(file))
-    with pytest.raises(LocalEntryNotFoundError):
+    with pytest.raises(ValueError, match="must be a folder or a Hub id, got 'google/ddpm-cifar10-32': cannot find"):
         pretrained_size("google/ddpm-cifar10-32")
     known["unet/config.json"] = _CACHED_NO_EXIST  # the Hub has said so before
     assert pretrained_size("google/ddpm-cifar10-32") == (3, 32)

@@ -54,6 +54,7 @@ class Recipe:
     resolution: int | None = flag(None, "side in pixels [that of the images, if all are of one size]")
     image_column: str = flag("image", "name of the column with the images")
     label_column: str = flag("label", "name of the column with the class labels")
+    caption_column: str = flag("text", "name of the column with the captions")
     max_train_samples: int | None = flag(None, "use only this many images")
     random_flip: bool = flag(False, "mirror images at random")
     # what is learned

@@ -105,6 +105,7 @@ def load_data(recipe: Recipe, options: Objective.Options) -> ImageData:
             train_data_dir=recipe.train_data_dir,
             image_column=recipe.image_column,
             label_column=recipe.label_column,
+            caption_column=recipe.caption_column,
             max_samples=recipe.max_train_samples,
             resolution=recipe.resolution or own_size,
             channels=channels,

@@ -27,8 +27,8 @@ class LatentConditional(ClassConditional):
 
         vae: str | None = flag(
             None,
-            "folder or Hub id of an autoencoder, or of a pipeline with one: train on its latents, encoded once [that of "
-            "the pipeline that is fine-tuned, if it has one]",
+            "folder or Hub id of an autoencoder, or of a pipeline with one: train on its latents, encoded once [that "
+            "of the pipeline that is fine-tuned, if it has one]",
         )
 
         def check(self, recipe: Recipe) -> None:
