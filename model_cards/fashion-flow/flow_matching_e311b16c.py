@@ -14,13 +14,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import SchedulerMixin, UNet2DModel
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DModel
+from PIL import Image
 from torch import Tensor
 
 from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
 from .classifier_free_guidance_98ad46e2 import check_interval, guided_network
 from .conditions_64a13ce1 import Labels
+from .latents_553b356d import check_latents, decode
 from .process_8da9cfb2 import Path, from_velocity, unit_time, up
 from .run_b9059173 import Step
 
@@ -163,10 +166,11 @@ class FlowMatchingPipeline(StepwisePipeline):
         path: linear or variance_preserving, what the network was trained on
         guidance_interval: where calls guide unless they say otherwise, times (low, high) in [0, 1]
         guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
+        vae: the autoencoder of whose latents the flow is; None: of images
     """
 
-    model_cpu_offload_seq = "unet->guide_unet"
-    _optional_components = ["guide_unet"]
+    model_cpu_offload_seq = "unet->guide_unet->vae"
+    _optional_components = ["guide_unet", "vae"]
     about = {
         "summary": "Draws {subject} by flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)).",
         "paper": "https://arxiv.org/abs/2210.02747",
@@ -189,11 +193,13 @@ class FlowMatchingPipeline(StepwisePipeline):
         path: str = "linear",
         guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
         guide_unet: UNet2DModel | None = None,
+        vae: AutoencoderKL | None = None,
     ) -> None:
         super().__init__()
         find_path(path)
-        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet, vae=vae)
         self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
+        check_latents(vae, self.sample_shape[0])
 
     def velocity(self, denoiser: Callable[..., Tensor]) -> Velocity:
         """dx/dt as a function of x_t and t in [0, 1] from a network, which is given 1000 t."""
@@ -248,6 +254,11 @@ class FlowMatchingPipeline(StepwisePipeline):
             given = f"path {self.config.path!r}" if shift is None else f"shift {shift}"
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)} with {given}: {name} takes its own steps")
         return chosen
+
+    def to_images(self, sample: Tensor, output_type: str = "pil") -> list[Image.Image] | np.ndarray | Tensor:
+        """x_0 (N, C, H, W), or latents, which are decoded -> PIL images, numpy, a tensor in [0, 1], or as it is."""
+        decoded = sample if self.vae is None or output_type == "latent" else decode(self.vae, sample)
+        return super().to_images(decoded, output_type)
 
     @torch.no_grad()
     def __call__(
