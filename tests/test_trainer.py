@@ -36,6 +36,9 @@ from training.randomness import BatchRandom
 pytestmark = pytest.mark.usefixtures("alone")
 
 
+UNET = Path("unet", "diffusion_pytorch_model.safetensors")
+
+
 def gradient_norm(trainer: Trainer) -> float:
     return math.sqrt(sum(float(p.grad.double().square().sum()) for p in trainer.network.parameters()))
 
@@ -75,6 +78,38 @@ def test_the_average_is_warmed_up_as_computed_by_hand(decay: float, tmp_path: Pa
     for mine, theirs in zip(expected, drawn.parameters(), strict=True):
         torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-13)
     assert any(not torch.equal(e, p) for e, p in zip(expected, trainer.network.parameters(), strict=True))
+
+
+def test_a_second_average_is_saved_beside_the_first_and_survives_a_checkpoint(tmp_path: Path) -> None:
+    flags = {"max_train_steps": 6, "checkpointing_steps": 3, "ema_decay": 0.3, "learning_rate": 1e-2}
+    folders = {"one": tmp_path / "one", "other": tmp_path / "other", "both": tmp_path / "both"}
+    small_trainer(folders["one"], **flags).train()
+    forget_accelerate()
+    small_trainer(folders["other"], **flags | {"ema_decay": 0.1}).train()
+    forget_accelerate()
+    small_trainer(folders["both"], second_ema_decay=0.1, **flags).train()
+    forget_accelerate()
+    resumed = small_trainer(
+        tmp_path / "resumed",
+        second_ema_decay=0.1,
+        resume_from_checkpoint=str(folders["both"] / "checkpoint-3"),
+        **flags,
+    )
+    resumed.train()
+    one, other = ((folders[name] / UNET).read_bytes() for name in ("one", "other"))
+    assert one != other
+    for folder in (folders["both"], tmp_path / "resumed"):
+        assert (folder / UNET).read_bytes() == one and (folder / "ema-0.1" / UNET).read_bytes() == other
+    assert ClassifierFreeGuidancePipeline.from_pretrained(folder / "ema-0.1").num_classes == 2
+
+
+def test_two_averages_that_must_be_equal_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small_trainer(tmp_path / "equal", second_ema_decay=0.9998, max_train_steps=20)
+    assert "keep the same average: after 20 updates a decay is at most 0.7000" in caplog.text
+    caplog.clear()
+    forget_accelerate()
+    small_trainer(tmp_path / "apart", second_ema_decay=0.5, max_train_steps=20)
+    assert "same average" not in caplog.text
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

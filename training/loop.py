@@ -62,6 +62,10 @@ class Trainer:
         if recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)
         decays = [recipe.ema_decay, *([] if recipe.second_ema_decay is None else [recipe.second_ema_decay])]
+        most = (1 + recipe.max_train_steps) / (10 + recipe.max_train_steps)  # EMAModel's own limit at the end
+        if len(decays) == 2 and min(decays) >= most:
+            told = "ema_decay and second_ema_decay keep the same average: after %d updates a decay is at most %.4f"
+            logger.warning(told, recipe.max_train_steps, most)
         self.averages = [EMAModel(network.parameters(), decay=decay, foreach=True) for decay in decays]
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # takes an average to draw or save
         self.optimizer = torch.optim.AdamW(
