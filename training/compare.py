@@ -1,8 +1,9 @@
 """`python -m training.compare [FOLDER ...] --output PNG`: models' quality against network evaluations, in one plot.
 
 The numbers are those that `training.evaluate` wrote to the folders' metrics.json for their present weights. A line is a
-model and a sampler. Rows that differ in their seed alone are averaged; of rows with equally many evaluations per image,
-such as those of a sweep over guidance scales, the one with the least Frechet distance is shown.
+model and a sampler. Rows that differ in their seed alone are averaged. Of settings with equally many evaluations per
+image, such as those of a sweep over guidance scales, one is shown: that with the most seeds and, of these, the least
+Frechet distance.
 """
 
 import argparse
@@ -53,14 +54,11 @@ def lines_of(rows: list[Row]) -> dict[str, list[Point]]:
     alike: dict[str, list[Row]] = {}
     for row in rows:
         alike.setdefault(key_of(row["settings"] | {"seed": None}), []).append(row)
-    best: dict[str, dict[float, Point]] = {}
-    for same in alike.values():
-        point = averaged(same)
-        line = best.setdefault(name_of(same[0]["settings"]), {})
-        known = line.get(point["nfe"])
-        if known is None or point[SHOWN[0]] < known[SHOWN[0]]:
-            line[point["nfe"]] = point
-    return {name: [line[nfe] for nfe in sorted(line)] for name, line in sorted(best.items())}
+    lines: dict[str, dict[float, Point]] = {}
+    points = [(name_of(same[0]["settings"]), len(same), averaged(same)) for same in alike.values()]
+    for name, _, point in sorted(points, key=lambda found: (found[1], -found[2][SHOWN[0]])):  # the best one comes last
+        lines.setdefault(name, {})[point["nfe"]] = point
+    return {name: [line[nfe] for nfe in sorted(line)] for name, line in sorted(lines.items())}
 
 
 def averaged(rows: list[Row]) -> Point:
