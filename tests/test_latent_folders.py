@@ -98,11 +98,16 @@ def test_without_code_the_stock_pipeline_opens_a_dit_and_no_other(dit: Path, tmp
 @pytest.mark.usefixtures("alone")
 def test_a_model_of_latents_is_not_fine_tuned_as_if_it_were_of_pixels(dit: Path, tmp_path: Path) -> None:
     over_unet(3).save_pretrained(tmp_path / "latents")
-    folder = image_folder(tmp_path / "images")
-    for path, expected in ((dit, "hold unet/config.json"), (tmp_path / "latents", "denoise pixels")):
-        flags = {"train_data_dir": folder, "pretrained_model_name_or_path": path, "output_dir": tmp_path / "run"}
+    flags = {"train_data_dir": image_folder(tmp_path / "images"), "output_dir": tmp_path / "run"}
+    wrong = {"hold unet/config.json": {"pretrained_model_name_or_path": dit}}
+    of_latents = {"pretrained_model_name_or_path": tmp_path / "latents"}
+    wrong["denoise pixels"] = of_latents | {"objective": "score_matching"}
+    for expected, more in wrong.items():
         with pytest.raises(SystemExit, match=f"pretrained_model_name_or_path must {expected}"):
-            run_here(command("--recipe finetune", **flags))
+            run_here(command("--recipe finetune", **flags | {"ddpm_num_steps": None} | more))
+    run_here(command("--recipe finetune", **flags | of_latents))  # on latents of the images, at the model's size
+    tuned = LatentDiffusionPipeline.from_pretrained(tmp_path / "run")
+    assert tuned.facts.image_shape == (3, 16, 16) and tuned.class_names == ["bird", "cat"]
 
 
 # ------------------------------------------------------------------------------------------------------------ measured
