@@ -24,6 +24,7 @@ from pipelines.latents import encode
 from training.data import cache
 from training.data.images import ImageData
 from training.files import write_whole
+from training.metrics.features import classifier_hash
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def latent_data(data: ImageData, vae: nn.Module, mirrored: bool = False, cache_d
         ValueError: images of other channels than the autoencoder's, or of sides that it does not divide.
     """
     _check(data, vae)
-    place, identity = cache_dir or cache.default_cache_dir(), network_hash(vae)
+    place, identity = cache_dir or cache.default_cache_dir(), autoencoder_hash(vae)
     kept = {field.name: getattr(data, field.name) for field in fields(ImageData)}
     fingerprint = hashlib.sha256(f"{LAYOUT} {data.fingerprint} {identity}".encode()).hexdigest()
     kept |= {"images": _encoded(data, vae, place / f"latents-{fingerprint[:24]}", False), "fingerprint": fingerprint}
@@ -80,14 +81,11 @@ def latent_data(data: ImageData, vae: nn.Module, mirrored: bool = False, cache_d
     return LatentData(**kept, mirrored=other, factor=spatial_factor(vae.config))
 
 
-def network_hash(network: nn.Module) -> str:
-    """A hash of a network's weights and of its config, without what says who wrote it and where."""
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
+def autoencoder_hash(vae: nn.Module) -> str:
+    """A hash of an autoencoder's weights and of its config, without what says who wrote it and where."""
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    text = f"{classifier_hash(vae)} {json.dumps(config, sort_keys=True, default=str)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check(data: ImageData, vae: nn.Module) -> None:
@@ -104,14 +102,15 @@ def _check(data: ImageData, vae: nn.Module) -> None:
 
 def _encoded(data: ImageData, vae: nn.Module, folder: Path, mirrored: bool) -> np.ndarray:
     """The latents of all images, float16 (N, c, h, w)."""
-    starts = range(0, len(data.images), PART)
-    missing = [start for start in starts if _read(_part(folder, start)) is None]
-    if missing and len(missing) < len(starts):
-        logger.info("%d of %d parts of the latents are in %s already", len(starts) - len(missing), len(starts), folder)
+    parts = {start: _read(_part(folder, start)) for start in range(0, len(data.images), PART)}
+    missing = [start for start, part in parts.items() if part is None]
+    if missing and len(missing) < len(parts):
+        logger.info("%d of %d parts of the latents are in %s already", len(parts) - len(missing), len(parts), folder)
     name = "Encoding mirrored images" if mirrored else "Encoding images"
     for start in tqdm(missing, desc=name, unit="part", disable=None if missing else True):
-        _write(_part(folder, start), _encode_part(data.images[start : start + PART], vae, mirrored))
-    return np.concatenate([_read(_part(folder, start)) for start in starts])
+        parts[start] = _encode_part(data.images[start : start + PART], vae, mirrored)
+        _write(_part(folder, start), parts[start])
+    return np.concatenate(list(parts.values()))
 
 
 def _part(folder: Path, start: int) -> Path:

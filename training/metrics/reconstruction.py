@@ -3,8 +3,9 @@
     PSNR = 10 log10(255^2 / mean squared error)
     SSIM = mean over windows of (2 m_x m_y + c_1)(2 s_xy + c_2) / ((m_x^2 + m_y^2 + c_1)(s_x^2 + s_y^2 + c_2))
 
-Windows are Gaussian, 11 x 11 with a standard deviation of 1.5 pixels, and lie within the image; c_1 = (0.01 255)^2,
-c_2 = (0.03 255)^2. Both are per image, over its channels.
+Windows are Gaussian, 11 x 11 with a standard deviation of 1.5 pixels, and lie within the image (those of torchmetrics
+also reach into a mirrored border, which is no part of the definition); c_1 = (0.01 255)^2, c_2 = (0.03 255)^2. Both
+measures are per image, over its channels.
 
     python -m training.metrics.reconstruction runs/emoji-autoencoder --dataset_name data/emoji
 
