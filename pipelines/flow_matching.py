@@ -14,16 +14,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DModel
-from PIL import Image
+from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
 from .classifier_free_guidance import check_interval, guided_network
 from .conditions import Labels
-from .latents import check_latents, decode
 from .process import Path, from_velocity, unit_time, up
 from .run import Step
 
@@ -126,19 +123,24 @@ def flow_steps(
         x = step.prev_sample
 
 
+def is_of_flows(scheduler: Any) -> bool:
+    """Whether a scheduler of diffusers takes the network's output for a velocity."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
+
+
 @torch.no_grad()
 def scheduler_steps(velocity: Velocity, x_1: Tensor, scheduler: Any, num_inference_steps: int) -> Iterator[Step]:
-    """The steps that a FlowMatch scheduler of diffusers takes itself, on the linear path."""
+    """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas."""
     scheduler, path = copy.deepcopy(scheduler), LinearPath()
     scheduler.set_timesteps(num_inference_steps, device=x_1.device)
     scheduler.set_begin_index(0)
     x, scale = x_1, scheduler.config.num_train_timesteps
     for i, timestep in enumerate(scheduler.timesteps):
-        t = float(timestep) / scale
+        t = float(scheduler.sigmas[i])  # some round their timesteps
         u = up(velocity(x, t))
         x0, eps = from_velocity(path, u, x, t)
         after = scheduler.step(u, timestep, x).prev_sample
-        step = Step(i, len(scheduler.timesteps), float(timestep), x, x0, eps, after)
+        step = Step(i, len(scheduler.timesteps), scale * t, x, x0, eps, after)
         yield step
         x = step.prev_sample
 
@@ -166,11 +168,10 @@ class FlowMatchingPipeline(StepwisePipeline):
         path: linear or variance_preserving, what the network was trained on
         guidance_interval: where calls guide unless they say otherwise, times (low, high) in [0, 1]
         guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
-        vae: the autoencoder of whose latents the flow is; None: of images
     """
 
-    model_cpu_offload_seq = "unet->guide_unet->vae"
-    _optional_components = ["guide_unet", "vae"]
+    model_cpu_offload_seq = "unet->guide_unet"
+    _optional_components = ["guide_unet"]
     about = {
         "summary": "Draws {subject} by flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)).",
         "paper": "https://arxiv.org/abs/2210.02747",
@@ -193,13 +194,11 @@ class FlowMatchingPipeline(StepwisePipeline):
         path: str = "linear",
         guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
         guide_unet: UNet2DModel | None = None,
-        vae: AutoencoderKL | None = None,
     ) -> None:
         super().__init__()
         find_path(path)
-        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet, vae=vae)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
         self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
-        check_latents(vae, self.sample_shape[0])
 
     def velocity(self, denoiser: Callable[..., Tensor]) -> Velocity:
         """dx/dt as a function of x_t and t in [0, 1] from a network, which is given 1000 t."""
@@ -230,7 +229,9 @@ class FlowMatchingPipeline(StepwisePipeline):
         scale = self.scale_of(class_labels, guidance_scale)
         config = self.scheduler.config
         process = TimeShare(config.num_train_timesteps)
-        velocity = self.velocity(guided_network(self, conditions, scale, process, interval, guidance_rescale))
+        velocity = self.velocity(
+            guided_network(self, conditions, self.nulls, scale, process, interval, guidance_rescale)
+        )
         if sampler == "scheduler":
             return scheduler_steps(velocity, x_1, self.scheduler, num_inference_steps)
         times = shifted_times(num_inference_steps, config.shift if shift is None else float(shift))
@@ -254,11 +255,6 @@ class FlowMatchingPipeline(StepwisePipeline):
             given = f"path {self.config.path!r}" if shift is None else f"shift {shift}"
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)} with {given}: {name} takes its own steps")
         return chosen
-
-    def to_images(self, sample: Tensor, output_type: str = "pil") -> list[Image.Image] | np.ndarray | Tensor:
-        """x_0 (N, C, H, W), or latents, which are decoded -> PIL images, numpy, a tensor in [0, 1], or as it is."""
-        decoded = sample if self.vae is None or output_type == "latent" else decode(self.vae, sample)
-        return super().to_images(decoded, output_type)
 
     @torch.no_grad()
     def __call__(

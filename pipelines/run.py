@@ -91,8 +91,13 @@ def evaluate(network: torch.nn.Module, x_t: Tensor, t: Tensor | float, condition
     sample = x_t[rows].to(dtype)
     sample.unpadded_rows = count  # for hooks that count evaluations
     times = torch.as_tensor(t, device=x_t.device).expand(count)[rows]
-    output = network(sample, times, **rows_of(conditions, rows)).sample
+    given = {name: _in_dtype(value, dtype) for name, value in rows_of(conditions, rows).items()}
+    output = network(sample, times, **given).sample
     return output[:count].to(x_t.dtype)
+
+
+def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def padded_rows(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:

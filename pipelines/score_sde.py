@@ -233,7 +233,7 @@ class ScoreSDEPipeline(StepwisePipeline):
         schedule = None if self.explodes else NoiseSchedule.from_scheduler(self.scheduler)
 
         def score_given(conditions: Conditions) -> Score:
-            network = guided_network(self, conditions, guidance_scale)
+            network = guided_network(self, conditions, self.nulls, guidance_scale)
             if schedule is None:
                 return score_of_exploding(network, sde)
             return score_of(network, schedule, self.scheduler.config.prediction_type, sde)

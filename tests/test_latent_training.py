@@ -16,7 +16,7 @@ from latent_folders import tiny_vae
 from PIL import Image
 from training_runs import alone, command, network_file, noise, noise_images, run_here
 
-from pipelines import FlowMatchingPipeline, LatentDiffusionPipeline
+from pipelines import LatentDiffusionPipeline
 from training import latents
 from training.latents import latent_data
 
@@ -127,7 +127,7 @@ print(pipe(num_inference_steps=2, output_type="np").images.shape)
 """
 RUN = {"max_train_steps": 2, "checkpointing_steps": 1, "train_batch_size": 2}
 KINDS = {
-    "flow_matching": ({"class_conditional": True}, FlowMatchingPipeline),
+    "flow_matching": ({"class_conditional": True}, LatentDiffusionPipeline),
     "denoising": ({"class_conditional": True, "ddpm_num_steps": 5}, LatentDiffusionPipeline),
     "denoising-unconditional": ({"ddpm_num_steps": 5}, LatentDiffusionPipeline),
 }
@@ -162,8 +162,9 @@ def test_fine_tuning_goes_on_in_the_latents_of_the_model_s_own_autoencoder(place
         run_here(arguments(place, "flow_matching"))
     start = {"pretrained_model_name_or_path": place / "flow_matching", "model_config_name_or_path": None}
     run_here(arguments(place, "flow_matching", output_dir=place / "tuned", vae=None, **start))
-    tuned = FlowMatchingPipeline.from_pretrained(place / "tuned")
-    assert tuned.vae is not None and tuned.facts.image_shape == (3, 16, 16) and tuned.class_names == ["bird", "cat"]
+    tuned = LatentDiffusionPipeline.from_pretrained(place / "tuned")
+    assert tuned.config.path == "linear" and tuned.facts.image_shape == (3, 16, 16)
+    assert tuned.class_names == ["bird", "cat"]
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,25 @@
 """Latents of images, encoded once by an autoencoder and kept on disk: `<cache>/latents-<key>/part-00000.npy`, ...
 
-The key is a hash of the images, the autoencoder's weights and config, and whether the images are mirrored first. Each
-part is written under a temporary name and then renamed: a run that was killed goes on with the first part that is
-missing, and processes that encode the same images at the same time write the same parts.
+The key is a hash of the images, the autoencoder's weights and config, and whether the images are mirrored first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pipelines.facts import spatial_factor
 from pipelines.latents import encode
 from training.data import cache
 from training.data.images import ImageData
-from training.files import write_whole
 from training.metrics.features import classifier_hash
-
-logger = logging.getLogger(__name__)
+from training.parts import kept_in_parts
 
 PART, BATCH = 512, 32  # images per file, and encoded together: always the same ones
 LAYOUT = 1  # part of every key: increase it when the encoding or the layout of the files changes
@@ -102,35 +95,10 @@ def _check(data: ImageData, vae: nn.Module) -> None:
 
 def _encoded(data: ImageData, vae: nn.Module, folder: Path, mirrored: bool) -> np.ndarray:
     """The latents of all images, float16 (N, c, h, w)."""
-    parts = {start: _read(_part(folder, start)) for start in range(0, len(data.images), PART)}
-    missing = [start for start, part in parts.items() if part is None]
-    if missing and len(missing) < len(parts):
-        logger.info("%d of %d parts of the latents are in %s already", len(parts) - len(missing), len(parts), folder)
-    name = "Encoding mirrored images" if mirrored else "Encoding images"
-    for start in tqdm(missing, desc=name, unit="part", disable=None if missing else True):
-        parts[start] = _encode_part(data.images[start : start + PART], vae, mirrored)
-        _write(_part(folder, start), parts[start])
-    return np.concatenate(list(parts.values()))
 
+    def make(some: slice) -> np.ndarray:
+        images = torch.from_numpy(np.array(data.images[some])).to(vae.device).float() / 127.5 - 1
+        return encode(vae, images.flip(3) if mirrored else images, BATCH).half().cpu().numpy()
 
-def _part(folder: Path, start: int) -> Path:
-    return folder / f"part-{start // PART:05d}.npy"
-
-
-def _encode_part(pixels: np.ndarray, vae: nn.Module, mirrored: bool) -> np.ndarray:
-    images = torch.from_numpy(np.array(pixels)).to(vae.device).float() / 127.5 - 1
-    return encode(vae, images.flip(3) if mirrored else images, BATCH).half().cpu().numpy()
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """A part; None if it is absent or damaged."""
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):
-        return None
-
-
-def _write(path: Path, latents: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, latents)
-    write_whole(path, buffer.getvalue())
+    what = "mirrored images" if mirrored else "images"
+    return kept_in_parts(folder, len(data.images), PART, make, f"Encoding {what}")

@@ -116,7 +116,7 @@ class Trainer:
         if self.data.labels is not None:
             batch["labels"] = torch.from_numpy(self.data.labels[index]).to(self.accelerator.device)
         if self.data.captions is not None:
-            batch["captions"] = [self.data.captions[i] for i in index]
+            batch["captions"] = self.data.captions_of(index, rng.uniform("caption"))
         return batch, rng
 
     def encoded(self, batch: Batch) -> Batch:

@@ -54,7 +54,7 @@ class Recipe:
     resolution: int | None = flag(None, "side in pixels [that of the images, if all are of one size]")
     image_column: str = flag("image", "name of the column with the images")
     label_column: str = flag("label", "name of the column with the class labels")
-    caption_column: str = flag("text", "name of the column with the captions")
+    caption_column: str = flag("text", "name of the column with the captions; of a list of them one is drawn")
     max_train_samples: int | None = flag(None, "use only this many images")
     random_flip: bool = flag(False, "mirror images at random")
     # what is learned
@@ -200,6 +200,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "max_train_steps": 2500,  # 40,000 images
         "random_flip": True,
         "mixed_precision": "bf16",
+    },
+    # accelerate launch -m training.train --recipe emoji-latent
+    "emoji-latent": {
+        "objective": "flow_matching",
+        "weighting_scheme": "logit_normal",
+        "dataset_name": "data/emoji",
+        "caption_column": "captions",
+        "random_flip": True,
+        "vae": "model_cards/emoji-autoencoder",
+        "text_encoder": "sentence-transformers/all-MiniLM-L6-v2",
+        "max_train_steps": 30_000,  # 1.9 million images
+        **_FAST_CPU,
     },
     # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
     "finetune": {

@@ -12,14 +12,19 @@ from PIL import Image
 ROWS, COLUMNS, TILE = 4, 10, 56
 
 
-def sample_grid(pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 2.0) -> Image.Image:
-    """Four rows of ten samples; of a class-conditional pipeline, each column has one of the first ten classes."""
+def sample_grid(
+    pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 2.0, prompts: Sequence[str] | None = None
+) -> Image.Image:
+    """Four rows of ten samples; each column has one of up to ten prompts, or of the first ten classes if there are."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(ROWS * COLUMNS)]
     steps = min(25, pipeline.scheduler.config.num_train_timesteps)
     options = {"num_inference_steps": steps, "generator": generators}
     names = pipeline.class_names
-    if names:
+    if prompts:
+        wanted = [prompts[i % COLUMNS % len(prompts)] for i in range(ROWS * COLUMNS)]
+        images = pipeline(prompt=wanted, guidance_scale=guidance_scale, **options).images
+    elif names:
         labels = [i % COLUMNS % len(names) for i in range(ROWS * COLUMNS)]
         images = pipeline(class_labels=labels, guidance_scale=guidance_scale, **options).images
     else:

@@ -23,9 +23,7 @@ VOWEL = re.compile(r"(?!eu|uni|one)[aeiou]|hour", re.IGNORECASE)
 def caption(name: str, tags: Sequence[str], vendor: str, rng: Random | None = None) -> str:
     """ "a red apple, noto style"; with `rng`, which alone decides, parts of it, and some of the tags.
 
-    For the same caption of a training example in every run, on any number of processes, the rng is made of the
-    example's own number: `Random(u)` with u from `BatchRandom.uniform("caption")`. Every caption keeps the name or a
-    tag."""
+    Every caption keeps the name or a tag."""
     style = f"{vendor.replace('-', ' ')} style"
     if rng is None:
         return f"{with_article(name)}, {style}"

@@ -36,7 +36,7 @@ class ImageData:
     images: np.ndarray  # uint8 (N, C, H, W), a read-only memory map of the cache
     labels: np.ndarray | None  # int64 (N,)
     class_names: tuple[str, ...] | None  # None beside labels: the classes are the numbers 0 to labels.max()
-    captions: tuple[str, ...] | None
+    captions: tuple[str | tuple[str, ...], ...] | None  # of an image that has several, all of them
     skipped: int  # images that could not be decoded
     fingerprint: str  # hash of the decoded content and the decode settings
 
@@ -44,6 +44,11 @@ class ImageData:
     def unit(self) -> int:
         """How many pixels of a side one value of `images` stands for."""
         return 1
+
+    def captions_of(self, index: np.ndarray, share: Tensor) -> list[str]:
+        """A caption of each of the images `index` (N,); `share` (N,) in [0, 1) chooses among several."""
+        several = [((c,) if isinstance(c, str) else c) for c in (self.captions[i] for i in index)]
+        return [some[int(u * len(some))] for some, u in zip(several, share.tolist(), strict=True)]
 
     def take(self, index: np.ndarray, flipped: Tensor | None, like: Tensor) -> Tensor:
         """The images `index` for a network, (N, C, H, W) in [-1, 1], mirrored where `flipped` (N,) says so.
@@ -119,7 +124,7 @@ def load_images(
         images=pixels,
         labels=None if about["labels"] is None else np.asarray(about["labels"], dtype=np.int64),
         class_names=None if about["class_names"] is None else tuple(about["class_names"]),
-        captions=None if about["captions"] is None else tuple(about["captions"]),
+        captions=None if about["captions"] is None else tuple(map(_frozen, about["captions"])),
         skipped=len(about["skipped"]),
         fingerprint=about["fingerprint"],
     )
@@ -158,6 +163,10 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
     digest.update(json.dumps([asdict(settings), writer.shape, about["labels"], rows.class_names]).encode())
     digest.update(json.dumps(about["captions"]).encode())
     return about | {"fingerprint": digest.hexdigest()}
+
+
+def _frozen(caption: str | list[str]) -> str | tuple[str, ...]:
+    return caption if isinstance(caption, str) else tuple(caption)
 
 
 def pick(values: list[Any] | None, kept: list[int]) -> list[Any] | None:

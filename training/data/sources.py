@@ -28,7 +28,7 @@ class Rows:
     count: int
     labels: list[int] | None
     class_names: list[str] | None
-    captions: list[str] | None
+    captions: list[str | list[str]] | None
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ def column(columns: Columns, ours: str, available: Iterable[str], where: str) ->
     raise ValueError(f"{where} has no column {name!r} for the {ours}; it has: {', '.join(available)}")
 
 
-def caption_of(value: object) -> str:
-    """A caption as text: the first of a list of captions, "" if there is none."""
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return "" if value is None else str(value)
+def caption_of(value: object) -> str | list[str]:
+    """A caption as text, "" if there is none; of a list of captions, those that say something, if there are several."""
+    several = [str(entry) for entry in value if entry] if isinstance(value, list) else [value]
+    if len(several) > 1:
+        return several
+    return "" if not several or several[0] is None else str(several[0])
 
 
 def visible_files(folder: Path) -> list[str]:

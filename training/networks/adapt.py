@@ -5,18 +5,25 @@ import logging
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
+from pipelines.text import takes_embedding, takes_tokens
 from training.data import ImageData
 from training.networks.build import check_divisible
 
 logger = logging.getLogger(__name__)
 
 
-def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple[str, ...] | None) -> UNet2DModel:
+def fit_network(
+    pipeline: DiffusionPipeline, data: ImageData, class_names: tuple[str, ...] | None, text_width: int | None = None
+) -> UNet2DModel:
     """The network of `pipeline`, made to fit the classes and the size of the data; every change is logged.
 
     The channels stay: the data have been converted to them. A class whose name the network knows keeps its embedding. A
     new class takes over the embedding of a class that the data lack, or starts from "no class" if none is left. Without
-    classes, the embedding of "no class" is added to the time embedding.
+    classes, the embedding of "no class" is added to the time embedding. With `text_width`, that of the embeddings of
+    captions, it stays as it is.
+
+    Raises:
+        ValueError: a size that it cannot halve, or captions for a network that is told none.
     """
     network, old_names, null = pipeline.unet, pipeline.class_names or [], pipeline.null_label
     _, _, height, width = data.images.shape
@@ -25,6 +32,10 @@ def fit_network(pipeline: DiffusionPipeline, data: ImageData, class_names: tuple
     if network.config.sample_size != size:
         logger.warning("sample_size changes from %s to %s", network.config.sample_size, size)
         network.register_to_config(sample_size=size)
+    if text_width is not None:
+        if not (takes_tokens(network.config) or takes_embedding(network.config)):
+            raise ValueError("pretrained_model_name_or_path must be told prompts for a text_encoder, it is told none")
+        return network
     if class_names is None:
         return _without_classes(network, null)
     return _with_classes(network, old_names, null, class_names)

@@ -7,10 +7,11 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 
 import pipelines
 from pipelines.facts import spatial_factor
+from pipelines.text import takes_embedding, takes_tokens
 from training.data import ImageData
 from training.recipes import Recipe
 
@@ -26,6 +27,8 @@ NETWORK: dict[str, Any] = {
     "norm_num_groups": 32,
     "resnet_time_scale_shift": "scale_shift",
 }
+# and for captions: an embedding of the whole caption tells more, sooner, than attention to its tokens
+TEXT_NETWORK: dict[str, Any] = {"_class_name": "PatchedUNet2DConditionModel"}
 
 
 def build_network(
@@ -33,16 +36,19 @@ def build_network(
     data: ImageData,
     num_class_embeds: int | None,
     learned_variance: bool = False,
+    text_width: int | None = None,
     **settings: Any,
-) -> UNet2DModel:
+) -> UNet2DModel | UNet2DConditionModel:
     """A new network for images of the data's size and channels; its weights depend only on the seed.
 
-    With `learned_variance` it has twice as many output channels. `settings` override those of the config.
+    With `learned_variance` it has twice as many output channels. `text_width` is that of the embeddings of captions,
+    None for a network that is told none. `settings` override those of the config.
 
     Raises:
         ValueError: a size that the network cannot halve, or a config that names no known class.
     """
-    config = {k: v for k, v in _network_config(recipe).items() if k not in ("_diffusers_version", "_name_or_path")}
+    config = _network_config(recipe, NETWORK if text_width is None else TEXT_NETWORK)
+    config = {k: v for k, v in config.items() if k not in ("_diffusers_version", "_name_or_path")}
     class_name = config.pop("_class_name", "UNet2DModel")
     _, channels, height, width = data.images.shape
     outputs = channels * (2 if learned_variance else 1)
@@ -54,15 +60,32 @@ def build_network(
             f"model_config_name_or_path must name a class of diffusers or of pipelines, got {class_name!r}"
         )
     defaults = {k: p.default for k, p in inspect.signature(model_class.__init__).parameters.items()}
+    if text_width is not None:
+        config |= _text_inputs(class_name, defaults | config, text_width)
     check_divisible(defaults | config, height, width, data.unit)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return model_class(**config)
 
 
-def _network_config(recipe: Recipe) -> dict[str, Any]:
+def _text_inputs(class_name: str, config: dict[str, Any], width: int) -> dict[str, int]:
+    """Settings of a network with this config that is told captions by embeddings of `width` values.
+
+    Raises:
+        ValueError: it is told none.
+    """
+    if not takes_tokens(config) and not takes_embedding(config):
+        raise ValueError(
+            "model_config_name_or_path must be of a network with cross-attention or with class_embed_type 'projection' "
+            f"for a text_encoder, got a {class_name} without"
+        )
+    projected = {"projection_class_embeddings_input_dim": width} if takes_embedding(config) else {}
+    return {"cross_attention_dim": width} | projected
+
+
+def _network_config(recipe: Recipe, default: dict[str, Any]) -> dict[str, Any]:
     if recipe.model_config_name_or_path is None:
-        return dict(NETWORK)
+        return dict(default)
     path = Path(recipe.model_config_name_or_path)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():

@@ -50,6 +50,11 @@ def is_latent(name_or_path: str) -> bool:
     return "vae" in _pretrained_index(name_or_path).components
 
 
+def is_told_prompts(name_or_path: str) -> bool:
+    """Whether a pipeline has a text encoder."""
+    return "text_encoder" in _pretrained_index(name_or_path).components
+
+
 def _pretrained_index(name_or_path: str) -> ModelIndex:
     return parse_index(_pretrained_json(name_or_path, FILE))
 

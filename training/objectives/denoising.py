@@ -18,7 +18,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
-from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, LatentDiffusionPipeline, NoiseSchedule
+from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, NoiseSchedule
 from pipelines.facts import Facts
 from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
@@ -28,18 +28,19 @@ from training.networks.open import load_pipeline
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.importance import LossHistory
-from training.objectives.latents import LatentConditional, autoencoder_of, open_vae
+from training.objectives.latents import autoencoder_of, open_vae
+from training.objectives.text import Captions, TextConditional, open_captions, text_width
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_at_least_one, check_one_of, flag
 
 logger = logging.getLogger(__name__)
 
 
-class Denoising(LatentConditional):
+class Denoising(TextConditional):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(LatentConditional.Options):
+    class Options(TextConditional.Options):
         """The prediction type, noise schedule, loss weights, and whether to train with classes."""
 
         prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
@@ -88,9 +89,14 @@ class Denoising(LatentConditional):
             return self.variance_type == "learned_range"
 
     def __init__(
-        self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None, vae: nn.Module | None = None
+        self,
+        options: Options,
+        network: nn.Module,
+        class_names: tuple[str, ...] | None,
+        vae: nn.Module | None = None,
+        captions: Captions | None = None,
     ) -> None:
-        super().__init__(options, network, class_names, vae)
+        super().__init__(options, network, class_names, vae, captions)
         self.guidance_interval = (0.0, 1.0)
         self.learned = Facts(network.config).learns_variance
         scheduler_class = DDIMScheduler if class_names else DDPMScheduler
@@ -113,14 +119,19 @@ class Denoising(LatentConditional):
         Raises:
             ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
         """
-        names, vae = options.class_names(data), open_vae(recipe, options)
+        names, vae, captions = (
+            options.class_names(data),
+            open_vae(recipe, options),
+            open_captions(recipe, options, data),
+        )
+        width = text_width(captions)
         if recipe.pretrained_model_name_or_path is None:
-            network = build_network(recipe, data, num_class_embeds(names), options.learns_variance)
-            return cls(options, network, names, vae)
+            network = build_network(recipe, data, num_class_embeds(names), options.learns_variance, width)
+            return cls(options, network, names, vae, captions)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
-        network = fit_network(pipeline, data, names)
+        network = fit_network(pipeline, data, names, width)
         network = with_variance_channels(network) if options.learns_variance else network
-        objective = cls(options, network, names, vae)
+        objective = cls(options, network, names, vae, captions)
         objective._use_schedule_of(pipeline.scheduler)
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type
@@ -173,8 +184,7 @@ class Denoising(LatentConditional):
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """The pipeline to save and to draw samples with, over `network`."""
         if self.vae is not None:
-            parts = {"vae": self.vae, "scheduler": self.scheduler, "unet": self.drawn(network)}
-            return LatentDiffusionPipeline(**parts, id2label=self.id2label)
+            return self.latent_pipeline(network, self.scheduler, guidance_interval=self.guidance_interval)
         if not self.class_names:
             return DDPMPipeline(unet=network, scheduler=self.scheduler)
         return ClassifierFreeGuidancePipeline(

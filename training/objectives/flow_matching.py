@@ -24,7 +24,8 @@ from training.networks.build import build_network
 from training.networks.open import load_pipeline
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
-from training.objectives.latents import LatentConditional, open_vae
+from training.objectives.latents import open_vae
+from training.objectives.text import Captions, TextConditional, open_captions, text_width
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_one_of, check_range, flag
 
@@ -32,11 +33,11 @@ logger = logging.getLogger(__name__)
 TIME_SCALE = 1000  # the network is given 1000 t, as diffusers' FlowMatch schedulers do
 
 
-class FlowMatching(LatentConditional):
+class FlowMatching(TextConditional):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(LatentConditional.Options):
+    class Options(TextConditional.Options):
         """The path, how times are drawn, and whether with classes."""
 
         path: str = flag("linear", "linear (rectified flow) or variance_preserving")
@@ -51,9 +52,14 @@ class FlowMatching(LatentConditional):
             check_range(self, logit_mean=(-10.0, 10.0), logit_std=(1e-3, 10.0))
 
     def __init__(
-        self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None, vae: nn.Module | None = None
+        self,
+        options: Options,
+        network: nn.Module,
+        class_names: tuple[str, ...] | None,
+        vae: nn.Module | None = None,
+        captions: Captions | None = None,
     ) -> None:
-        super().__init__(options, network, class_names, vae)
+        super().__init__(options, network, class_names, vae, captions)
         self.path_name = options.path
         self.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIME_SCALE)
         self.guidance_interval = (0.0, 1.0)
@@ -65,20 +71,25 @@ class FlowMatching(LatentConditional):
         Raises:
             ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
         """
-        names, vae = options.class_names(data), open_vae(recipe, options)
+        names, vae, captions = (
+            options.class_names(data),
+            open_vae(recipe, options),
+            open_captions(recipe, options, data),
+        )
         if recipe.pretrained_model_name_or_path is None:
-            return cls(options, build_network(recipe, data, num_class_embeds(names)), names, vae)
+            network = build_network(recipe, data, num_class_embeds(names), text_width=text_width(captions))
+            return cls(options, network, names, vae, captions)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         if pipeline.facts.learns_variance:
             raise ValueError("pretrained_model_name_or_path must predict no variance, but its network does")
-        objective = cls(options, fit_network(pipeline, data, names), names, vae)
+        objective = cls(options, fit_network(pipeline, data, names, text_width(captions)), names, vae, captions)
         objective._follow(pipeline)
         return objective
 
     def _follow(self, pipeline: DiffusionPipeline) -> None:
         """Use the guidance interval of the pipeline that is fine-tuned and, of a flow, its path and scheduler."""
         self.guidance_interval = pipeline.config.get("guidance_interval", self.guidance_interval)
-        if not isinstance(pipeline, FlowMatchingPipeline):
+        if pipeline.config.get("path") is None:
             logger.warning("the network of a %s learns a velocity from here on", type(pipeline).__name__)
             return
         self.scheduler, self.path_name = pipeline.scheduler, pipeline.config.path
@@ -107,14 +118,11 @@ class FlowMatching(LatentConditional):
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with."""
-        return FlowMatchingPipeline(
-            unet=self.drawn(network),
-            scheduler=self.scheduler,
-            id2label=self.id2label,
-            path=self.path_name,
-            guidance_interval=self.guidance_interval,
-            vae=self.vae,
-        )
+        config = {"path": self.path_name, "guidance_interval": self.guidance_interval}
+        if self.vae is not None:
+            return self.latent_pipeline(network, self.scheduler, **config)
+        parts = {"unet": self.drawn(network), "scheduler": self.scheduler, "id2label": self.id2label}
+        return FlowMatchingPipeline(**parts, **config)
 
 
 OBJECTIVE = FlowMatching

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELD_BACK = 0.1  # of the concepts
-COLUMNS = ("image", "label", "sublabel", "text", "name", "tags", "vendor", "hexcode")
+COLUMNS = ("image", "label", "sublabel", "text", "captions", "name", "tags", "vendor", "hexcode")
+CAPTIONS = 8  # of each image, of different parts, of which training draws one each time
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,13 @@ def split_of(hexcode: str) -> str:
     return "test" if number < HELD_BACK else "train"
 
 
+def captions_of(row: DrawnEmoji) -> list[str]:
+    """The whole caption of an image, and others that leave out parts of it: the same ones in every build."""
+    emoji, seed = row.emoji, f"{row.emoji.hexcode} {row.vendor}"
+    parts = (caption(emoji.name, emoji.tags, row.vendor, Random(f"{seed} {i}")) for i in range(1, CAPTIONS))
+    return [caption(emoji.name, emoji.tags, row.vendor), *parts]
+
+
 def table(rows: list[DrawnEmoji], emojibase: Emojibase) -> Dataset:
     """The rows of one split. All groups and subgroups are classes of both splits."""
     from datasets import ClassLabel, Dataset, Features, List, Value
@@ -120,6 +129,7 @@ def table(rows: list[DrawnEmoji], emojibase: Emojibase) -> Dataset:
         "label": [emojibase.groups.index(row.emoji.group) for row in rows],
         "sublabel": [emojibase.subgroups.index(row.emoji.subgroup) for row in rows],
         "text": [caption(row.emoji.name, row.emoji.tags, row.vendor) for row in rows],
+        "captions": [captions_of(row) for row in rows],
         "name": [row.emoji.name for row in rows],
         "tags": [list(row.emoji.tags) for row in rows],
         "vendor": [row.vendor for row in rows],
@@ -130,5 +140,6 @@ def table(rows: list[DrawnEmoji], emojibase: Emojibase) -> Dataset:
         "label": ClassLabel(names=list(emojibase.groups)),
         "sublabel": ClassLabel(names=list(emojibase.subgroups)),
     }
-    kinds = text | classes | {"image": ImageFeature(), "tags": List(Value("string"))}
+    lists = {name: List(Value("string")) for name in ("captions", "tags")}
+    kinds = text | classes | lists | {"image": ImageFeature()}
     return Dataset.from_dict(columns, features=Features({name: kinds[name] for name in COLUMNS}))

@@ -22,7 +22,7 @@ from torch import Tensor
 from .conditions_64a13ce1 import Classes, Conditions, Labels, Nulls
 from .facts_abac385d import Facts
 from .packaging_b1b61cb4 import CodeCarryingPipeline
-from .run_b9059173 import Run, Step, evaluate
+from .run_d4b6c1f3 import Run, Step, evaluate
 
 Generators = torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .process_8da9cfb2 import Process, predict_eps, predict_x0
-from .run_b9059173 import Denoiser, Step
+from .run_d4b6c1f3 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")

@@ -19,14 +19,14 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_0fd04d99 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels
-from .ddim_5568cec4 import check_eta, ddim_steps
-from .ddpm_83fe6866 import MeanShift, ancestral_steps
+from .ddim_8dbc4a48 import check_eta, ddim_steps
+from .ddpm_e6cd9962 import MeanShift, ancestral_steps
 from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
-from .run_b9059173 import Denoiser, Step, padded_rows
+from .run_d4b6c1f3 import Denoiser, Step, padded_rows
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_e76f3870 import Clip, Solver
+from .solvers_8a34b734 import Clip, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t

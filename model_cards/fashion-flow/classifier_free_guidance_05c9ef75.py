@@ -24,12 +24,12 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_0fd04d99 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_5568cec4 import check_eta, ddim_steps
+from .ddim_8dbc4a48 import check_eta, ddim_steps
 from .process_8da9cfb2 import Clock
-from .run_b9059173 import Denoiser, Step, evaluate
-from .solvers_e76f3870 import PROCESS_SCHEDULERS, Solver
+from .run_d4b6c1f3 import Denoiser, Step, evaluate
+from .solvers_8a34b734 import PROCESS_SCHEDULERS, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -104,6 +104,7 @@ def autoguide(
 def guided_network(
     pipeline: StepwisePipeline,
     conditions: Conditions,
+    nulls: Nulls,
     guidance_scale: float,
     process: Clock | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -113,7 +114,7 @@ def guided_network(
     options = (guidance_scale, process, guidance_interval, guidance_rescale)
     worse = getattr(pipeline, "guide_unet", None)
     if worse is None:
-        return guide(pipeline.network, conditions, pipeline.nulls, *options)
+        return guide(pipeline.network, conditions, nulls, *options)
     return autoguide(pipeline.network, lambda x_t, t, **given: evaluate(worse, x_t, t, given), conditions, *options)
 
 
@@ -203,7 +204,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         solver = Solver(self.scheduler, num_inference_steps)
         x_T, noise = self.streams(count, generator, latents)
         scale = self.scale_of(class_labels, guidance_scale)
-        denoiser = guided_network(self, conditions, scale, solver.process, interval, guidance_rescale)
+        denoiser = guided_network(self, conditions, self.nulls, scale, solver.process, interval, guidance_rescale)
         return solver.steps(ddim_steps, denoiser, x_T, noise, eta=eta)
 
     @torch.no_grad()

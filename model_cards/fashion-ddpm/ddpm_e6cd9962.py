@@ -16,11 +16,11 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_0fd04d99 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_64a13ce1 import Labels
-from .run_b9059173 import Denoiser, Step
+from .run_d4b6c1f3 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_e76f3870 import Clip, Solver, predict
+from .solvers_8a34b734 import Clip, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean

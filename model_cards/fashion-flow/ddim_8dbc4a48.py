@@ -15,12 +15,12 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_dc7ceaa3 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_0fd04d99 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_64a13ce1 import Labels
 from .process_8da9cfb2 import broadcast
-from .run_b9059173 import Denoiser, Step
+from .run_d4b6c1f3 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_e76f3870 import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
+from .solvers_8a34b734 import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
 
 
 def ddim_step(

@@ -1,0 +1,220 @@
+"""Prompts: embeddings against transformers', guidance, seeds, schedulers of flows, folders, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from fresh_processes import run_elsewhere
+from text_models import NETWORKS, WIDTH, text_pipeline, text_unet, tiny_bert, tiny_clip, tiny_tokenizer
+from torch import Tensor
+from toys import seeded, two
+
+from pipelines import LatentDiffusionPipeline
+from pipelines.text import embed
+
+FLOW_SOLVERS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+
+
+def drawn(pipe: LatentDiffusionPipeline, prompt: object = "a red apple", **options: object) -> Tensor:
+    given = {"num_inference_steps": 3, "generator": seeded(), "output_type": "latent"} | options
+    return pipe(prompt, **given).images
+
+
+def test_an_embedding_is_the_mean_of_the_tokens_that_count() -> None:
+    encoder, tokenizer = tiny_bert(), tiny_tokenizer()
+    found = embed(encoder, tokenizer, ["a red apple", "fox"])
+    alone = encoder(torch.tensor([[2, 4, 5, 8, 3]])).last_hidden_state
+    torch.testing.assert_close(found.tokens[0, :5], alone[0], rtol=1e-5, atol=1e-5)
+    assert found.mask.tolist() == [[1.0] * 5 + [0.0] * 7, [1.0] * 3 + [0.0] * 9]
+    mean = alone[0].mean(0)
+    torch.testing.assert_close(found.pooled[0], mean / mean.square().mean().sqrt(), rtol=1e-5, atol=1e-5)
+
+
+def test_of_clip_all_tokens_count_and_its_own_embedding_is_taken() -> None:
+    encoder, tokenizer = tiny_clip(), tiny_tokenizer()
+    found = embed(encoder, tokenizer, ["a red apple"])
+    expected = encoder(torch.tensor([[2, 4, 5, 8, 3] + [0] * 7]))
+    torch.testing.assert_close(found.tokens, expected.last_hidden_state)
+    own = expected.pooler_output
+    torch.testing.assert_close(found.pooled, own / own.square().mean().sqrt())
+    assert found.mask.min() == 1
+
+
+@pytest.mark.parametrize("told", NETWORKS)
+def test_guidance_leads_away_from_the_empty_or_the_negative_prompt(told: str) -> None:
+    pipe = text_pipeline(told)
+
+    def velocity(prompt: str, scale: float, **more: object) -> Tensor:
+        step = next(pipe.stream(prompt, num_inference_steps=3, guidance_scale=scale, generator=seeded(), **more))
+        return step.eps - step.pred_original_sample
+
+    own, empty, negative = (velocity(prompt, 1.0) for prompt in ("a red apple", "", "blue pear"))
+    assert (own - empty).abs().max() > 1e-3 and (own - negative).abs().max() > 1e-3
+    torch.testing.assert_close(velocity("a red apple", 0.0), empty, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(velocity("a red apple", 3.0), empty + 3 * (own - empty), rtol=1e-4, atol=1e-4)
+    led = velocity("a red apple", 3.0, negative_prompt="blue pear")
+    torch.testing.assert_close(led, negative + 3 * (own - negative), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(velocity(None, 3.0), empty, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("told", NETWORKS)
+def test_one_seed_and_prompt_is_one_image_in_any_batch_of_prompts(told: str) -> None:
+    pipe = text_pipeline(told)
+    prompts = ["a red apple", "a fox with a hat in the style of noto", "", "a red apple"]
+    together = drawn(pipe, prompts, generator=[seeded(i) for i in range(4)])
+    for i in (0, 1, 3):
+        torch.testing.assert_close(drawn(pipe, prompts[i], generator=[seeded(i)])[0], together[i], rtol=0, atol=0)
+    several = drawn(pipe, batch_size=3)
+    torch.testing.assert_close(drawn(pipe), several[:1], rtol=0, atol=0)
+
+
+def test_a_stock_network_with_cross_attention_is_told_prompts_too() -> None:
+    pipe = text_pipeline(unet=text_unet("tokens", stock=True))
+    assert (drawn(pipe) - drawn(pipe, "blue pear")).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_steps_of_diffusion_are_those_of_the_stock_scheduler(kind: str) -> None:
+    scheduler = DDIMScheduler(clip_sample=False, prediction_type=kind)
+    pipe = text_pipeline(scheduler=scheduler, path=None)
+    given = pipe.prompts(["a red apple"])["class_labels"]
+    z = torch.randn(1, 4, 8, 8, generator=seeded())
+    scheduler.set_timesteps(3)
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            output = pipe.unet(z, t, class_labels=given).sample
+        z = scheduler.step(output, t, z).prev_sample
+    torch.testing.assert_close(drawn(pipe, guidance_scale=1.0), z, rtol=1e-4, atol=1e-4)
+
+
+def test_euler_of_a_flow_is_the_stock_scheduler_s() -> None:
+    pipe, stock = text_pipeline(), FlowMatchEulerDiscreteScheduler(shift=2.0)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    given = pipe.prompts(["a red apple"])["class_labels"]
+    z = torch.randn(1, 4, 8, 8, generator=seeded())
+    stock.set_timesteps(sigmas=np.linspace(1, 1 / 3, 3))
+    for t in stock.timesteps:
+        with torch.no_grad():
+            output = pipe.unet(z, t, class_labels=given).sample
+        z = stock.step(output, t, z).prev_sample
+    torch.testing.assert_close(drawn(pipe, guidance_scale=1.0), z, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scheduler, evaluations",
+    [
+        (UniPCMultistepScheduler(**FLOW_SOLVERS), 20),
+        (DPMSolverMultistepScheduler(**FLOW_SOLVERS), 20),
+        (FlowMatchHeunDiscreteScheduler(), 39),
+    ],
+)
+def test_other_solvers_of_flows_reach_the_same_image(scheduler: object, evaluations: int) -> None:
+    pipe = text_pipeline()
+    exact = drawn(pipe, guidance_scale=1.0, num_inference_steps=500)
+    assert (drawn(pipe, guidance_scale=1.0, num_inference_steps=20) - exact).abs().max() > 0.012, "Euler's error"
+    pipe.scheduler = scheduler
+    found = pipe("a red apple", guidance_scale=1.0, num_inference_steps=20, generator=seeded(), output_type="latent")
+    assert found.nfe == evaluations
+    assert (found.images - exact).abs().max() < 0.006
+
+
+LOAD = """
+import sys
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+images = pipe(["a red apple", "a fox"], num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np").images
+pipe.save_pretrained(sys.argv[2])
+print(*images.ravel()[::64].round(4))
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("told", ["embedding", "both"])
+def test_a_folder_draws_the_same_elsewhere_and_when_it_is_saved_again(told: str, tmp_path: Path) -> None:
+    pipe = text_pipeline(told)
+    pipe.save_pretrained(tmp_path / "model")
+    images = pipe(["a red apple", "a fox"], num_inference_steps=3, generator=seeded(), output_type="np").images
+    here = images.ravel()[::64]
+    for folder, again in (("model", "again"), ("again", "once more")):
+        said = run_elsewhere(tmp_path / f"from {folder}", LOAD, str(tmp_path / folder), str(tmp_path / again))
+        there = np.array(said.split()[-len(here) :], dtype=float)
+        np.testing.assert_allclose(there, here, rtol=0, atol=1e-3)
+    ours = LatentDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert ours.takes_prompts and ours.config.path == "linear"
+
+
+def test_what_is_not_read_of_a_long_prompt_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = text_pipeline()
+    with caplog.at_level(logging.WARNING):
+        long = drawn(pipe, " ".join(["one"] * 10 + ["apple"] * 5000))
+    assert "cut off after 12 tokens; not read: 'apple apple" in caplog.text and len(caplog.text) < 400
+    torch.testing.assert_close(long, drawn(pipe, " ".join(["one"] * 10)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prompt", ["", "🍎", "一个红苹果", "тыква", "\n\t "])
+def test_any_text_is_a_prompt(prompt: str) -> None:
+    assert drawn(text_pipeline(), prompt).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"prompt": 3}, "^prompt must be a str or a list of them, got int"),
+        ({"prompt": []}, "^prompt must have one entry per image, got 0"),
+        ({"prompt": ["a", None]}, "^prompt must be a str or a list of them, got NoneType"),
+        ({"prompt": ["a", "b"], "batch_size": 3}, "^prompt must have one entry per image, got 2 for 3 images"),
+        ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "^negative_prompt must have one entry per image, got 1"),
+        ({"prompt": "a", "class_labels": 1}, "^class_labels must be None for a network that takes prompts, got 1"),
+        ({"prompt": "a", "batch_size": 0}, "^batch_size must be an integer of at least 1, got 0"),
+        ({"prompt": "a", "eta": 0.5}, "^eta must be 0 for a flow, got 0.5"),
+        ({"prompt": "a", "num_inference_steps": 0}, "^num_inference_steps must be an integer of at least 1, got 0"),
+        ({"prompt": "a", "guidance_interval": (0.7, 0.2)}, "^guidance_interval must be a pair"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        text_pipeline()(**options)
+
+
+def test_a_scheduler_of_the_other_family_is_refused() -> None:
+    flow, diffusion = text_pipeline(), text_pipeline(scheduler=DDPMScheduler(), path=None)
+    flow.scheduler, diffusion.scheduler = diffusion.scheduler, flow.scheduler
+    with pytest.raises(ValueError, match="^scheduler must be a FlowMatchEulerDiscreteScheduler .* got DDPMSch"):
+        flow("a")
+    with pytest.raises(ValueError, match="^scheduler must be one of diffusion .* got FlowMatchEuler"):
+        diffusion("a")
+    curved = text_pipeline(path="variance_preserving", scheduler=FlowMatchHeunDiscreteScheduler())
+    with pytest.raises(ValueError, match="on the path 'variance_preserving', got FlowMatchHeunDiscreteScheduler"):
+        curved("a")
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="^tokenizer must be given"):
+        text_pipeline(tokenizer=None)
+    with pytest.raises(ValueError, match="^text_encoder must be given for a network that is told prompts"):
+        text_pipeline(tokenizer=None, text_encoder=None)
+    with pytest.raises(ValueError, match=f"projection_class_embeddings_input_dim, 16, got {WIDTH}"):
+        text_pipeline(unet=text_unet(projection_class_embeddings_input_dim=16))
+    with pytest.raises(ValueError, match="^path must be one of"):
+        text_pipeline(path="crooked")
+    with pytest.raises(ValueError, match="^sample_size must be a multiple of 4"):
+        text_unet(sample_size=6)
+
+
+def test_two_prompts_share_what_two_generators_draw() -> None:
+    pipe = text_pipeline()
+    both = drawn(pipe, ["a red apple", "blue pear"], generator=two())
+    assert both.shape == (2, 4, 8, 8) and (both[0] - both[1]).abs().max() > 0.1
