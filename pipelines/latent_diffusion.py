@@ -36,7 +36,7 @@ from .latents import check_latents, decode
 from .process import Clock
 from .run import Denoiser, Step
 from .solvers import Solver
-from .text import check_prompts, check_text_encoder, text_conditions, warn_of_truncation
+from .text import check_prompts, check_text_encoder, text_conditions, unread, warn_of_truncation
 
 
 class LatentDiffusionPipeline(StepwisePipeline):
@@ -138,6 +138,10 @@ class LatentDiffusionPipeline(StepwisePipeline):
     def prompts(self, prompts: list[str]) -> Conditions:
         """What the network is given of prompts, one row each."""
         return text_conditions(self.denoising_network.config, self.text_encoder, self.tokenizer, prompts)
+
+    def unread(self, prompt: str) -> str:
+        """What of a prompt is not read, as it is longer than the text encoder takes; "" for most."""
+        return unread(self.tokenizer, prompt) if self.takes_prompts else ""
 
     def inputs(
         self,

@@ -129,12 +129,16 @@ def check_prompts(name: str, prompts: str | list[str] | tuple[str, ...] | None, 
     return many
 
 
+def unread(tokenizer: Any, prompt: str) -> str:
+    """What of a prompt is not read, as it is longer than the encoder takes; "" for most."""
+    length, ids = length_of(tokenizer), tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+    return tokenizer.decode(ids[length - 1 : -1]) if len(ids) > length else ""
+
+
 def warn_of_truncation(tokenizer: Any, prompts: list[str]) -> None:
-    """Log what of a prompt is not read, as it is longer than the encoder takes."""
-    length = length_of(tokenizer)
+    """Log what of each prompt is not read."""
     for prompt in dict.fromkeys(prompts):
-        ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
-        if len(ids) > length:
-            rest = tokenizer.decode(ids[length - 1 : -1])
+        rest = unread(tokenizer, prompt)
+        if rest:
             shown = rest if len(rest) <= 80 else f"{rest[:77]}..."
-            logger.warning("prompt is cut off after %d tokens; not read: %r", length, shown)
+            logger.warning("prompt is cut off after %d tokens; not read: %r", length_of(tokenizer), shown)

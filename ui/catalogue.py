@@ -14,9 +14,10 @@ from pipelines.facts import Facts
 
 from . import device
 from .device import Placement
-from .samplers import SCHEDULERS
+from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 
 ANY_CLASS = "any"  # a random class per image
+LARGE = 64  # a side in pixels above which a page of images is four of them
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ModelInfo:
         class_names: by index; empty for an unconditional model
         labels: what `class_labels` takes for each of them: the name, or the index where the model has no names
         shape: (height, width, channels) of its images, as far as the configs of network and autoencoder tell
+        flow: whether the samplers are those of flows
         samplers: the schedulers to choose from, by the page's names; empty where the pipeline has none to replace
         num_train_timesteps: length of the noise schedule
         swaps: samplers that another class of ours runs, with its name
@@ -48,6 +50,7 @@ class ModelInfo:
     class_names: tuple[str, ...]
     labels: tuple[str | int, ...]
     shape: tuple[int, int, int]
+    flow: bool
     samplers: tuple[str, ...]
     num_train_timesteps: int
     swaps: dict[str, str]
@@ -130,6 +133,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
     facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})
     names, labels = _classes((facts.num_classes or 0) if "class_labels" in about.arguments else 0, index)
+    flow, told = bool(index.get("path")), "text_encoder" in index
     samplers, num_train_timesteps = _samplers(index, swaps, about.arguments), _num_train_timesteps(folder)
     return ModelInfo(
         name=name,
@@ -141,14 +145,19 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         class_names=names,
         labels=labels,
         shape=_shape(facts),
+        flow=flow,
         samplers=samplers,
         num_train_timesteps=num_train_timesteps,
         swaps=swaps,
         page=about.says.get("page", {}),
         limits={
             "class_name": {"choices": (ANY_CLASS, *names), "visible": bool(names)},
+            "prompt": {"visible": told},
+            "negative_prompt": {"visible": told},
+            "count": {"value": 4 if max(_shape(facts)) > LARGE else 16},
             "steps": {"range": (1, num_train_timesteps)},
             "sampler": {"choices": samplers},
+            **_interval(index),
             "shift": {"value": _scheduler_config(folder).get("shift") or 1.0},
         },
     )
@@ -204,6 +213,14 @@ def _shape(facts: Facts) -> tuple[int, int, int]:
     return height, width, 3 if channels >= 3 else 1
 
 
+def _interval(index: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Where the model guides unless told otherwise, for the two settings that say so."""
+    if "guidance_interval" not in index:
+        return {}
+    low, high = index["guidance_interval"]
+    return {"guidance_low": {"value": low}, "guidance_high": {"value": high}}
+
+
 def _num_train_timesteps(folder: Path) -> int:
     return _scheduler_config(folder).get("num_train_timesteps") or 1000
 
@@ -221,5 +238,7 @@ def _samplers(index: dict[str, Any], swaps: dict[str, str], arguments: frozenset
     itself, or another class of ours does."""
     if "scheduler" not in index or "sampler" in arguments:
         return ()
+    if index.get("path"):
+        return tuple(FLOW_SCHEDULERS)
     own = "eta" in arguments or bool(swaps)
     return tuple(name for name in SCHEDULERS if own or name not in ("DDIM", "DDPM"))

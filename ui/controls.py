@@ -50,7 +50,7 @@ def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component]
     start = Settings.checked({}, catalogue)
     shown = looks(catalogue[start.model], start)
     together: dict[str, list[Field]] = {}
-    for row in rows:
+    for row in _on_the_page(rows):
         together.setdefault(row.row or row.name, []).append(row)
     made = {}
     for key, group in together.items():
@@ -59,6 +59,13 @@ def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component]
             if key in last:
                 last[key].render()
     return made
+
+
+def _on_the_page(rows: list[Field]) -> list[Field]:
+    """Each row that stands `after` another one follows it; the rest keep their order."""
+    followers = {row.after: row for row in rows if row.after}
+    leading = [row for row in rows if not row.after]
+    return [row for leader in leading for row in (leader, followers.get(leader.name)) if row is not None]
 
 
 def _control(catalogue: Catalogue, row: Field, look: dict[str, Any]) -> Component:

@@ -15,8 +15,8 @@ from dataclasses import KW_ONLY, MISSING, dataclass
 from typing import Any
 
 from .catalogue import ANY_CLASS, ModelInfo
-from .samplers import SCHEDULERS
-from .values import Choice, Number
+from .samplers import FLOW_SCHEDULERS, SCHEDULERS
+from .values import Choice, Number, Text
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Field:
             Settings that share an argument make it a tuple, in the order of the rows; None for what is no argument
         only_with: another setting, then its values with which this one counts: ("sampler", "DDIM")
         at_most: another setting that this one may not exceed
+        after: another setting, below which it stands on the page; else it stands in the order of the rows
         advanced: stands in the part of the page that opens with a click
         row: settings of the page with the same word here stand side by side
         min_width: of the control, in pixels, before its row wraps
@@ -41,7 +42,7 @@ class Field:
 
     name: str
     default: Any
-    values: Number | Choice
+    values: Number | Choice | Text
     label: str
     _: KW_ONLY
     info: str | None = None
@@ -49,6 +50,7 @@ class Field:
     argument: str | None = None
     only_with: tuple[str, ...] = ()
     at_most: str | None = None
+    after: str | None = None
     advanced: bool = False
     row: str = ""
     min_width: int = 160
@@ -129,7 +131,7 @@ ROWS = (
         "UniPC",
         Choice(),
         "Sampler",
-        doc=f"{', '.join(SCHEDULERS)}, or one of the model's own",
+        doc=f"{', '.join(SCHEDULERS)}, for a flow {', '.join(FLOW_SCHEDULERS)}, or one of the model's own",
         argument="sampler",  # of a pipeline with samplers of its own; the others get a scheduler
         advanced=True,
     ),
@@ -223,6 +225,25 @@ ROWS = (
         info="of each step; smaller takes more evaluations",
         argument="rtol",
         only_with=("sampler", "ode_adaptive"),
+        advanced=True,
+    ),
+    Field(
+        "prompt",
+        "",
+        Text(placeholder="a red apple"),
+        "Prompt",
+        doc="what to draw, for a model that is told text",
+        argument="prompt",
+        after="class_name",
+        elem_id="prompt",
+    ),
+    Field(
+        "negative_prompt",
+        "",
+        Text(),
+        "Negative prompt",
+        info="what the images should not look like; guidance leads away from it",
+        argument="negative_prompt",
         advanced=True,
     ),
 )

@@ -1,6 +1,7 @@
 """What the page and /generate give back: images side by side, image files, the status line."""
 
 import math
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from .run import Progress, to_uint8
 from .settings import Settings
 
 WIDTH = 560  # pixels, about as wide as the page shows the grid
+LONGEST_NAME = 60  # letters of a class or a prompt in the name of a file
 LIVE_WIDTH = 280  # while it denoises: a quarter of the pixels to compress per step, shown at the same size
 
 
@@ -47,8 +49,10 @@ def files(settings: Settings, catalogue: Catalogue, progress: Progress, folder: 
     info, classes = catalogue[settings.model], settings.classes(catalogue[settings.model])
     written = []
     for i, image in enumerate(progress.images):
-        name = info.class_names[classes[i]] if classes else settings.model
-        stem = "".join(letter if letter.isalnum() else "-" for letter in f"{name} seed {settings.seed + i}").lower()
+        told = settings.prompt if settings.has("prompt", info) else ""
+        name = info.class_names[classes[i]] if classes else told or settings.model
+        letters = f"{name[:LONGEST_NAME]} seed {settings.seed + i}"
+        stem = "".join(letter if letter.isalnum() else "-" for letter in letters).lower()
         own = settings.of_image(i)
         path = image_metadata.save(image, folder / f"{stem}.png", own.as_json())
         written.append((str(path), f"{name} · seed {own.seed}"))
@@ -65,7 +69,12 @@ def report(progress: Progress, stopped: bool = False) -> str:
     """How far a run is, for the status line: steps, seconds, network evaluations."""
     cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"
     if progress.images is not None:
-        return status(f"Drawn in {progress.num_steps} steps · {cost}", 1.0)
+        unread = f" · not read of the prompt, which is too long: {escape(_shortened(progress.unread))}"
+        return status(f"Drawn in {progress.num_steps} steps · {cost}{unread if progress.unread else ''}", 1.0)
     start = "Stopped after step" if stopped else "Step"
     text = f"{start} {progress.index} of {progress.num_steps} · {cost}"
     return status(text, progress.index / progress.num_steps)
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

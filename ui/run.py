@@ -51,7 +51,13 @@ class Frames:
 
 @dataclass
 class Progress:
-    """How far a run is. `images` is None until the run is complete; `evaluations` are of the network, per image."""
+    """How far a run is.
+
+    Attributes:
+        evaluations: of the network, per image
+        images: None until the run is complete
+        unread: what of the prompt was not read, as it is too long
+    """
 
     frames: Frames
     index: int
@@ -60,6 +66,7 @@ class Progress:
     evaluations: float
     images: list[Image.Image] | None = None
     preview: dict[str, np.ndarray] = field(default_factory=dict)
+    unread: str = ""
 
 
 class StopRequests:
@@ -103,9 +110,10 @@ def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
             seconds = time.perf_counter() - started
             yield Progress(frames, step.index + 1, step.num_steps, seconds, nfe(), None, preview)
         images = pipe.to_images(step.prev_sample, "pil")
+        unread = pipe.unread(settings.prompt) if settings.has("prompt", info) else ""
         frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
         seconds = time.perf_counter() - started
-        yield Progress(frames, step.num_steps, step.num_steps, seconds, nfe(), images)
+        yield Progress(frames, step.num_steps, step.num_steps, seconds, nfe(), images, unread=unread)
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

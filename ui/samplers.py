@@ -1,4 +1,7 @@
-"""The samplers that replace a pipeline's scheduler: the diffusers class of each, and a pipeline that uses it."""
+"""The samplers that replace a pipeline's scheduler: the diffusers class of each, and a pipeline that uses it.
+
+A network that predicts the velocity of a flow takes other schedulers, some of them by the same names.
+"""
 
 from typing import Any
 
@@ -9,13 +12,27 @@ SCHEDULERS = {
     "DDIM": "DDIMScheduler",
     "DDPM": "DDPMScheduler",
 }
+FLOW_SCHEDULERS = {
+    "UniPC": "UniPCMultistepScheduler",
+    "DPM-Solver++": "DPMSolverMultistepScheduler",
+    "Heun": "FlowMatchHeunDiscreteScheduler",
+    "Euler": "FlowMatchEulerDiscreteScheduler",
+}
 
 
-def spacing(sampler: str, steps: int, num_train_timesteps: int) -> dict[str, str | int]:
-    """Config of the scheduler that spaces `steps` steps, starting at pure noise, t = T - 1, where it can.
+def scheduler_of(sampler: str, flow: bool) -> str:
+    """The diffusers class of a sampler, for a flow or for diffusion."""
+    return (FLOW_SCHEDULERS if flow else SCHEDULERS)[sampler]
+
+
+def scheduler_config(sampler: str, steps: int, num_train_timesteps: int, flow: bool) -> dict[str, Any]:
+    """Config of the scheduler for `steps` steps that start at pure noise, t = T - 1, where it can.
 
     Our pipelines start Heun half a step later by themselves, but a folder may contain older code.
     """
+    if flow:
+        multistep = sampler in ("UniPC", "DPM-Solver++")
+        return {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if multistep else {}
     if sampler != "Heun":
         return {"timestep_spacing": "trailing"}
     from pipelines.solvers import half_step_spacing
@@ -32,9 +49,10 @@ def with_sampler(pipe: Any, sampler: str | None, steps: int = 1) -> Any:
 
     components = dict(pipe.components)
     if sampler is not None:
-        scheduler = getattr(diffusers, SCHEDULERS[sampler])
-        config = pipe.scheduler.config
-        components["scheduler"] = scheduler.from_config(config, **spacing(sampler, steps, config.num_train_timesteps))
+        config, flow = pipe.scheduler.config, bool(pipe.config.get("path"))
+        scheduler = getattr(diffusers, scheduler_of(sampler, flow))
+        more = scheduler_config(sampler, steps, config.num_train_timesteps, flow)
+        components["scheduler"] = scheduler.from_config(config, **more)
     about = of_class(type(pipe).__name__)
     other = about.says.get("samplers", {}).get(sampler) if about else None
     cls = getattr(pipelines, other) if other else type(pipe)

@@ -23,6 +23,7 @@ class Settings(_Record):
     seed: int
     count: int
     sampler: str
+    prompt: str
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], catalogue: Catalogue) -> Self:

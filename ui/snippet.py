@@ -5,7 +5,7 @@ from typing import Any
 
 from .catalogue import ModelInfo
 from .device import Placement
-from .samplers import SCHEDULERS, spacing
+from .samplers import scheduler_config, scheduler_of
 from .settings import Settings
 
 
@@ -24,7 +24,7 @@ def _own_class(settings: Settings, info: ModelInfo) -> str | None:
 def _imports(settings: Settings, info: ModelInfo) -> list[str]:
     own = _own_class(settings, info)
     names = [] if own else ["DiffusionPipeline"]
-    names += [SCHEDULERS[settings.sampler]] if info.samplers else []
+    names += [scheduler_of(settings.sampler, info.flow)] if info.samplers else []
     lines = ["import torch"]
     lines += [f"from diffusers import {', '.join(sorted(names))}"] if names else []
     lines += [f"from pipelines import {own}  # of the Stepwise repository"] if own else []
@@ -41,9 +41,10 @@ def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list
     if placement.channels_last:
         lines.append("pipe.unet.to(memory_format=torch.channels_last)")
     if info.samplers:
-        config = spacing(settings.sampler, settings.steps, info.num_train_timesteps)
+        config = scheduler_config(settings.sampler, settings.steps, info.num_train_timesteps, info.flow)
         given = "".join(f", {key}={_literal(value)}" for key, value in config.items())
-        lines.append(f"pipe.scheduler = {SCHEDULERS[settings.sampler]}.from_config(pipe.scheduler.config{given})")
+        name = scheduler_of(settings.sampler, info.flow)
+        lines.append(f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{given})")
     return lines
 
 

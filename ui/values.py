@@ -1,4 +1,4 @@
-"""The two kinds of settings, numbers and choices: what is allowed, and how the page and programs are asked for it.
+"""The kinds of settings, numbers, choices and text: what is allowed, and how the page and programs are asked for it.
 
 `own` is what the chosen model's pipeline says of the setting: {} or some of value, info, choices, range and visible.
 """
@@ -147,6 +147,58 @@ class Choice:
     def choices(self, own: Own) -> tuple[str, ...]:
         """What may be chosen; nothing where the model does not have the setting."""
         return tuple(own.get("choices", self.options))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Anything that one can write, of at most `longest` characters.
+
+    Attributes:
+        placeholder: what the empty box shows
+    """
+
+    longest: int = 1000
+    placeholder: str = ""
+
+    python_type = str
+
+    def problem(self, name: str, value: object) -> str:
+        """What is wrong with a value; "" if nothing is."""
+        if not isinstance(value, str):
+            return f"{name} must be text, got {value!r}"
+        return f"{name} must have at most {self.longest} characters, got {len(value)}" * (len(value) > self.longest)
+
+    def problem_with(self, model: str, own: Own, name: str, value: object) -> str:
+        """Nothing: any model that is told text takes any."""
+        return ""
+
+    def nearest(self, own: Own, value: str) -> str:
+        """`value`."""
+        return value
+
+    def converted(self, value: str) -> str:
+        """A checked value as it is."""
+        return value
+
+    def is_of_model(self, own: Own, accepted: bool) -> bool:
+        """Whether a model has the setting."""
+        return own.get("visible", accepted)
+
+    def look(self, own: Own, value: str) -> dict[str, Any]:
+        """What the control shows."""
+        return {"value": value}
+
+    def control(self, look: dict[str, Any], of_models: Iterable[Own]) -> Component:
+        """Made in the current block."""
+        return gr.Textbox(placeholder=self.placeholder, lines=1, max_lines=3, **look)
+
+    def api_input(self, name: str, value: str) -> Component:
+        """The parameter of /generate. It is not shown."""
+        return gr.Textbox(value, label=name, visible=False)
+
+    def api_text(self, text: str) -> str:
+        """The parameter's line in the documentation of /generate."""
+        return text
 
 
 def _as_number(value: Any) -> float:

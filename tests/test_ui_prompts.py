@@ -1,0 +1,106 @@
+"""The page over a model that is told prompts: its settings, samplers of flows, files, code, and long prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from text_models import text_pipeline
+from toys import latent
+
+from ui.catalogue import Catalogue
+from ui.controls import looks
+from ui.fields import FIELDS
+from ui.outputs import files, report
+from ui.run import Progress, draw
+from ui.samplers import FLOW_SCHEDULERS
+from ui.settings import Settings
+from ui.snippet import snippet
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
+    root = tmp_path_factory.mktemp("told")
+    text_pipeline().save_pretrained(root / "words")
+    latent().save_pretrained(root / "latent")
+    yield Catalogue({"words": root / "words", "latent": root / "latent"})
+
+
+def drawn(catalogue: Catalogue, **values: object) -> Progress:
+    settings = Settings.checked({"model": "words", "steps": 3, "count": 2} | values, catalogue)
+    *_, last = draw(settings, catalogue)
+    return last
+
+
+def test_only_a_model_that_is_told_prompts_asks_for_them(catalogue: Catalogue) -> None:
+    for name, seen in (("words", True), ("latent", False)):
+        shown = looks(catalogue[name], Settings.checked({"model": name}, catalogue))
+        assert shown["prompt"]["visible"] is shown["negative_prompt"]["visible"] is seen
+    assert catalogue["words"].samplers == tuple(FLOW_SCHEDULERS) and catalogue["words"].class_names == ()
+
+
+@pytest.mark.parametrize("sampler", FLOW_SCHEDULERS)
+def test_prompts_decide_the_images_with_every_sampler_of_flows(catalogue: Catalogue, sampler: str) -> None:
+    apple, again, fox = (drawn(catalogue, prompt=p, sampler=sampler) for p in ("a red apple", "a red apple", "fox"))
+    assert np.array_equal(apple.frames.final, again.frames.final)
+    assert not np.array_equal(apple.frames.final, fox.frames.final)
+    assert apple.evaluations == (10 if sampler == "Heun" else 6)
+
+
+def test_a_negative_prompt_counts(catalogue: Catalogue) -> None:
+    plain, led = drawn(catalogue, prompt="fox"), drawn(catalogue, prompt="fox", negative_prompt="hat")
+    assert not np.array_equal(plain.frames.final, led.frames.final)
+
+
+def test_the_code_on_the_page_draws_the_same_images(catalogue: Catalogue, tmp_path: Path) -> None:
+    from fresh_processes import run_elsewhere
+    from PIL import Image
+
+    from ui import device
+
+    values = {"model": "words", "steps": 3, "count": 2, "prompt": 'a "red" apple', "sampler": "UniPC"}
+    settings = Settings.checked(values, catalogue)
+    code = snippet(settings, catalogue["words"], device.detect())
+    assert 'prompt="a \\"red\\" apple",' in code and "batch_size=2," in code and "use_flow_sigmas=True" in code
+    run_elsewhere(tmp_path, code)
+    made = [np.asarray(Image.open(tmp_path / f"{seed}.png")) for seed in (7, 8)]
+    assert np.abs(np.stack(made).astype(int) - drawn(catalogue, **values).frames.final).max() <= 1
+
+
+def test_files_are_named_by_the_prompt_and_hold_it(catalogue: Catalogue, tmp_path: Path) -> None:
+    prompt = 'a fox / with "hats" & <b>' + " and more" * 30
+    settings = Settings.checked({"model": "words", "steps": 1, "count": 1, "prompt": prompt}, catalogue)
+    *_, last = draw(settings, catalogue)
+    ((path, caption),) = files(settings, catalogue, last, tmp_path)
+    assert Path(path).name.startswith("a-fox---with--hats-----b-") and len(Path(path).name) < 90
+    assert prompt in caption
+    from ui import image_metadata
+
+    assert image_metadata.read(path)["prompt"] == prompt
+
+
+def test_what_is_not_read_of_a_prompt_is_said_on_the_page(catalogue: Catalogue) -> None:
+    long = drawn(catalogue, prompt="one " * 10 + "<apple> " * 30)
+    assert "not read of the prompt, which is too long: [UNK]" in report(long)
+    assert "not read" not in report(drawn(catalogue, prompt="a fox"))
+
+
+@pytest.mark.parametrize("prompt", ["", "🍎", "一个红苹果", "x" * 1000])
+def test_any_text_up_to_a_length_is_drawn(catalogue: Catalogue, prompt: str) -> None:
+    assert drawn(catalogue, prompt=prompt, steps=1).images is not None
+
+
+@pytest.mark.parametrize("prompt, message", [("x" * 1001, "at most 1000 characters, got 1001"), (3, "must be text")])
+def test_what_is_no_prompt_is_refused_by_name(catalogue: Catalogue, prompt: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^prompt {message}|^prompt must have {message}"):
+        Settings.checked({"prompt": prompt}, catalogue)
+
+
+def test_new_rows_stand_at_the_end_of_the_api_and_the_prompt_at_the_top_of_the_page() -> None:
+    from ui.controls import _on_the_page
+    from ui.fields import ROWS
+
+    assert list(FIELDS)[-2:] == ["prompt", "negative_prompt"]
+    assert [row.name for row in _on_the_page(list(ROWS))][:3] == ["model", "class_name", "prompt"]
