@@ -2,11 +2,12 @@
 
     python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion --guidance_scale 1 1.5 2
 
-Draws images, the same number of each class, and compares them with real images in the features of a network that no
-generator was trained with: class accuracy, Frechet and kernel distance to all test images, precision and recall. In
-pixels it measures the distance to the nearest training image. Each metric is shown beside its floor, the score of as
-many real images. Several values of a setting make a sweep; each row is written as soon as it is measured, and is not
-measured again when the command is repeated. Bits/dim are measured with --bits_per_dim and --ode_bits_per_dim only.
+Draws images, the same number of each class or one of each test image's caption, and compares them with real images in
+the features of a network that no generator was trained with: class accuracy, Frechet and kernel distance to all test
+images, precision and recall. In pixels it measures the distance to the nearest training image. Each metric is shown
+beside its floor, the score of as many real images. Several values of a setting make a sweep; each row is written as
+soon as it is measured, and is not measured again when the command is repeated. Bits/dim are measured with
+--bits_per_dim and --ode_bits_per_dim only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     names = ("num_inference_steps", "guidance_scale", "guidance_interval")
     arguments = {name: settings[name] for name in names if settings[name] is not None} | options.call_arguments
     model.use_scheduler(settings["scheduler"], settings["num_inference_steps"])
-    decides = depends_on(model, evaluation.pipeline, options.seed, options.dtype, arguments)
+    told = {"prompts": model.prompts} if model.prompts else {}
+    decides = depends_on(model, evaluation.pipeline, options.seed, options.dtype, arguments | told)
     kept = BatchCache(default_cache_dir(), *decides)
     how = {"kept": kept, "processes": evaluation.processes}
     name = key_of(settings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from training.data import ImageData, load_images
+from training.data.sources import evenly_spaced
 from training.evaluation.options import Options
-from training.evaluation.sampling import Model
+from training.evaluation.sampling import FLOW_SOLVERS, Model
 from training.metrics.sample_quality import NEIGHBOURS
 
 
@@ -68,11 +69,26 @@ def check_schedulers(model: Model, options: Options) -> None:
     """Raise ValueError for a scheduler of another family than the model's own."""
     if "beta_schedule" in model.own_scheduler.config:
         return
+    others = FLOW_SOLVERS if model.is_flow and "sampler" not in model.arguments else ()
     for name in options.scheduler or []:
-        if name != model.scheduler:
+        if name != model.scheduler and name not in others:
             raise ValueError(
                 f"scheduler must be left out: {model.name} has a {model.scheduler}, whose steps {name} cannot take"
             )
+
+
+def prompts_for(model: Model, options: Options, test: ImageData) -> tuple[str, ...]:
+    """The prompts of a model that is told some: captions of the test images, evenly spaced if there are fewer samples.
+
+    Raises:
+        ValueError: the data have no captions.
+    """
+    if not model.is_told_prompts:
+        return ()
+    if test.captions is None:
+        raise ValueError(f"dataset_name must have captions for {model.name}, which is told prompts: a column 'text'")
+    chosen = evenly_spaced(len(test.captions), options.num_samples)
+    return tuple(caption if isinstance(caption, str) else caption[0] for caption in (test.captions[i] for i in chosen))
 
 
 def check_steps(model: Model, options: Options) -> None:

@@ -53,6 +53,7 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
     model = open_model(location, DTYPES[options.dtype], device=processes.device)
     checks.check_fit(model, options, network, test)
     checks.check_bits(model, options, test)
+    model.prompts = checks.prompts_for(model, options, test)
     about = {
         "weights": weights_hash(folder),
         "batch_size": options.batch_size,

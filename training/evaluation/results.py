@@ -15,7 +15,7 @@ from training.files import write_whole
 from training.sample_grid import tile
 
 Row = dict[str, Any]
-SECTIONS = ("results", "likelihood", "reconstruction")  # of metrics.json: of samples, bits/dim, and of autoencoders
+SECTIONS = ("results", "likelihood", "reconstruction", "alignment")  # of metrics.json; the last is of prompts
 COLUMNS = {
     "class_accuracy": "{:.1%}",
     "class_entropy_bits": "{:.3f}",

@@ -27,6 +27,7 @@ SCHEDULERS = {
     "UniPC": "UniPCMultistepScheduler",
     "Heun": "HeunDiscreteScheduler",
 }
+FLOW_SOLVERS = ("DPMSolver++", "UniPC")  # of these, the ones that take the steps of a flow too
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 RESULTS = ("metrics.json", "training.json")  # files beside a model that are not part of it
 
@@ -43,6 +44,7 @@ class Model:
     num_classes: int | None  # None: unconditional
     class_names: tuple[str, ...] | None
     own_scheduler: Any  # the one that it was saved with
+    prompts: tuple[str, ...] = ()  # image k is drawn of prompt k modulo their number; none where it is told none
     arguments: dict[str, Any] = field(default_factory=dict)  # of its __call__, with their defaults
 
     @property
@@ -51,7 +53,7 @@ class Model:
         return short_name(self.pipe.scheduler)
 
     def use_scheduler(self, name: str | None, num_inference_steps: int = 50) -> None:
-        """Draw with a scheduler of SCHEDULERS over the same noise process; with the model's own for None or its name.
+        """Draw with a scheduler of SCHEDULERS over the same process; with the model's own for None or its name.
 
         The scheduler spaces its steps as the model's own does. Heun needs `num_inference_steps`, because it must begin
         half a step in: our pipelines do so themselves, but the folder may carry older code.
@@ -60,8 +62,20 @@ class Model:
         if name is None or name == short_name(own):
             self.pipe.scheduler = own
             return
-        spacing = half_step_spacing(num_inference_steps, own.config.num_train_timesteps) if name == "Heun" else {}
-        self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config, **spacing)
+        more = half_step_spacing(num_inference_steps, own.config.num_train_timesteps) if name == "Heun" else {}
+        if self.is_flow:
+            more = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config, **more)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether its network predicts the velocity of a flow."""
+        return bool(self.pipe.config.get("path"))
+
+    @property
+    def is_told_prompts(self) -> bool:
+        """Whether it has a text encoder."""
+        return "prompt" in self.arguments and getattr(self.pipe, "text_encoder", None) is not None
 
 
 @dataclass(frozen=True)
@@ -160,13 +174,15 @@ def facts_of(pipe: DiffusionPipeline) -> Facts:
 def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch:
     """Draw the images with the numbers in `chosen`.
 
-    Image k has the seed `seed` + k and, if there are classes, the class k modulo their number, so that neither depends
-    on the batch. `settings` are passed to the pipeline's __call__.
+    Image k has the seed `seed` + k and, if there are classes or prompts, the one of number k modulo theirs, so that
+    none depends on the batch. `settings` are passed to the pipeline's __call__.
 
     Raises:
         ValueError: the model drew values that are not finite.
     """
     labels = {} if model.num_classes is None else {"class_labels": [k % model.num_classes for k in chosen]}
+    if model.prompts:
+        labels = {"prompt": [model.prompts[k % len(model.prompts)] for k in chosen]}
     number = {"batch_size": len(chosen)} if "batch_size" in model.arguments else {}
     generators = [torch.Generator().manual_seed(seed + k) for k in chosen]
     began = time.perf_counter()

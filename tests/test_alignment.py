@@ -1,0 +1,135 @@
+"""Whether images show what their prompts ask for: nearest real images, chance, CIELAB hues, and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_runs import noise
+
+from training.evaluation.prompts import Known, prompts_of, recoloured, recombined
+from training.metrics.alignment import agreement, chance, dominant_hue, lab, mean_hue, named_hue, nearest
+
+ROWS = [
+    {"text": f"a {name}, {vendor} style", "name": name, "tags": [], "hexcode": name, "vendor": vendor, "label": 0,
+     "sublabel": 1}
+    for name, vendor in [("red apple", "noto"), ("red apple", "twemoji"), ("fox", "noto"), ("blue heart", "twemoji")]
+]  # fmt: skip
+
+
+def test_the_nearest_is_found_and_an_own_row_left_out() -> None:
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=(30, 8))
+    features = known[[3, 7, 20]] + 1e-3 * rng.normal(size=(3, 8))
+    assert nearest(features, known).tolist() == [3, 7, 20]
+    expected = []
+    for row in (3, 7, 20):
+        distances = np.linalg.norm(known - known[row], axis=1)
+        distances[row] = np.inf
+        expected.append(int(distances.argmin()))
+    assert nearest(known[[3, 7, 20]], known, without=[3, 7, 20]).tolist() == expected
+
+
+def test_chance_is_the_mean_frequency_of_what_was_wanted() -> None:
+    assert agreement(["a", "b", "c"], ["a", "c", "c"]) == pytest.approx(2 / 3)
+    assert chance(["a", "b", "z"], ["a", "a", "b", "c"]) == pytest.approx((0.5 + 0.25 + 0) / 3)
+    assert chance([1, 2], [1, 1, 2]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "colour, expected",  # of the CIE's own tables for sRGB under D65
+    [
+        ((255, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 128, 0), (46.23, -51.70, 49.90)),
+        ((0, 0, 255), (32.30, 79.19, -107.86)),
+        ((255, 255, 255), (100.0, 0.0, 0.0)),
+        ((10, 10, 10), (2.74, 0.0, 0.0)),
+    ],
+)
+def test_cielab_is_that_of_the_tables(colour: tuple, expected: tuple) -> None:
+    np.testing.assert_allclose(lab(np.array(colour)), expected, atol=0.02)
+
+
+def test_the_dominant_hue_is_of_the_colour_and_not_of_white_or_grey() -> None:
+    image = np.full((3, 32, 32), 255, np.uint8)
+    assert dominant_hue(image) is None
+    image[:, 8:20, 8:20] = np.array([200, 20, 30])[:, None, None]
+    image[:, 22:26, 8:20] = np.array([20, 30, 200])[:, None, None]
+    red = dominant_hue(image)
+    assert abs(red - np.degrees(np.arctan2(*lab(np.array([200, 20, 30]))[:0:-1])) % 360) <= 5
+    assert named_hue(red, {"red": 40.0, "blue": 300.0}) == "red"
+    assert named_hue(350.0, {"red": 40.0, "purple": 327.0}) == "purple" and named_hue(None, {"red": 40.0}) is None
+    assert mean_hue([350.0, 20.0]) == pytest.approx(5.0)
+
+
+def test_recombined_prompts_are_those_that_nobody_drew() -> None:
+    found = {(prompt.about["hexcode"], prompt.about["vendor"]) for prompt in recombined(ROWS)}
+    assert found == {("fox", "twemoji"), ("blue heart", "noto")}
+    assert {prompt.text for prompt in recombined(ROWS)} == {"a fox, twemoji style", "a blue heart, noto style"}
+
+
+def test_prompts_are_of_training_images_held_back_images_and_new_pairs() -> None:
+    known = Known(np.zeros((4, 3, 8, 8), np.uint8), np.zeros((4, 2)), ROWS, 3)
+    found = prompts_of(known, 2)
+    assert [prompt.row for prompt in found["training"]] == [0, 1] and [p.row for p in found["held back"]] == [3]
+    assert [prompt.text for prompt in found["recombined"]] == ["a fox, twemoji style"]
+
+
+def test_each_colour_word_is_replaced_by_each_other() -> None:
+    asked = recoloured(ROWS[2:], 6)
+    assert asked[0] == ("a blue heart, twemoji style", "blue") and len(asked) == 6
+    assert ("an orange heart, twemoji style", "orange") in asked and len({colour for _, colour in asked}) == 6
+
+
+def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    from datasets import Dataset, Features, Image, List, Value
+    from text_models import text_pipeline
+    from training_runs import alone
+
+    from training.evaluation.alignment import main
+
+    text_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "words" / "data").mkdir(parents=True)
+    kinds = {name: Value("string") for name in ("text", "name", "hexcode", "vendor")}
+    kinds |= {"tags": List(Value("string")), "label": Value("int64"), "sublabel": Value("int64"), "image": Image()}
+    import io
+
+    from PIL import Image as Pillow
+
+    def png(i: int) -> dict:
+        buffer = io.BytesIO()
+        Pillow.fromarray(noise(16, 16, 3, seed=i)).save(buffer, format="png")
+        return {"bytes": buffer.getvalue(), "path": f"{i}.png"}
+
+    for split, rows in (("train", ROWS[:3]), ("test", ROWS[3:])):
+        listed = [row | {"image": png(i)} for i, row in enumerate(rows)]
+        place = tmp_path / "words" / "data" / f"{split}-00000-of-00001.parquet"
+        Dataset.from_list(listed, features=Features(kinds)).to_parquet(place)
+    flags = ["--num_prompts", "2", "--num_inference_steps", "2", "--dataset_name", str(tmp_path / "words")]
+    with alone(tmp_path / "cache"):
+        main([str(tmp_path / "model"), *flags, "--guidance_scale", "1", "2"])
+        said = capsys.readouterr().out
+        main([str(tmp_path / "model"), *flags, "--guidance_scale", "1"])
+    rows = json.loads((tmp_path / "model" / "metrics.json").read_text())["alignment"]
+    assert len(rows) == 2 and "held back" in said and "guidance 2" in said and "other drawings" in said
+    row = next(iter(rows.values()))
+    assert row["references"]["training"]["reconstructions"]["concept"] >= 0
+    assert row["references"]["recombined"] == {"chance": row["references"]["recombined"]["chance"]}
+    assert row["references"]["training"]["chance"]["group"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--num_prompts", "0"], "num_prompts must be at least 1, got 0"),
+        (["--scheduler", "Magic"], "scheduler must be one of"),
+    ],
+)
+def test_bad_options_are_refused_by_name(flags: list[str], message: str, tmp_path: Path) -> None:
+    from training.evaluation.alignment import main
+
+    with pytest.raises(SystemExit, match=message):
+        main([str(tmp_path), "--dataset_name", "x", *flags])

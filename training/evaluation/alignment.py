@@ -1,0 +1,250 @@
+"""How well images show what their prompts ask for, judged by the real images that they look like.
+
+    python -m training.metrics.alignment model_cards/emoji-latent --dataset_name data/emoji --guidance_scale 1 2 3
+
+draws an image for each of 200 prompts of three kinds: captions of training images, captions of test images, whose
+concepts were held back, and concepts with hands that never drew them. Each is compared with all real images in the
+features of a network, and the nearest one's concept, subgroup, group and vendor with those asked for. Beside them stand
+the same shares by chance, of reconstructed real images, and of real images whose own drawing does not count. A colour
+word in a name is replaced by each of the others, and the hue drawn compared with that of real images of the word. The
+data set needs the columns of `python -m training.data emoji`; the numbers go to metrics.json.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import HfArgumentParser
+
+from training.command_line import parse_dataclasses
+from training.data import ImageData, load_images
+from training.data.cache import default_cache_dir
+from training.data.hub import open_dataset
+from training.evaluation.cached_features import extract_cached
+from training.evaluation.options import DTYPES, flag, one_of
+from training.evaluation.prepare import default_output
+from training.evaluation.prompts import ASPECTS, COLUMNS, KINDS, Known, Prompt, prompts_of, recoloured
+from training.evaluation.results import Row, aligned, find_done, merge, read_rows
+from training.evaluation.sampling import SCHEDULERS, Model, draw_batch, find_folder, open_model, short_name
+from training.files import weights_hash
+from training.machine import versions
+from training.metrics.alignment import COLOURS, agreement, chance, dominant_hue, mean_hue, named_hue, nearest
+from training.metrics.feature_nets import EFFICIENTNET, open_features
+from training.metrics.features import classifier_hash, extract
+from training.metrics.reconstruction import reconstruct
+
+SECTION = "alignment"  # of metrics.json
+
+
+@dataclass
+class Options:
+    """The options of the command."""
+
+    dataset_name: str = field(metadata={"help": "the images: a folder of parquet or a Hub id, with the columns above"})
+    num_prompts: int = flag(200, "prompts of each kind")
+    num_inference_steps: int = flag(20, "sampling steps")
+    scheduler: str | None = flag(None, f"{', '.join(SCHEDULERS)} [the model's own]")
+    guidance_scale: list[float] = field(default_factory=lambda: [3.0], metadata={"help": "one or more"})
+    seed: int = flag(0, "of the first image; image k has seed + k")
+    dtype: str = flag("bfloat16", "number format of the model: float32 or bfloat16")
+    batch_size: int = flag(20, "images per batch")
+    output: str | None = flag(None, "the file to write [metrics.json in the model's folder]")
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a value that is not allowed."""
+        self.dtype = one_of("dtype", self.dtype, list(DTYPES))
+        if self.scheduler is not None:
+            self.scheduler = one_of("scheduler", self.scheduler, list(SCHEDULERS))
+        for name in ("num_prompts", "num_inference_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def load_known(options: Options, network: torch.nn.Module) -> tuple[Known, list[str]]:
+    """The real images with their features, and the fingerprints of the splits.
+
+    Raises:
+        ValueError: no such data, or data without the columns.
+    """
+    splits = [load_images(dataset_name=options.dataset_name, split=split) for split in ("train", "test")]
+    about = [row for split, data in zip(("train", "test"), splits, strict=True) for row in _about(options, split, data)]
+    cache_dir = default_cache_dir()
+    named = zip(splits, ("training images", "test images"), strict=True)
+    features = [extract_cached(network, data.images, data.fingerprint, cache_dir, name)[0] for data, name in named]
+    pixels = np.concatenate([data.images for data in splits])
+    known = Known(pixels, np.concatenate(features), about, len(splits[0].images))
+    return known, [data.fingerprint for data in splits]
+
+
+def _about(options: Options, split: str, data: ImageData) -> list[Row]:
+    dataset = open_dataset(options.dataset_name, None, split)
+    missing = [name for name in COLUMNS if name not in dataset.column_names]
+    if missing or data.skipped:
+        lacks = f"has no column {', '.join(missing)}" if missing else f"has {data.skipped} images that cannot be read"
+        raise ValueError(f"dataset_name must have the columns {', '.join(COLUMNS)}: split {split!r} {lacks}")
+    return dataset.select_columns(list(COLUMNS)).to_list()
+
+
+def hues_of_words(known: Known) -> dict[str, float]:
+    """The mean hue in degrees of the training images with each colour word in their name."""
+    found: dict[str, list[float]] = {colour: [] for colour in COLOURS}
+    for row, about in enumerate(known.about[: known.train]):
+        named = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", about["name"])]
+        hue = dominant_hue(known.pixels[row]) if len(named) == 1 else None
+        if hue is not None:
+            found[named[0]].append(hue)
+    return {colour: mean_hue(hues) for colour, hues in found.items() if hues}
+
+
+def draw_prompts(model: Model, texts: list[str], options: Options, scale: float) -> np.ndarray:
+    """An image of each prompt, 8-bit (N, C, H, W)."""
+    model.prompts = tuple(texts)
+    starts = range(0, len(texts), options.batch_size)
+    chosen = [range(start, min(start + options.batch_size, len(texts))) for start in starts]
+    settings = {"num_inference_steps": options.num_inference_steps, "guidance_scale": scale}
+    return np.concatenate([draw_batch(model, some, options.seed, **settings).pixels for some in chosen])
+
+
+def shares(wanted: list[Row], found: np.ndarray, known: Known) -> dict[str, float]:
+    """The share of images whose nearest real image has each aspect that was wanted."""
+    return {
+        aspect: agreement([row[name] for row in wanted], [known.about[i][name] for i in found])
+        for aspect, name in ASPECTS.items()
+    }
+
+
+def references(model: Model, network: torch.nn.Module, known: Known, prompts: dict[str, list[Prompt]]) -> Row:
+    """What the shares are by chance, of reconstructions, and of real images without their own drawing, by kind."""
+    found = {}
+    for kind, some in prompts.items():
+        wanted = [prompt.about for prompt in some]
+        by_chance = {
+            aspect: chance([row[name] for row in wanted], known.of(aspect)) for aspect, name in ASPECTS.items()
+        }
+        found[kind] = {"chance": by_chance}
+        rows = [prompt.row for prompt in some]
+        if None in rows:
+            continue
+        made = reconstruct(model.pipe.vae, known.pixels[rows], 25)
+        near = nearest(extract(network, made, "reconstructions")[0], known.features)
+        others = nearest(known.features[rows], known.features, without=rows)
+        found[kind]["reconstructions"] = shares(wanted, near, known)
+        found[kind]["other drawings"] = shares(wanted, others, known)
+    return found
+
+
+def measure(model: Model, network: torch.nn.Module, known: Known, options: Options, scale: float) -> Row:
+    """The shares of each kind of prompts, and of the colours that were asked for."""
+    measured = {}
+    for kind, some in prompts_of(known, options.num_prompts).items():
+        made = draw_prompts(model, [prompt.text for prompt in some], options, scale)
+        near = nearest(extract(network, made, kind)[0], known.features)
+        measured[kind] = shares([prompt.about for prompt in some], near, known)
+    hues, asked = hues_of_words(known), recoloured(known.about[: known.train], options.num_prompts)
+    if asked and len(hues) > 1:
+        made = draw_prompts(model, [text for text, _ in asked], options, scale)
+        drawn = [named_hue(dominant_hue(image), hues) for image in made]
+        right = np.array([colour == found for (_, colour), found in zip(asked, drawn, strict=True)])
+        own = np.arange(len(asked)) % len(COLOURS) == 0
+        measured["colours"] = {"own": float(right[own].mean()), "changed": float(right[~own].mean())}
+    return measured
+
+
+def run(location: str, options: Options, command: str) -> list[Row]:
+    """Measure each guidance scale, print and write; returns the rows of metrics.json."""
+    folder = find_folder(location)
+    output = Path(options.output) if options.output else default_output(location)
+    read_rows(output, SECTION)  # raises for another kind of file now, not after the work
+    model = open_model(location, DTYPES[options.dtype])
+    if not model.is_told_prompts:
+        raise ValueError(f"model must be told prompts, {model.name} is not: it has no text_encoder")
+    model.use_scheduler(options.scheduler, options.num_inference_steps)
+    network = open_features(EFFICIENTNET)
+    known, fingerprints = load_known(options, network)
+    compared, rows = None, []
+    for scale in options.guidance_scale:
+        row = unmeasured(folder, model, network, options, scale, fingerprints) | {
+            "device": model.pipe.device.type,
+            "command": command,
+            "versions": versions(),
+        }
+        done = find_done(output, row, set(KINDS), SECTION)
+        if done is None:
+            compared = compared or references(model, network, known, prompts_of(known, options.num_prompts))
+            row |= {"measured": measure(model, network, known, options, scale), "references": compared}
+            merge(output, row, SECTION)
+        rows.append(done or row)
+    print(f"{table(rows)}\nwritten to {output}")
+    return rows
+
+
+def unmeasured(
+    folder: Path, model: Model, network: torch.nn.Module, options: Options, scale: float, fingerprints: list[str]
+) -> Row:
+    """What decides the numbers of a row: its settings, which are its key, its weights and the real images."""
+    own = Path(options.dataset_name).is_dir()
+    return {
+        "settings": {
+            "model": model.name,
+            "scheduler": options.scheduler or short_name(model.own_scheduler),
+            "num_inference_steps": options.num_inference_steps,
+            "guidance_scale": scale,
+            "num_prompts": options.num_prompts,
+            "seed": options.seed,
+            "dtype": options.dtype,
+            "dataset": Path(options.dataset_name).name if own else options.dataset_name,
+        },
+        "weights": weights_hash(folder),
+        "features": {"name": EFFICIENTNET, "weights": classifier_hash(network)},
+        "real": dict(zip(("train", "test"), fingerprints, strict=True)),
+    }
+
+
+def table(rows: list[Row]) -> str:
+    """The shares by guidance scale and kind of prompts, with what they are compared with."""
+    lines = [["prompts", "images", *ASPECTS]]
+    for row in rows:
+        drawn = f"guidance {row['settings']['guidance_scale']:g}"
+        lines += [_line(kind, drawn, row["measured"][kind]) for kind in KINDS]
+    for kind, compared in rows[0]["references"].items():
+        lines += [_line(kind, name, values) for name, values in compared.items()]
+    return "\n".join([aligned(lines), *(_colours(row) for row in rows if "colours" in row["measured"])])
+
+
+def _colours(row: Row) -> str:
+    scale, found = row["settings"]["guidance_scale"], row["measured"]["colours"]
+    own, changed = found["own"], found["changed"]
+    return f"guidance {scale:g}: the hue of the name's colour in {own:.0%} of images, of a changed one in {changed:.0%}"
+
+
+def _line(kind: str, images: str, values: dict[str, float]) -> list[str]:
+    return [kind, images, *(f"{values[aspect]:.1%}" for aspect in ASPECTS)]
+
+
+def parse(arguments: list[str]) -> tuple[str, Options]:
+    """The model and the options of a command line.
+
+    Raises:
+        ValueError: an unknown flag, with the nearest known one, or a value out of range.
+    """
+    program = "python -m training.metrics.alignment"
+    parser = HfArgumentParser(Options, prog=program, description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="the folder or the Hub id of a pipeline that is told prompts")
+    options, rest = parse_dataclasses(parser, arguments)
+    return rest.model, options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        location, options = parse(arguments)
+        run(location, options, shlex.join(["python", "-m", "training.metrics.alignment", *arguments]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
