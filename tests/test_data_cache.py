@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,11 +48,62 @@ def test_a_changed_file_or_setting_is_decoded_again(tmp_path: Path) -> None:
     assert load_images(train_data_dir=tmp_path / "set", resolution=3).images.shape == (3, 1, 3, 3)
 
 
-def test_a_damaged_cache_entry_is_built_again(tmp_path: Path) -> None:
+def zeros(content: bytes) -> bytes:
+    """A page that never reached the disk."""
+    return content[:200] + bytes(40) + content[240:]
+
+
+def fewer_rows(content: bytes) -> bytes:
+    """A whole file of one image less."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.load(io.BytesIO(content))[:-1])
+    return buffer.getvalue()
+
+
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "empty": ("pixels.npy", lambda content: b""),
+    "truncated": ("pixels.npy", lambda content: content[:-5]),
+    "only a header": ("pixels.npy", lambda content: content[:128]),
+    "no array": ("pixels.npy", lambda content: b"x" * len(content)),
+    "a page of zeros": ("pixels.npy", zeros),
+    "fewer rows than said": ("pixels.npy", fewer_rows),
+    "about: empty": ("about.json", lambda content: b""),
+    "about: truncated": ("about.json", lambda content: content[:-9]),
+    "about: no object": ("about.json", lambda content: b"[]"),
+    "about: null": ("about.json", lambda content: b"null"),
+    "about: lacks all": ("about.json", lambda content: b"{}"),
+    "about: no text": ("about.json", lambda content: b"\xff\xfe\x00"),
+    "about: other labels": ("about.json", lambda content: content.replace(b"[0, 0, 1]", b"[0, 1, 1]")),
+    "about: lacks one": ("about.json", lambda content: content.replace(b'"grey"', b'"gray"')),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_entry_is_built_again(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = class_folders(tmp_path / "set")
+    first = load_images(train_data_dir=tmp_path / "set")
+    name, change = DAMAGE[damage]
+    file = pixel_files(tmp_path)[0].with_name(name)
+    before = file.read_bytes()
+    file.write_bytes(change(before))
+    assert file.read_bytes() != before
+    data = load_images(train_data_dir=tmp_path / "set")
+    assert np.array_equal(data.images, images) and data.labels.tolist() == [0, 0, 1]
+    assert data.fingerprint == first.fingerprint and "is damaged" in caplog.text
+    caplog.clear()
+    load_images(train_data_dir=tmp_path / "set")
+    assert "is damaged" not in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["pixels.npy", "about.json"])
+def test_half_an_entry_is_built_again(missing: str, tmp_path: Path) -> None:
     images = class_folders(tmp_path / "set")
     load_images(train_data_dir=tmp_path / "set")
-    (file,) = pixel_files(tmp_path)
-    file.write_bytes(file.read_bytes()[:-5])
+    file = pixel_files(tmp_path)[0].with_name(missing)
+    file.unlink()
+    assert np.array_equal(load_images(train_data_dir=tmp_path / "set").images, images)
+    file.unlink()
+    file.mkdir()
     assert np.array_equal(load_images(train_data_dir=tmp_path / "set").images, images)
 
 

@@ -86,13 +86,15 @@ def test_they_are_encoded_once_and_a_run_that_was_killed_goes_on(
     assert parts_of_4 == [4, 4, 2]
     again = latent_data(data, vae, cache_dir=tmp_path)
     assert parts_of_4 == [4, 4, 2] and np.array_equal(whole.images, again.images)
-    first, second, _ = sorted(tmp_path.rglob("part-*.npy"))
+    first, second, third = sorted(tmp_path.rglob("part-*.npy"))
     first.unlink()
     second.write_bytes(second.read_bytes()[:100])  # a disk that was full
+    content = third.read_bytes()
+    third.write_bytes(content[:200] + bytes(99) + content[299:])  # a page that never reached it
     assert np.array_equal(latent_data(data, vae, cache_dir=tmp_path).images, whole.images)
-    assert parts_of_4 == [4, 4, 2, 4, 4]
+    assert parts_of_4 == [4, 4, 2, 4, 4, 2]
     latent_data(data, vae, mirrored=True, cache_dir=tmp_path)
-    assert parts_of_4 == [4, 4, 2, 4, 4, 4, 4, 2], "the images themselves were there"
+    assert parts_of_4 == [4, 4, 2, 4, 4, 2, 4, 4, 2], "the images themselves were there"
 
 
 def test_another_autoencoder_or_other_images_are_encoded_anew(

@@ -6,6 +6,7 @@ missing, and processes that make the same array at the same time write the same 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from tqdm.auto import tqdm
 from training.files import write_whole
 
 logger = logging.getLogger(__name__)
+
+CHECKSUM = hashlib.sha256().digest_size  # bytes after the rows in a file
 
 
 def kept_in_parts(
@@ -43,12 +46,15 @@ def _part(folder: Path, index: int) -> Path:
 def _read(path: Path) -> np.ndarray | None:
     """A part; None if it is absent or damaged."""
     try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):
+        content = path.read_bytes()
+    except OSError:
         return None
+    rows, checksum = content[:-CHECKSUM], content[-CHECKSUM:]
+    return np.load(io.BytesIO(rows)) if hashlib.sha256(rows).digest() == checksum else None
 
 
 def _write(path: Path, rows: np.ndarray) -> None:
+    """Write a part, and after it its checksum, which `np.load` of the file leaves out."""
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())

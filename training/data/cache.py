@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = 1  # part of every key: increase it when decoding or the layout of the files changes
 
@@ -91,9 +95,22 @@ def read_entry(place: Path) -> Entry | None:
     """The pixels as a read-only memory map and the content of about.json; None if the entry is absent or damaged."""
     try:
         about = json.loads((place / "about.json").read_text(encoding="utf-8"))
+        if about.pop("checksum") != checksum(place / "pixels.npy", about):
+            raise ValueError("the checksum is another one")
         return np.load(place / "pixels.npy", mmap_mode="r"), about
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
+        if place.exists():
+            logger.warning("%s is damaged (%s) and is made again", place, " ".join(str(error).split()))
         return None
+
+
+def checksum(pixels: Path, about: dict[str, Any]) -> int:
+    """CRC-32 of a file of pixels and what is said about them: a few seconds for ten gigabytes."""
+    found = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    with open(pixels, "rb") as file:
+        while block := file.read(1 << 20):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
@@ -107,6 +124,7 @@ def cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -
         made = Path(temporary) / "entry"
         made.mkdir()
         about = build(made / "pixels.npy")
+        about |= {"checksum": checksum(made / "pixels.npy", about)}
         (made / "about.json").write_text(json.dumps(about), encoding="utf-8")
         _put(made, place)
     entry = read_entry(place)
@@ -122,5 +140,8 @@ def _put(made: Path, place: Path) -> None:
     except OSError:
         if read_entry(place) is not None:
             return  # another process was first
-        shutil.rmtree(place, ignore_errors=True)  # a damaged entry
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)  # a damaged entry
+        else:
+            place.unlink(missing_ok=True)
         os.replace(made, place)
