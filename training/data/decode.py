@@ -8,6 +8,7 @@ premultiplied resize, and the colours of transparent pixels cannot bleed in.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -64,11 +65,12 @@ def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> De
     if encoded is None:
         raise ValueError("no image in this row")
     if not isinstance(encoded, bytes):
-        encoded = encoded.read_bytes()
+        encoded = read_file(encoded)
     if not encoded:
         raise ValueError("the file is empty")
     with Image.open(io.BytesIO(encoded)) as opened:
-        ImageOps.exif_transpose(opened, in_place=True)
+        opened.load()
+        turn_upright(opened)
         image = flatten(opened)
         if resolution is not None and image.size != (resolution, resolution):
             image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
@@ -80,6 +82,21 @@ def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> De
     if pixels.ndim == 2:
         return Decoded(np.broadcast_to(pixels, (wanted, *pixels.shape)), grey)
     return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), grey)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file. Raises ValueError for anything else: reading from a pipe would never end."""
+    if path.is_file():
+        return path.read_bytes()
+    if path.is_symlink() and not path.exists():
+        raise ValueError("a link to a file that is not there")
+    raise ValueError("a pipe, a socket, a device or a folder, not a file" if path.exists() else "there is no such file")
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn a loaded image as its EXIF data say. Where they are malformed it stays as it is."""
+    with contextlib.suppress(Exception):  # Pillow raises nearly every type on malformed EXIF data
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def decode_chunk(items: list[Item], resolution: int | None, channels: int | None) -> list[Answer]:

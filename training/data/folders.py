@@ -2,73 +2,73 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import os
+import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from training.data.labels import labels_of
-from training.data.sources import Columns, Rows, Source, caption_of, column, evenly_spaced, visible_files
+from training.data.layout import EXTENSIONS, find_split, image_files, is_image, split_folders, unwrapped
+from training.data.metadata import METADATA, Table, metadata_of, read_metadata, unread_metadata
+from training.data.sources import (
+    Columns,
+    Rows,
+    Source,
+    caption_of,
+    column,
+    evenly_spaced,
+    formats,
+    offer,
+    status_of,
+    visible_files,
+)
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = frozenset(
-    ".png .apng .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga .ico".split()
-)
-SPLITS = frozenset("train training test testing validation valid val dev eval".split())
-METADATA = ("metadata.jsonl", "metadata.csv")
-
 
 def folder_source(root: Path, split: str, columns: Columns) -> Source:
-    """The source of a folder: class folders, a flat folder or one with metadata.csv / .jsonl, or a folder of such
-    folders named train, test and so on.
+    """The source of a folder: class folders, a flat folder or one with metadata.csv / .jsonl, a folder of such folders
+    named train, test and so on, or a folder that only wraps one of these.
 
     Raises ValueError if the folder does not exist or holds no images, and if it has no such split.
     """
     root = root.expanduser()
     if not root.is_dir():
-        raise ValueError(f"train_data_dir={str(root)!r}: there is no such folder")
+        what = "it is a file, not a folder" if root.exists() else "there is no such folder"
+        raise ValueError(f"train_data_dir={str(root)!r}: {what}")
+    root = unwrapped(root)
     splits = split_folders(root)
-    if split not in splits:
-        raise ValueError(f"split={split!r}: {root} has {', '.join(splits)}")
-    folder = splits[split]
-    files = image_files(folder)
-    metadata = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    folder = find_split(splits, split, root)
+    visible, metadata = visible_files(folder), metadata_of(folder)
+    files = [name for name in visible if is_image(name)]
+    unread = tuple(name for name in visible if not is_image(name) and name.lower() not in METADATA)
     if not files and metadata is None:
-        kinds = " ".join(sorted(EXTENSIONS))
+        kinds = f"{' '.join(sorted(EXTENSIONS))}{f'; it has {formats(unread)}' if unread else ''}"
         raise ValueError(f"train_data_dir={str(folder)!r} holds no images (looked for {kinds})")
-    digest = hashlib.sha256(str(folder.resolve()).encode())
+    digest = hashlib.sha256(os.fsencode(folder.resolve()))
     for name in files:
-        status = (folder / name).stat()
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{name}\0{status_of(folder / name)}\n"))
+    others = [other for other in splits.values() if other != folder]
     if metadata is None:
-        classes = sorted({name.split("/")[0] for f in splits.values() for name in image_files(f) if "/" in name})
+        classes = class_folders([files, *map(image_files, others)])
         digest.update(json.dumps(classes).encode())
-        return Source(str(folder), digest.hexdigest(), lambda most: class_folder_rows(folder, files, classes, most))
-    digest.update(metadata.read_bytes())
-    return Source(str(folder), digest.hexdigest(), lambda most: metadata_rows(metadata, files, columns, most))
+        return Source(str(folder), digest.hexdigest(), lambda most: folder_rows(folder, files, classes, most), unread)
+    tables = [metadata, *filter(None, map(metadata_of, others))]
+    for path in tables:
+        digest.update(path.read_bytes())
+    return Source(str(folder), digest.hexdigest(), lambda most: metadata_rows(tables, files, columns, most), unread)
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split: the subfolders if all have names of splits, else root itself as "train"."""
-    visible = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
-    folders = {entry.name: entry for entry in sorted(visible) if entry.is_dir()}
-    loose = any(entry.name in METADATA or entry.suffix.lower() in EXTENSIONS for entry in visible if entry.is_file())
-    if folders and not loose and SPLITS.issuperset(name.lower() for name in folders):
-        return folders
-    return {"train": root}
+def class_folders(splits: Iterable[list[str]]) -> list[str]:
+    """The first folders in the paths of all images of all splits, sorted."""
+    return sorted({name.split("/")[0] for files in splits for name in files if "/" in name})
 
 
-def image_files(folder: Path) -> list[str]:
-    """The image files below a folder, as sorted paths relative to it with forward slashes; hidden ones left out."""
-    return [name for name in visible_files(folder) if os.path.splitext(name)[1].lower() in EXTENSIONS]
-
-
-def class_folder_rows(folder: Path, files: list[str], classes: list[str], max_samples: int | None) -> Rows:
+def folder_rows(folder: Path, files: list[str], classes: list[str], max_samples: int | None) -> Rows:
     """The rows of class folders: the first folder in an image's path is its class.
 
     If any image lies outside the class folders, no image gets a class. `classes` are those of all splits, so that a
@@ -77,48 +77,76 @@ def class_folder_rows(folder: Path, files: list[str], classes: list[str], max_sa
     loose = sum("/" not in name for name in files)
     if classes and loose:
         logger.warning("%s: %d images lie outside the class folders, so that no image gets a class", folder, loose)
+    why = f"{loose} images of {folder} lie in no class folder" if classes else f"{folder} has no class folders"
     files = [files[i] for i in evenly_spaced(len(files), max_samples)]
     items = [(name, folder / name) for name in files]
     if loose or not classes:
-        return Rows(items, len(items), None, None, None)
+        return Rows(items, len(items), None, None, None, why)
     number = {name: i for i, name in enumerate(classes)}
     return Rows(items, len(items), [number[name.split("/")[0]] for name in files], classes, None)
 
 
-def metadata_rows(metadata: Path, files: list[str], columns: Columns, max_samples: int | None) -> Rows:
-    """The rows of metadata.csv or metadata.jsonl: images by file_name, with their labels and captions."""
-    table = read_metadata(metadata)
-    if not table:
-        raise ValueError(f"{metadata} lists no images")
-    available = list(dict.fromkeys(name for row in table for name in row))
-    file_name = column({"file": "file_name"}, "file", available, str(metadata))
-    label = column(columns, "label", available, str(metadata))
-    text = column(columns, "text", available, str(metadata))
-    listed = {row.get(file_name) for row in table}
-    unlisted = [name for name in files if name not in listed]
+def metadata_rows(paths: list[Path], files: list[str], columns: Columns, max_samples: int | None) -> Rows:
+    """The rows of metadata.csv or metadata.jsonl: images by file_name, with their labels and captions.
+
+    `paths` are those of this split and then of the others, whose classes count, too.
+    """
+    table, others = read_metadata(paths[0]), [read_metadata(path) for path in paths[1:]]
+    folder, where = table.path.parent, str(table.path)
+    for name in unread_metadata(folder):
+        logger.warning("%s is not read: %s is", folder / name, table.path.name)
+    label = column(columns, "label", table.columns, where)
+    text = column(columns, "text", table.columns, where)
+    names = file_names(table, files)
+    unlisted = sorted(set(files).difference(names))
     if unlisted:
         logger.warning(
-            "%s does not list %d images (%s): they are left out", metadata, len(unlisted), ", ".join(unlisted[:3])
+            "%s does not list %d images (%s): they are left out", where, len(unlisted), ", ".join(unlisted[:3])
         )
-    # classes are numbered over the whole table, so that max_samples does not renumber them
-    labels, class_names = labels_of([row.get(label) for row in table], str(metadata)) if label else (None, None)
-    chosen = evenly_spaced(len(table), max_samples)
-    items = [(str(name), metadata.parent / str(name)) for name in (table[i].get(file_name) for i in chosen)]
-    captions = [caption_of(table[i].get(text)) for i in chosen] if text else None
-    return Rows(items, len(items), labels and [labels[i] for i in chosen], class_names, captions)
+    labels, class_names, why = None, None, offer(columns, "label", table.columns, where)
+    if (
+        label is not None
+    ):  # classes are numbered over all splits, so that neither a split nor max_samples renumbers them
+        values, elsewhere = ([row.get(label) for t in tables for row in t.rows] for tables in ([table], others))
+        labels, class_names = labels_of(values, where, table.places, elsewhere)
+        why = f"column {label!r} of {where} is empty"
+    chosen = evenly_spaced(len(names), max_samples)
+    items = [(names[i], folder / names[i]) for i in chosen]
+    captions = [caption_of(table.rows[i].get(text)) for i in chosen] if text else None
+    return Rows(items, len(items), labels and [labels[i] for i in chosen], class_names, captions, why)
 
 
-def read_metadata(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .csv or .jsonl file. Raises ValueError that names a line that is not JSON."""
-    text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte-order mark
-    if path.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline=""), restkey="(surplus)"))
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
-    return rows
+def file_names(table: Table, files: list[str]) -> list[str]:
+    """The path of each row's image in the folder of the metadata: one of `files`, or what is given if there is none.
+
+    A name may be written with the separators of Windows, or with accents composed in another way than on this disk.
+    Raises ValueError for a row without a name, and for a name that leads out of the folder.
+    """
+    spelled = next((name for name in table.columns if re.sub(r"[\s_-]", "", name).lower() == "filename"), "file_name")
+    column({"file": spelled}, "file", table.columns, f"{table.path}, line 1:")
+    known, alike = set(files), {plain(name): name for name in files}
+    found = []
+    for place, row in zip(table.places, table.rows, strict=True):
+        name = row.get(spelled)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{place}: file_name must be the name of an image, got {name!r}")
+        if name not in known:
+            inside = within(table.path.parent, name)
+            if inside is None:
+                raise ValueError(f"{place}: file_name must lie in the folder of the file, got {name!r}")
+            name = alike.get(plain(inside), inside)
+        found.append(name)
+    return found
+
+
+def plain(name: str) -> str:
+    """A name with composed accents, as most systems write them; macOS takes them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def within(folder: Path, name: str) -> str | None:
+    """The path `name`, relative or absolute, of any system, relative to `folder`; None if it lies elsewhere."""
+    name = name.replace("\\", "/")
+    path = os.path.normpath(os.path.join(os.path.abspath(folder), name))
+    drive = re.match(r"[A-Za-z]:", name)
+    return None if drive or not Path(path).is_relative_to(os.path.abspath(folder)) else os.path.relpath(path, folder)

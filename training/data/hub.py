@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.data.decode import Item
-from training.data.labels import labels_of_feature
-from training.data.sources import Columns, Rows, Source, caption_of, column, evenly_spaced, visible_files
+from training.data.labels import Labels, labels_of
+from training.data.sources import Columns, Rows, Source, caption_of, column, evenly_spaced, offer, visible_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,21 +25,23 @@ def dataset_source(name: str, config: str | None, split: str, columns: Columns) 
     A folder is identified by the content of its files, so that `datasets` is not imported when it is in the cache."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        place = str(folder)
+        opened = Opened(str(folder), config, split)
         identity = f"{config}:{contents_of(folder)}"
-        return Source(name, identity, lambda most: dataset_rows(open_dataset(place, config, split), columns, most))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return Source(name, identity, lambda most: dataset_rows(opened, columns, most))
+    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"dataset_name={name!r}: there is no such folder")
-    dataset = open_dataset(name, config, split)
-    return Source(name, f"{name}:{dataset._fingerprint}", lambda most: dataset_rows(dataset, columns, most))
+    opened = Opened(name, config, split)
+    return Source(name, f"{name}:{opened.dataset._fingerprint}", lambda most: dataset_rows(opened, columns, most))
 
 
 def contents_of(folder: Path, whole_below: int = 256 << 20, tail: int = 1 << 20) -> str:
     """A hash of the files below a folder; of a very large file, of its size, time and tail (a parquet's footer)."""
     digest = hashlib.sha256()
     for name in visible_files(folder):
+        if not (folder / name).is_file():
+            continue  # a dangling link, or a pipe, which would be read forever
         status = (folder / name).stat()
-        digest.update(f"{name}\0{status.st_size}\n".encode())
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\n"))
         with open(folder / name, "rb") as file:
             if status.st_size > whole_below:
                 digest.update(str(status.st_mtime_ns).encode())
@@ -46,32 +51,66 @@ def contents_of(folder: Path, whole_below: int = 256 << 20, tail: int = 1 << 20)
     return digest.hexdigest()
 
 
-def open_dataset(name: str, config: str | None, split: str) -> Dataset:
-    """`datasets.load_dataset`; its failures become a ValueError of one line."""
-    from datasets import load_dataset
+@dataclass(frozen=True)
+class Opened:
+    """A split of a data set, opened when it is first asked for."""
+
+    name: str
+    config: str | None
+    split: str
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The split. All failures of `datasets.load_dataset` become a ValueError of one line."""
+        from datasets import load_dataset
+
+        try:
+            return load_dataset(self.name, self.config, split=self.split)
+        except Exception as error:  # it raises nearly every type
+            raise ValueError(refusal(self.name, self.config, self.split, error)) from error
+
+    def of_all_splits(self, column: str) -> list[Any]:
+        """The values of a column in all splits that have it, which number the classes."""
+        from datasets import load_dataset
+
+        splits = load_dataset(self.name, self.config).values()
+        return [value for rows in splits if column in rows.column_names for value in rows.with_format(None)[column][:]]
+
+
+def refusal(name: str, config: str | None, split: str, error: Exception) -> str:
+    """What is wrong with a data set, in a line, with what there is instead."""
     from datasets.exceptions import DatasetsError
 
-    try:
-        return load_dataset(name, config, split=split)
-    except (DatasetsError, ConnectionError, FileNotFoundError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        if Path(name).is_dir() or isinstance(error, ValueError):  # ValueError: an unknown split or configuration
-            raise ValueError(f"dataset_name={name!r}, split={split!r}: {reason}") from error
-        raise ValueError(
-            f"dataset_name={name!r}: no such folder here (python -m training.data NAME --out FOLDER prepares the "
-            f"built-in data sets), and the Hub has no such data set or cannot be reached ({reason})"
-        ) from error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    listed = re.search(r"\[([^\]]+)\]", reason)
+    there_is = listed[1][:600] if listed else reason[:300]
+    if "Dataset scripts are no longer supported" in reason:
+        return (
+            f"dataset_name={name!r} is a loading script, which is not run here: choose a data set of parquet or image "
+            f"files, or write its images into class folders for --train_data_dir ({reason[:300]})"
+        )
+    if "Config name is missing" in reason or "BuilderConfig" in reason:
+        return f"dataset_config_name={config!r}: {name} has {there_is}; choose one with --dataset_config_name"
+    if "Unknown split" in reason:
+        return f"split={split!r}: {name} has {there_is}"
+    if Path(name).is_dir() or not isinstance(error, (DatasetsError, OSError)):
+        return f"dataset_name={name!r}, split={split!r}: {reason[:300]}"
+    return (
+        f"dataset_name={name!r}: no such folder here (python -m training.data NAME --out FOLDER prepares the "
+        f"built-in data sets), and the Hub has no such data set or cannot be reached ({reason[:300]})"
+    )
 
 
-def dataset_rows(dataset: Dataset, columns: Columns, max_samples: int | None) -> Rows:
+def dataset_rows(opened: Opened, columns: Columns, max_samples: int | None) -> Rows:
     """The rows of a data set, its images still encoded. Raises ValueError for a column that does not exist."""
     from datasets import Image
 
-    where = "the data set"
+    dataset, where = opened.dataset, "the data set"
     image = column(columns, "image", dataset.column_names, where)
     label = column(columns, "label", dataset.column_names, where)
     text = column(columns, "text", dataset.column_names, where)
-    labels, class_names = labels_of_feature(dataset, label) if label else (None, None)
+    labels, class_names = labels_of_column(opened, label) if label else (None, None)
+    why = f"column {label!r} is empty" if label else offer(columns, "label", dataset.column_names, where)
     chosen = evenly_spaced(len(dataset), max_samples)
     if len(chosen) < len(dataset):
         dataset = dataset.select(chosen)
@@ -81,7 +120,19 @@ def dataset_rows(dataset: Dataset, columns: Columns, max_samples: int | None) ->
     except (TypeError, ValueError, NotImplementedError) as error:  # arrow raises all three
         raise ValueError(f"column {image!r} holds no images but {dataset.features[image]}") from error
     captions = [caption_of(value) for value in dataset[text]] if text else None
-    return Rows(encoded_items(encoded, image), len(dataset), labels, class_names, captions)
+    return Rows(encoded_items(encoded, image), len(dataset), labels, class_names, captions, why)
+
+
+def labels_of_column(opened: Opened, name: str) -> Labels:
+    """Labels and class names of a column; a ClassLabel column has the names, in which its numbers are places."""
+    from datasets import ClassLabel
+
+    feature, where = opened.dataset.features[name], f"column {name!r}"
+    values = opened.dataset.with_format(None)[name][:]
+    if not isinstance(feature, ClassLabel):
+        return labels_of(values, where, others=opened.of_all_splits(name))
+    labels, _ = labels_of(values, where, others=range(feature.num_classes))
+    return labels, None if labels is None else list(feature.names)
 
 
 def encoded_items(dataset: Dataset, image: str) -> Iterator[Item]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,9 +25,10 @@ from training.data import cache
 from training.data.decode import Answer, Decoded, decode_all
 from training.data.folders import folder_source
 from training.data.hub import dataset_source
-from training.data.sources import Source
+from training.data.sources import Source, formats
 
 logger = logging.getLogger(__name__)
+CLASSES_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class ImageData:
     captions: tuple[str | tuple[str, ...], ...] | None  # of an image that has several, all of them
     skipped: int  # images that could not be decoded
     fingerprint: str  # hash of the decoded content and the decode settings
+    unlabelled: str = ""  # why there are no labels, where more is known than that there are none
 
     @property
     def unit(self) -> int:
@@ -127,6 +130,7 @@ def load_images(
         captions=None if about["captions"] is None else tuple(map(_frozen, about["captions"])),
         skipped=len(about["skipped"]),
         fingerprint=about["fingerprint"],
+        unlabelled=about["unlabelled"],
     )
 
 
@@ -157,6 +161,7 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
         "labels": pick(rows.labels, kept),
         "class_names": rows.class_names,
         "captions": pick(rows.captions, kept),
+        "unlabelled": rows.unlabelled if rows.labels is None else "",
         "skipped": skipped,
         "grey": grey,
     }
@@ -187,9 +192,13 @@ def different_sizes(source: str, first: tuple[int, ...], second: Decoded, rest: 
 
 
 def report(source: Source, pixels: np.ndarray, about: dict[str, Any]) -> None:
-    """Log what was loaded, what was converted and how many images were skipped."""
+    """Log what was loaded and its classes, what was converted, and how many images and other files were left out."""
     count, channels, height, width = pixels.shape
     logger.info("%s: %d images, %d channel(s), %dx%d", source.name, count, channels, width, height)
+    if about["labels"] is not None:
+        logger.info("%s: %s", source.name, classes_text(about["labels"], about["class_names"]))
+    elif about["unlabelled"]:
+        logger.info("%s: no class labels: %s", source.name, about["unlabelled"])
     colour = count - about["grey"]
     if channels == 1 and colour:
         logger.warning("%s: %d colour images were converted to grey", source.name, colour)
@@ -198,3 +207,15 @@ def report(source: Source, pixels: np.ndarray, about: dict[str, Any]) -> None:
     if about["skipped"]:
         first = ", ".join(about["skipped"][:5])
         logger.warning("%s: %d images skipped (%s)", source.name, len(about["skipped"]), first)
+    if source.unread:
+        first = f"{', '.join(source.unread[:3])}{', ...' if len(source.unread) > 3 else ''}"
+        logger.warning("%s: files of formats that are not read: %s (%s)", source.name, formats(source.unread), first)
+
+
+def classes_text(labels: list[int], names: list[str] | None) -> str:
+    """ "2 classes: cat (8), dog (8)": how many images each class has; of many classes the first twenty."""
+    counts = Counter(labels)
+    known = names or [str(number) for number in range(max(labels) + 1)]
+    told = [f"{name} ({counts[i]})" for i, name in enumerate(known[:CLASSES_TOLD])]
+    more = [f"and {len(known) - CLASSES_TOLD} more"] if len(known) > CLASSES_TOLD else []
+    return f"{len(known)} class{'' if len(known) == 1 else 'es'}: {', '.join(told + more)}"

@@ -6,18 +6,29 @@ image files, `hub.py` from anything that `datasets.load_dataset` opens.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+import shlex
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.decode import Item
+
+logger = logging.getLogger(__name__)
 
 Columns = dict[str, str | None]  # our name ("image", "label", "text") -> the data's name
 OPTIONAL = {
     "label": "label",
     "text": "text",
 }  # these defaults may be missing from the data: the user did not ask for them
+FLAGS = {"label": "--label_column", "text": "--caption_column"}
+ALIKE = {  # words in the names of columns that may well be meant
+    "label": ("label", "class", "category", "categories", "target"),
+    "text": ("text", "caption", "prompt", "description"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,15 +40,20 @@ class Rows:
     labels: list[int] | None
     class_names: list[str] | None
     captions: list[str | list[str]] | None
+    unlabelled: str = ""  # why there are no labels
 
 
 @dataclass(frozen=True)
 class Source:
-    """`name` is for messages, `identity` for the cache's key; `read(max_samples)` returns the rows."""
+    """`name` is for messages, `identity` for the cache's key; `read(max_samples)` returns the rows.
+
+    `unread` are the files that lie beside the images and are of no format that is read.
+    """
 
     name: str
     identity: str
     read: Callable[[int | None], Rows]
+    unread: tuple[str, ...] = ()
 
 
 def evenly_spaced(count: int, max_samples: int | None) -> list[int]:
@@ -61,6 +77,16 @@ def column(columns: Columns, ours: str, available: Iterable[str], where: str) ->
     raise ValueError(f"{where} has no column {name!r} for the {ours}; it has: {', '.join(available)}")
 
 
+def offer(columns: Columns, ours: str, available: Iterable[str], where: str) -> str:
+    """Why the data have no labels or captions: the columns that they have, and the flag for the likeliest of them."""
+    available = list(available)
+    if columns[ours] is None:
+        return f"{FLAGS[ours]} was turned off"
+    likely = next((name for word in ALIKE[ours] for name in available if word in name.lower()), None)
+    flag = "" if likely is None else f"; {FLAGS[ours]} {shlex.quote(likely)}?"
+    return f"{where} has no column {columns[ours]!r}; columns: {', '.join(available)}{flag}"
+
+
 def caption_of(value: object) -> str | list[str]:
     """A caption as text, "" if there is none; of a list of captions, those that say something, if there are several."""
     several = [str(entry) for entry in value if entry] if isinstance(value, list) else [value]
@@ -70,16 +96,51 @@ def caption_of(value: object) -> str | list[str]:
 
 
 def visible_files(folder: Path) -> list[str]:
-    """All files below a folder except hidden ones: sorted relative paths with forward slashes; links are followed."""
-    found: list[str] = []
-    for path, folders, names in os.walk(folder, followlinks=True):
+    """All files below a folder except hidden ones: sorted relative paths with forward slashes; links are followed.
+
+    A folder that cannot be read is named and left out."""
+
+    def unreadable(error: OSError) -> None:
+        logger.warning("skipped %s: %s", error.filename, error.strerror)
+
+    return sorted(walk_visible(folder, unreadable))
+
+
+def walk_visible(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[str]:
+    """The same one by one, in any order; `unreadable` is called for a folder that cannot be read."""
+    for path, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and not is_link_cycle(path, name)]
         prefix = Path(path).relative_to(folder).as_posix()
-        found.extend(n if prefix == "." else f"{prefix}/{n}" for n in names if not n.startswith("."))
-    return sorted(found)
+        yield from (n if prefix == "." else f"{prefix}/{n}" for n in names if not n.startswith("."))
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """Files and folders in a folder itself except hidden ones, sorted; none if it cannot be read."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return []
 
 
 def is_link_cycle(path: str, name: str) -> bool:
-    """Whether a subfolder is a link to one of its own parents, which would be followed forever."""
+    """Whether a subfolder is a link to one of the folders on the way to it, which would be followed forever."""
     child = Path(path, name)
-    return child.is_symlink() and Path(path).resolve().is_relative_to(child.resolve())
+    if not child.is_symlink():
+        return False
+    target = child.resolve()
+    return any(folder.resolve().is_relative_to(target) for folder in (Path(path), *Path(path).parents))
+
+
+def status_of(path: Path) -> str:
+    """A line that changes when a file does: its size and time. Of what is no regular file, that it is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size}\0{status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else "not a file"
+
+
+def formats(names: Iterable[str]) -> str:
+    """Files counted by their extensions, the most frequent first: "12 .heic, 1 .txt"."""
+    counts = Counter(os.path.splitext(name)[1].lower() or "without extension" for name in names)
+    return ", ".join(f"{count} {extension}" for extension, count in counts.most_common())

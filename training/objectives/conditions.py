@@ -47,7 +47,9 @@ class ClassConditional(Objective):
             if not self.class_conditional:
                 return None
             if data.labels is None:
-                raise ValueError("class_conditional must be False for data without labels, got True")
+                raise ValueError(
+                    f"class_conditional must be False for data without labels, got True{why_unlabelled(data)}"
+                )
             return class_names_of(data)
 
     def __init__(self, options: Options, network: nn.Module, class_names: tuple[str, ...] | None) -> None:
@@ -104,3 +106,8 @@ def drop(
 def class_names_of(data: ImageData) -> tuple[str, ...]:
     """The names of the classes; their numbers if the data have no names."""
     return data.class_names or tuple(str(i) for i in range(int(data.labels.max()) + 1))
+
+
+def why_unlabelled(data: ImageData) -> str:
+    """The end of an error that data have no labels: why, as far as it is known."""
+    return f": {data.unlabelled}" if data.unlabelled else ""

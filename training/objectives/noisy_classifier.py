@@ -23,7 +23,7 @@ from training.data import ImageData
 from training.metrics.noise_accuracy import accuracy_by_noise_level, chance, noise_levels
 from training.networks.open import load_pipeline
 from training.objectives.base import Batch, Objective
-from training.objectives.conditions import class_names_of
+from training.objectives.conditions import class_names_of, why_unlabelled
 from training.randomness import BatchRandom
 from training.recipes import Recipe, flag
 
@@ -95,7 +95,9 @@ class NoisyClassification(Objective):
             ValueError: data without labels, a pipeline that cannot be guided, or one of another size or other classes.
         """
         if data.labels is None:
-            raise ValueError("objective must be denoising for data without labels, got noisy_classifier")
+            raise ValueError(
+                f"objective must be denoising for data without labels, got noisy_classifier{why_unlabelled(data)}"
+            )
         steered = load_pipeline(recipe.pretrained_model_name_or_path)
         if not isinstance(steered, STEERED):
             known = ", ".join(kind.__name__ for kind in STEERED)
