@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conversion_runs import Harmful
+from conversion_runs import Harmful, refused
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DModel, VQModel
 from published_adm import UNet
 from published_ldm import Autoencoder
@@ -204,6 +205,36 @@ def test_what_else_a_checkpoint_holds_is_not_run(tmp_path: Path) -> None:
     pipe = LatentDiffusionPipeline.from_pretrained(tmp_path / "out")
     z, t = torch.randn(2, 3, 8, 8, generator=seeded()), torch.tensor([0, 712])
     torch.testing.assert_close(pipe.unet(z, t).sample, unet(z, t), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: path.write_bytes(b"PK\x03\x04junk"), "a zip file that is damaged or was cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-99]), "a zip file that is damaged or was cut short"),
+        (lambda path: np.savez(open(path, "wb"), a=np.zeros(3)), "a zip file, but not one that torch has written"),
+        (lambda path: path.write_bytes(pickle.dumps(Harmful())), "Unsupported global: GLOBAL builtins.exec was not"),
+    ],
+)
+def test_a_file_that_is_none_of_torch_is_one_line(
+    change: Callable, said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = write(tmp_path, {}, config_of("kl"))
+    change(tmp_path / "model.ckpt")
+    assert refused(capsys, *arguments).startswith(f"{tmp_path / 'model.ckpt'} is not a file of weights: {said}")
+
+
+def test_a_prefix_of_all_weights_is_left_out_and_nan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    checkpoint = checkpoint_of(*networks("kl"))
+    state = {f"module.{name}": value for name, value in checkpoint["state_dict"].items()}
+    convert.main(write(tmp_path, {"state_dict": state}, config_of("kl")))
+    assert "the weights under 'module.' are taken" in capsys.readouterr().out
+    name = "first_stage_model.decoder.conv_out.bias"
+    checkpoint["state_dict"][name] = checkpoint["state_dict"][name] * float("nan")
+    (tmp_path / "again").mkdir()
+    assert "NaN or infinite (decoder.conv_out.bias)" in refused(
+        capsys, *write(tmp_path / "again", checkpoint, config_of("kl"))
+    )
 
 
 def broken(change: object, kind: str = "kl") -> tuple[dict, dict]:

@@ -13,6 +13,9 @@ prints what `--timestep_respacing` is in diffusers. There is no pipeline yet for
 unet/ and scheduler/ are written, which load one by one. An unconditional latent-diffusion model of CompVis, whose file
 also holds the autoencoder, becomes a LatentDiffusionPipeline.
 
+Weights may be wrapped, under `state_dict`, `ema` or with `module.` before their names: the command says which it takes,
+averaged ones first. Flags may be pasted as they are, with backslashes at the ends of lines and the flags of training.
+
 The flags of the attention cannot be checked against the weights: --num_heads, --num_head_channels and
 --use_new_attention_order must be those that the model was trained with. conversion/flags.py lists what each flag does.
 """
@@ -36,11 +39,12 @@ from training.conversion.architecture import (
     parameter_count,
     unet_architecture,
 )
+from training.conversion.checkpoint import check_finite, read_state_dict
 from training.conversion.flag_checks import check_flags
-from training.conversion.flags import CLASSIFIER, PATHS, PUBLISHED, SAMPLING, Flags, parse_flags
+from training.conversion.flags import CLASSIFIER, PATHS, PUBLISHED, SAMPLING, TRAINING, Flags, parse_flags
 from training.conversion.latent import read_latent
 from training.conversion.respacing import spacing_for
-from training.conversion.weights import expected_shapes, fill, read_state_dict, shapes_of
+from training.conversion.weights import expected_shapes, fill, shapes_of
 
 
 def convert(family: str, unet: str, flags: str, out: str | Path, classifier: str | None = None) -> None:
@@ -87,11 +91,11 @@ def _checked_out(out: str | Path) -> Path:
 
 
 def _check_combination(flags: Flags, classifier: str | None) -> None:
-    paths, sampling = sorted(flags.given & set(PATHS)), sorted(flags.given & set(SAMPLING))
-    if paths:
-        print(f"ignored: {', '.join(paths)}")
-    if sampling:
-        print(f"ignored, because they only concern sampling: {', '.join(sampling)}")
+    concern = ", because they only concern "
+    for unused, why in ((PATHS, ""), (SAMPLING, f"{concern}sampling"), (TRAINING, f"{concern}training")):
+        given = sorted(flags.given & set(unused))
+        if given:
+            print(f"ignored{why}: {', '.join(given)}")
     if flags.timestep_respacing:
         print(f"--timestep_respacing {flags.timestep_respacing}: {spacing_for(flags)}")
     if classifier is None:
@@ -164,6 +168,7 @@ def _with_weights(
     path: str, flags: Flags, model: ModelMixin, architecture: Architecture, state: dict[str, Tensor], **kind: bool
 ) -> ModelMixin:
     check_flags(path, flags, expected_shapes(model, architecture), shapes_of(state), **kind)
+    check_finite(path, state)
     fill(model, state, architecture)
     print(f"{path}: {len(state)} tensors, {parameter_count(model) / 1e6:.1f} M weights -> {type(model).__name__}")
     return model

@@ -10,6 +10,7 @@ They are those of `script_util.py` in the two repositories. architecture.py read
     clip_denoised                                    the scheduler's `clip_sample`
     timestep_respacing                               the steps it was sampled at, see respacing.py
     classifier_scale, ...                            how it was sampled: ignored (`guidance_scale` is its name here)
+    lr, batch_size, ...                              how it was trained: ignored
     model_path, classifier_path, base_samples        ignored: --unet and --classifier name the files
 
 https://github.com/openai/guided-diffusion, https://github.com/openai/improved-diffusion
@@ -18,6 +19,7 @@ https://github.com/openai/guided-diffusion, https://github.com/openai/improved-d
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from typing import Any, NoReturn
 
@@ -58,6 +60,12 @@ CLASSIFIER = {
 # flags of the sampling scripts: accepted, because the lines in the READMEs contain them, but not used in a conversion
 # (nor is timestep_respacing, which the scripts list with the flags of the process)
 SAMPLING = {"classifier_scale": 1.0, "use_ddim": False, "batch_size": 16, "num_samples": 10000}
+# flags of the training scripts, likewise
+TRAINING = dict.fromkeys(
+    "data_dir val_data_dir schedule_sampler lr weight_decay lr_anneal_steps anneal_lr iterations microbatch ema_rate "
+    "noised log_interval eval_interval save_interval resume_checkpoint fp16_scale_growth".split(),
+    "",
+)
 PATHS = {"model_path": "", "classifier_path": "", "base_samples": ""}
 DEFAULTS = {
     "guided-diffusion": DIFFUSION
@@ -65,6 +73,7 @@ DEFAULTS = {
     | SUPER_RESOLUTION
     | CLASSIFIER
     | SAMPLING
+    | TRAINING
     | PATHS
     | {
         "clip_denoised": True,
@@ -79,6 +88,7 @@ DEFAULTS = {
     | NETWORK
     | SUPER_RESOLUTION
     | SAMPLING
+    | TRAINING
     | PATHS
     | {
         "clip_denoised": True,
@@ -192,6 +202,13 @@ def parse_flags(family: str, text: str) -> Flags:
 
 
 def _words(text: str) -> list[str]:
+    """The words of a line of flags, or of several lines as they stand in a README or a shell script.
+
+    A backslash at the end of a line goes on with the next, also where the lines have been joined; MODEL_FLAGS="..." is
+    what stands in the quotes.
+    """
+    text = re.sub(r"\\(?=\s|$)", " ", text)
+    text = re.sub(r"""\b[A-Z_]+FLAGS=(["'])(.*?)\1""", r" \2 ", text, flags=re.DOTALL)
     try:
         return shlex.split(text)
     except ValueError as error:

@@ -9,6 +9,7 @@ https://github.com/CompVis/latent-diffusion
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zipfile
 from collections import OrderedDict
@@ -24,9 +25,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from pipelines import LatentDiffusionPipeline, NoiseSchedule
 from training.conversion.architecture import GROUPS, Architecture, head_channels, parameter_count
+from training.conversion.checkpoint import ANCHOR, check_finite, read, unwrapped
 from training.conversion.flag_checks import differences
 from training.conversion.latent_config import multiples, number, numbers, read_config
-from training.conversion.weights import expected_shapes, fill, read, shapes_of
+from training.conversion.weights import expected_shapes, fill, shapes_of
 
 UNET, AVERAGED, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
 # other entries of a checkpoint: tables of the process, counters, and losses of the autoencoder's training
@@ -78,6 +80,7 @@ def _read_checkpoint(path: str) -> dict[str, Tensor]:
     with _without_foreign_code(path):
         state = read(path)
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    state = unwrapped(path, state, f"{UNET}{ANCHOR}")
     named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} must hold named tensors under 'state_dict'")
@@ -107,7 +110,9 @@ class _IgnoredDict:
 
 def _without_foreign_code(path: str) -> AbstractContextManager:
     """Let `torch.load` with `weights_only` pass over what the training framework left beside the weights."""
-    names = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    names = []
+    with contextlib.suppress(Exception):  # what is no file of torch is refused when it is read
+        names = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
     return safe_globals([(_IgnoredDict if name.lower().endswith("dict") else _Ignored, name) for name in names])
 
 
@@ -202,3 +207,4 @@ def _check(path: str, what: str, expected: dict[str, tuple[int, ...]], found: di
     wrong = differences(expected, shapes_of(found))
     if wrong:
         raise ValueError(f"{path}: --config describes another {what}: {wrong}")
+    check_finite(path, found)

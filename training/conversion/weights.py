@@ -7,23 +7,12 @@ from the flags.
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from training.conversion.architecture import Architecture
 
 Shapes = dict[str, tuple[int, ...]]
 Sources = dict[str, tuple[str, str, int]]  # our module -> (published module, "q", "k", "v" or "", channels per head)
-
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-ADVICE = re.compile(r"\n|(?<=\.) (?:Please|This file can still)")  # where torch's advice begins
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -43,44 +32,6 @@ ENDS = {
 }
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt` file by name, read with `weights_only` and memory-mapped.
-
-    Raises:
-        ValueError: no such file, or not a file of named tensors.
-    """
-    state = read(path)
-    if not isinstance(state, Mapping) or not state:
-        raise ValueError(f"{path} must hold named tensors (a state dict), it holds a {type(state).__name__}")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or not value.is_floating_point():
-            raise ValueError(f"{path} must hold named tensors (a state dict), its {name!r} is a {type(value).__name__}")
-    return dict(state)
-
-
-def read(path: str | Path) -> Any:
-    """The content of a file, by `torch.load` with `weights_only`: no code in it is executed.
-
-    Raises:
-        ValueError: no such file, or it cannot be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch.load raises nearly any type for a file that is not one of weights
-        raise ValueError(f"{path} is not a file of weights: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong, in a line; not torch's advice, which is to load the file in a way that runs its code."""
-    text = ESCAPES.sub("", str(error)).strip()
-    text = text.partition("WeightsUnpickler error: ")[2] or text
-    text = ADVICE.split(text)[0].strip()[:200] or "nothing in it can be read"
-    return text if isinstance(error, (pickle.UnpicklingError, RuntimeError)) else f"{type(error).__name__} {text}"
-
-
 def shapes_of(state: dict[str, Tensor]) -> Shapes:
     """The shape of each tensor."""
     return {name: tuple(value.shape) for name, value in state.items()}
@@ -89,7 +40,7 @@ def shapes_of(state: dict[str, Tensor]) -> Shapes:
 def fill(model: nn.Module, state: dict[str, Tensor], architecture: Architecture) -> None:
     """Give `model`, on the meta device, the weights of `state` in float32: a tensor is copied only where it is cut up.
 
-    The keys and shapes have been checked (see evidence.py).
+    The keys and shapes have been checked (see flag_checks.py).
     """
     found = sources(model, architecture)
     ours = {}
