@@ -179,6 +179,14 @@ def test_columns_that_may_be_the_labels_are_offered(
         assert loaded(tmp_path, TABLE.replace("label", header), label_column=header.strip()).labels is not None
 
 
+def test_columns_that_may_be_the_captions_are_offered(tmp_path: Path) -> None:
+    data = loaded(tmp_path, TABLE.replace("text", "Caption"))
+    assert data.captions is None and data.uncaptioned.endswith(
+        "metadata.csv has no column 'text'; columns: file_name, label, Caption; --caption_column Caption?"
+    )
+    assert loaded(tmp_path, TABLE.replace("text", "Caption"), caption_column="Caption").uncaptioned == ""
+
+
 def test_other_files_of_metadata_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(tmp_path, "x", "xlsx")
     written(tmp_path, TABLE)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from training.data.labels import labels_of
+from training.data.labels import Labels, labels_of
 from training.data.layout import EXTENSIONS, find_split, image_files, is_image, split_folders, unwrapped
 from training.data.metadata import METADATA, Table, metadata_of, read_metadata, unread_metadata
 from training.data.sources import (
@@ -78,12 +78,13 @@ def folder_rows(folder: Path, files: list[str], classes: list[str], max_samples:
     if classes and loose:
         logger.warning("%s: %d images lie outside the class folders, so that no image gets a class", folder, loose)
     why = f"{loose} images of {folder} lie in no class folder" if classes else f"{folder} has no class folders"
+    untold = f"{folder} has neither metadata.csv nor metadata.jsonl"
     files = [files[i] for i in evenly_spaced(len(files), max_samples)]
     items = [(name, folder / name) for name in files]
     if loose or not classes:
-        return Rows(items, len(items), None, None, None, why)
+        return Rows(items, len(items), None, None, None, why, untold)
     number = {name: i for i, name in enumerate(classes)}
-    return Rows(items, len(items), [number[name.split("/")[0]] for name in files], classes, None)
+    return Rows(items, len(items), [number[name.split("/")[0]] for name in files], classes, None, "", untold)
 
 
 def metadata_rows(paths: list[Path], files: list[str], columns: Columns, max_samples: int | None) -> Rows:
@@ -103,17 +104,24 @@ def metadata_rows(paths: list[Path], files: list[str], columns: Columns, max_sam
         logger.warning(
             "%s does not list %d images (%s): they are left out", where, len(unlisted), ", ".join(unlisted[:3])
         )
-    labels, class_names, why = None, None, offer(columns, "label", table.columns, where)
-    if (
-        label is not None
-    ):  # classes are numbered over all splits, so that neither a split nor max_samples renumbers them
-        values, elsewhere = ([row.get(label) for t in tables for row in t.rows] for tables in ([table], others))
-        labels, class_names = labels_of(values, where, table.places, elsewhere)
-        why = f"column {label!r} of {where} is empty"
+    (labels, class_names), why = metadata_labels(table, others, label, columns)
     chosen = evenly_spaced(len(names), max_samples)
     items = [(names[i], folder / names[i]) for i in chosen]
     captions = [caption_of(table.rows[i].get(text)) for i in chosen] if text else None
-    return Rows(items, len(items), labels and [labels[i] for i in chosen], class_names, captions, why)
+    untold = offer(columns, "text", table.columns, where)
+    return Rows(items, len(items), labels and [labels[i] for i in chosen], class_names, captions, why, untold)
+
+
+def metadata_labels(table: Table, others: list[Table], label: str | None, columns: Columns) -> tuple[Labels, str]:
+    """The labels in column `label` and the names of their classes, and why there are none if so.
+
+    Classes are numbered over all splits, whose tables `others` are: neither a split nor max_samples renumbers them.
+    """
+    if label is None:
+        return (None, None), offer(columns, "label", table.columns, str(table.path))
+    elsewhere = [row.get(label) for other in others for row in other.rows]
+    labels = labels_of([row.get(label) for row in table.rows], str(table.path), table.places, elsewhere)
+    return labels, f"column {label!r} of {table.path} is empty"
 
 
 def file_names(table: Table, files: list[str]) -> list[str]:

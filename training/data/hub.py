@@ -120,7 +120,8 @@ def dataset_rows(opened: Opened, columns: Columns, max_samples: int | None) -> R
     except (TypeError, ValueError, NotImplementedError) as error:  # arrow raises all three
         raise ValueError(f"column {image!r} holds no images but {dataset.features[image]}") from error
     captions = [caption_of(value) for value in dataset[text]] if text else None
-    return Rows(encoded_items(encoded, image), len(dataset), labels, class_names, captions, why)
+    unasked = offer(columns, "text", opened.dataset.column_names, where)
+    return Rows(encoded_items(encoded, image), len(dataset), labels, class_names, captions, why, unasked)
 
 
 def labels_of_column(opened: Opened, name: str) -> Labels:

@@ -42,6 +42,7 @@ class ImageData:
     skipped: int  # images that could not be decoded
     fingerprint: str  # hash of the decoded content and the decode settings
     unlabelled: str = ""  # why there are no labels, where more is known than that there are none
+    uncaptioned: str = ""  # and no captions
 
     @property
     def unit(self) -> int:
@@ -131,6 +132,7 @@ def load_images(
         skipped=len(about["skipped"]),
         fingerprint=about["fingerprint"],
         unlabelled=about["unlabelled"],
+        uncaptioned=about["uncaptioned"],
     )
 
 
@@ -162,6 +164,7 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
         "class_names": rows.class_names,
         "captions": pick(rows.captions, kept),
         "unlabelled": rows.unlabelled if rows.labels is None else "",
+        "uncaptioned": rows.uncaptioned if rows.captions is None else "",
         "skipped": skipped,
         "grey": grey,
     }

@@ -41,6 +41,7 @@ class Rows:
     class_names: list[str] | None
     captions: list[str | list[str]] | None
     unlabelled: str = ""  # why there are no labels
+    uncaptioned: str = ""  # why there are no captions
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ def open_captions(recipe: Recipe, options: TextConditional.Options, data: ImageD
     if source is None:
         return None
     if data.captions is None:
-        column = recipe.caption_column
-        raise ValueError(f"caption_column must be a column of captions with a text_encoder, got {column!r}")
+        column, why = recipe.caption_column, f": {data.uncaptioned}" if data.uncaptioned else ""
+        raise ValueError(f"caption_column must be a column of captions with a text_encoder, got {column!r}{why}")
     text_encoder, tokenizer = open_text_encoder(source)
     embeddings = caption_embeddings(data.captions, text_encoder, tokenizer)
     whole = [caption if isinstance(caption, str) else caption[0] for caption in data.captions]
