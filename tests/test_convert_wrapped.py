@@ -108,6 +108,8 @@ def test_weights_that_are_not_finite_are_refused(
         "--image_size 16 \\ --num_channels 32 \\ --learn_sigma True",
         "--image_size 16 --lr 1e-4 --num_channels 32 --ema_rate 0.9999,0.999 --batch_size 128 --learn_sigma True",
         "--data_dir 'my images' --image_size=16 --num_channels=32 --lr=3e-4 --learn_sigma True --save_interval 10000",
+        "mpiexec -n 8 python scripts/image_train.py --data_dir x --image_size 16 --num_channels 32 --learn_sigma True "
+        "--use_fp16 True",
         'MODEL_FLAGS="--image_size 16 --num_channels 32"\nDIFFUSION_FLAGS="--learn_sigma True"\n'
         "TRAIN_FLAGS='--lr 1e-4 --batch_size 128'",
     ],

@@ -141,7 +141,10 @@ def test_an_error_names_the_file_and_the_line(
 
 
 def test_an_absolute_name_inside_the_folder_is_taken(tmp_path: Path) -> None:
-    assert loaded(tmp_path, f"file_name\n{tmp_path}/cat/a.png\n").skipped == 0
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real").mkdir()
+    for name in ("real", "link"):
+        assert loaded(tmp_path / "link", f"file_name\n{tmp_path}/{name}/cat/a.png\n").skipped == 0
 
 
 @pytest.mark.parametrize("content", ["", "\n", "file_name,label\n"])

@@ -93,6 +93,7 @@ DEFAULTS = {
     | {
         "clip_denoised": True,
         "sigma_small": False,
+        "use_fp16": False,
         "rescale_timesteps": True,
         "rescale_learned_sigmas": True,
         "conv_resample": True,
@@ -205,14 +206,16 @@ def _words(text: str) -> list[str]:
     """The words of a line of flags, or of several lines as they stand in a README or a shell script.
 
     A backslash at the end of a line goes on with the next, also where the lines have been joined; MODEL_FLAGS="..." is
-    what stands in the quotes.
+    what stands in the quotes, and "python scripts/image_train.py" is left out.
     """
     text = re.sub(r"\\(?=\s|$)", " ", text)
     text = re.sub(r"""\b[A-Z_]+FLAGS=(["'])(.*?)\1""", r" \2 ", text, flags=re.DOTALL)
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"--flags: {error} in {text!r}") from error
+    first = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    return words[first:] if any(word.endswith(".py") for word in words[:first]) else words
 
 
 def _published(family: str, name: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1  # part of every key: increase it when decoding or the layout of the files changes
+LAYOUT = 2  # part of every key: increase it when decoding or the layout of the files changes
 
 
 def default_cache_dir() -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.data.labels import Labels, labels_of
 from training.data.layout import EXTENSIONS, find_split, image_files, is_image, split_folders, unwrapped
-from training.data.metadata import METADATA, Table, metadata_of, read_metadata, unread_metadata
+from training.data.metadata import Table, metadata_of, read_metadata, unread_metadata
 from training.data.sources import (
     Columns,
     Rows,
@@ -45,7 +45,7 @@ def folder_source(root: Path, split: str, columns: Columns) -> Source:
     folder = find_split(splits, split, root)
     visible, metadata = visible_files(folder), metadata_of(folder)
     files = [name for name in visible if is_image(name)]
-    unread = tuple(name for name in visible if not is_image(name) and name.lower() not in METADATA)
+    unread = tuple(n for n in visible if not is_image(n) and (metadata is None or n != metadata.name))
     if not files and metadata is None:
         kinds = f"{' '.join(sorted(EXTENSIONS))}{f'; it has {formats(unread)}' if unread else ''}"
         raise ValueError(f"train_data_dir={str(folder)!r} holds no images (looked for {kinds})")
@@ -155,6 +155,10 @@ def plain(name: str) -> str:
 def within(folder: Path, name: str) -> str | None:
     """The path `name`, relative or absolute, of any system, relative to `folder`; None if it lies elsewhere."""
     name = name.replace("\\", "/")
-    path = os.path.normpath(os.path.join(os.path.abspath(folder), name))
-    drive = re.match(r"[A-Za-z]:", name)
-    return None if drive or not Path(path).is_relative_to(os.path.abspath(folder)) else os.path.relpath(path, folder)
+    if re.match(r"[A-Za-z]:", name):
+        return None  # a drive of Windows
+    for root in (os.path.abspath(folder), os.path.realpath(folder)):
+        path = os.path.normpath(os.path.join(root, name))
+        if Path(path).is_relative_to(root):
+            return os.path.relpath(path, root)
+    return None
