@@ -12,6 +12,7 @@ from training_runs import noise
 
 from training import train
 from training.data import load_images
+from training.data.hub import Opened
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 CONFIGS = """---
@@ -109,3 +110,19 @@ def test_columns_that_may_be_the_labels_are_offered(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
     said = "the data set has no column 'label'; columns: image, fine_class; --label_column fine_class?"
     assert load_images(dataset_name=str(tmp_path / "set")).unlabelled == said
+
+
+def test_a_folder_with_a_card_is_read_as_it_is_now(tmp_path: Path) -> None:
+    """`datasets` by itself answers with what such a folder held when it was first read."""
+    place = tmp_path / "set" / "data" / "train-00000-of-00001.parquet"
+    place.parent.mkdir(parents=True)
+    card = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
+    )
+    (tmp_path / "set" / "README.md").write_text(card)
+    found = []
+    for i, more in enumerate(({}, {"captions": ["new"]})):
+        datasets.Dataset.from_dict({"number": [i], **more}).to_parquet(place)
+        rows = Opened(str(tmp_path / "set"), None, "train").dataset
+        found.append((rows.column_names, rows["number"][:]))
+    assert found == [(["number"], [0]), (["number", "captions"], [1])]

@@ -62,18 +62,22 @@ class Opened:
     @cached_property
     def dataset(self) -> Dataset:
         """The split. All failures of `datasets.load_dataset` become a ValueError of one line."""
-        from datasets import load_dataset
-
         try:
-            return load_dataset(self.name, self.config, split=self.split)
+            return self._load(split=self.split)
         except Exception as error:  # it raises nearly every type
             raise ValueError(refusal(self.name, self.config, self.split, error)) from error
 
+    def _load(self, **chosen: str) -> Any:
+        """`datasets` takes a folder that has a card for what it was when it was first read, if its cache is the same."""
+        from datasets import config, load_dataset
+
+        folder, usual = Path(self.name), Path(config.HF_DATASETS_CACHE)
+        cache = str(usual / f"folder-{contents_of(folder)[:16]}") if folder.is_dir() else None
+        return load_dataset(self.name, self.config, cache_dir=cache, **chosen)
+
     def of_all_splits(self, column: str) -> list[Any]:
         """The values of a column in all splits that have it, which number the classes."""
-        from datasets import load_dataset
-
-        splits = load_dataset(self.name, self.config).values()
+        splits = self._load().values()
         return [value for rows in splits if column in rows.column_names for value in rows.with_format(None)[column][:]]
 
 

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 from training.command_line import parse_dataclasses
 from training.data import ImageData, load_images
 from training.data.cache import default_cache_dir
-from training.data.hub import open_dataset
+from training.data.hub import Opened
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.options import DTYPES, flag, one_of
 from training.evaluation.prepare import default_output
@@ -83,7 +83,7 @@ def load_known(options: Options, network: torch.nn.Module) -> tuple[Known, list[
 
 
 def _about(options: Options, split: str, data: ImageData) -> list[Row]:
-    dataset = open_dataset(options.dataset_name, None, split)
+    dataset = Opened(options.dataset_name, None, split).dataset
     missing = [name for name in COLUMNS if name not in dataset.column_names]
     if missing or data.skipped:
         lacks = f"has no column {', '.join(missing)}" if missing else f"has {data.skipped} images that cannot be read"
