@@ -68,7 +68,7 @@ class Opened:
             raise ValueError(refusal(self.name, self.config, self.split, error)) from error
 
     def _load(self, **chosen: str) -> Any:
-        """`datasets` takes a folder that has a card for what it was when it was first read, if its cache is the same."""
+        """With a cache for each content of a folder: by itself `datasets` reads one that has a card only once."""
         from datasets import config, load_dataset
 
         folder, usual = Path(self.name), Path(config.HF_DATASETS_CACHE)
