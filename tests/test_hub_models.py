@@ -16,6 +16,7 @@ from toys import ddim, ddpm, guided, latent, score_sde, seeded
 from pipelines.about import pipeline_names
 from training.card import shipped_folders
 from training.networks.open import load_pipeline
+from ui.catalogue import draws_in_steps
 
 TINY = {"ddim": ddim, "latent": latent, "score_sde": score_sde}  # of the other classes a model is shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}
@@ -24,13 +25,17 @@ SHIPPED = {folder.name: folder for folder in shipped_folders()}
 def drawn(pipe: DiffusionPipeline) -> str:
     """The digest of one image, drawn here by the project's own class."""
     pipe.set_progress_bar_config(disable=True)
+    if not hasattr(pipe, "stream"):  # an autoencoder
+        images = torch.linspace(0, 1, 3 * 128 * 128).reshape(1, 3, 128, 128)
+        return hashlib.sha256(pipe(images, output_type="pt").images.numpy().tobytes()).hexdigest()
     options = {"class_labels": 1} if "Classifier" in type(pipe).__name__ or pipe.class_names else {}
     out = pipe(num_inference_steps=2, generator=seeded(0), output_type="pt", **options)
     return hashlib.sha256(out.images.float().numpy().tobytes()).hexdigest()
 
 
 def test_every_pipeline_class_is_among_them() -> None:
-    shipped = {json.loads((folder / "model_index.json").read_text())["_class_name"][1] for folder in SHIPPED.values()}
+    drawing = [folder for folder in SHIPPED.values() if draws_in_steps(folder)]
+    shipped = {json.loads((folder / "model_index.json").read_text())["_class_name"][1] for folder in drawing}
     assert shipped | {type(make()).__name__ for make in TINY.values()} == set(pipeline_names())
 
 

@@ -13,8 +13,10 @@ from training.card import README, render, shipped_folders, with_results
 from training.card import main as card_command
 from training.networks.open import load_pipeline
 from training.sharing.card_tables import results_table
+from ui.catalogue import draws_in_steps
 
 FOLDERS = {folder.name: folder for folder in shipped_folders()}
+AUTOENCODERS = {name for name, folder in FOLDERS.items() if not draws_in_steps(folder)}
 DRAW = """
 import sys, torch
 from diffusers import DiffusionPipeline
@@ -22,10 +24,18 @@ pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
 out = pipe(num_inference_steps=2, generator=torch.Generator().manual_seed(0))
 assert out.images[0].size == (28, 28) and "pipelines" not in sys.modules
 """
+RECONSTRUCT = """
+import sys, torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+images = torch.ones(1, 3, 128, 128)
+assert (pipe(images, output_type="pt").images - images).abs().max() < 0.1 and "pipelines" not in sys.modules
+"""
 
 
 def test_the_models_are_there() -> None:
-    assert {"fashion-cfg", "fashion-ddpm", "fashion-classifier-guidance", "fashion-flow"} <= set(FOLDERS)
+    fashion = {"fashion-cfg", "fashion-ddpm", "fashion-classifier-guidance", "fashion-flow"}
+    assert fashion | {"emoji-autoencoder"} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -40,7 +50,7 @@ def test_the_code_in_the_folder_is_that_of_the_working_tree(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_it_draws_in_a_fresh_process_elsewhere(name: str, tmp_path: Path) -> None:
-    run_elsewhere(tmp_path, DRAW, str(FOLDERS[name]))
+    run_elsewhere(tmp_path, RECONSTRUCT if name in AUTOENCODERS else DRAW, str(FOLDERS[name]))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -51,7 +61,7 @@ def test_the_card_is_rendered_from_the_numbers(name: str) -> None:
     rows = json.loads((folder / "metrics.json").read_text())["results"].values()
     measured = {round(value, 4) for row in rows for value in row["measured"].values()}
     assert card.data.library_name == "diffusers"
-    assert all(result.metric_value in measured for result in card.data.eval_results)
+    assert all(result.metric_value in measured for result in card.data.eval_results or ())
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -62,8 +72,8 @@ def test_every_number_on_the_card_is_in_a_record(name: str) -> None:
     known = {form for value in leaves(records) for form in as_written(value)}
     measured = text.partition("## Measured")[2].partition("## Intended use")[0]
     without_code = re.sub(r"`[^`]*`|\(https?:[^)]*\)|\[Kynk[^]]*\]|^\d+\. ", "", measured, flags=re.MULTILINE)
-    numbers = re.findall(r"(?<![a-z])\d[\d,]*(?:\.\d+)?%?", without_code.replace(", ", " "))
-    assert len(numbers) > 20
+    numbers = re.findall(r"(?<![a-z\d])\d[\d,]*(?:\.\d+)?%?", without_code.replace(", ", " "))
+    assert len(numbers) > (5 if name in AUTOENCODERS else 20)
     assert [number for number in numbers if number not in known] == []
 
 
@@ -85,7 +95,7 @@ def card_table(name: str) -> tuple[list[str], list[list[str]]]:
     return heads, table
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", sorted(set(FOLDERS) - AUTOENCODERS))
 def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
     heads, table = card_table(name)
     rows = list(json.loads((FOLDERS[name] / "metrics.json").read_text())["results"].values())
@@ -120,7 +130,7 @@ def as_written(value: object) -> set[str]:
         return set(re.findall(r"^\d+$|\d+(?= threads?$)", value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return set()
-    return {f"{value:g}", f"{value:,}", f"{value:.3f}", f"{value:.1%}", f"{value / 60:.0f}"}
+    return {f"{value:g}", f"{value:,}", f"{value:.2f}", f"{value:.3f}", f"{value:.1%}", f"{value / 60:.0f}"}
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -135,7 +145,7 @@ def test_the_results_of_the_readme_are_those_of_the_cards() -> None:
     assert README.read_text() == with_results(README.read_text()), "run python -m training.card"
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", sorted(set(FOLDERS) - AUTOENCODERS))
 def test_the_readme_shows_the_row_of_the_lowest_distance_on_the_card(name: str) -> None:
     heads, table = card_table(name)
     heads = ["setting", *heads]

@@ -193,6 +193,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "max_train_steps": 3000,  # in float32: a network this small gains little from bfloat16
     },
     # accelerate launch -m training.train --recipe emoji-autoencoder
+    # model_cards/emoji-autoencoder, 40,000 images: concepts that were held back come back with 27.2 dB, SSIM 0.891
     "emoji-autoencoder": {
         "objective": "autoencoder",
         "dataset_name": "data/emoji",

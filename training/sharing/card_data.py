@@ -35,7 +35,21 @@ FASHION = Dataset(
     "training images, MIT licence, Copyright (c) 2017 Zalando SE.",
     license="apache-2.0",
 )
-_KNOWN = {"data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
+EMOJI = Dataset(
+    "Emoji by several hands",
+    None,
+    "Emoji, drawn by eight hands and made into images by `python -m training.data emoji`: "
+    "[Noto Emoji](https://github.com/googlefonts/noto-emoji), Copyright Google Inc., Apache-2.0; "
+    "[Fluent Emoji](https://github.com/microsoft/fluentui-emoji), Copyright (c) Microsoft Corporation, MIT, its 3D "
+    "images as packaged by [LobeHub](https://github.com/lobehub/fluent-emoji), MIT; "
+    "[Twemoji](https://github.com/jdecked/twemoji), Copyright 2020 Twitter, Inc and other contributors, CC-BY-4.0; "
+    "[FxEmojis](https://github.com/mozilla/fxemoji), Copyright Mozilla Foundation, Apache-2.0; EmojiOne 2.3, provided "
+    "free by EmojiOne, kept by [EmojiTwo](https://github.com/EmojiTwo/emojitwo), CC-BY-4.0; names from "
+    "[emojibase](https://emojibase.dev), MIT. The images are changed from their sources, and no vendor endorses this "
+    "model.",
+    license="apache-2.0",
+)
+_KNOWN = {"data/emoji": EMOJI, "data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
 
 
 def runs_of(record: dict[str, Any] | None) -> list[dict[str, Any]]:
