@@ -71,11 +71,13 @@ def embed(text_encoder: nn.Module, tokenizer: Any, prompts: list[str], padded: b
     )
     device = next(text_encoder.parameters()).device
     ids, mask = given["input_ids"].to(device), given["attention_mask"].to(device).float()
-    if text_encoder.config.model_type.startswith("clip"):
-        output, mask = text_encoder(ids), torch.ones_like(mask)
-        tokens, pooled = output.last_hidden_state.float(), output.pooler_output.float()
+    clip = text_encoder.config.model_type.startswith("clip")
+    with torch.autocast(device.type, enabled=False):  # it has a dtype of its own, which autocast would mix with another
+        output = text_encoder(ids, attention_mask=None if clip else mask.long())
+    tokens = output.last_hidden_state.float()
+    if clip:
+        mask, pooled = torch.ones_like(mask), output.pooler_output.float()
     else:
-        tokens = text_encoder(ids, attention_mask=mask.long()).last_hidden_state.float()
         pooled = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     return Embeddings(tokens, mask, pooled / pooled.square().mean(1, keepdim=True).sqrt())
 

@@ -98,7 +98,8 @@ def test_of_several_captions_each_is_drawn_equally_often() -> None:
 @pytest.mark.parametrize("config", ["network.json", "both.json"])
 def test_a_run_on_captions_saves_what_is_told_prompts(place: Path, objective: str, config: str) -> None:
     folder = place / objective / config
-    run_here(arguments(place, objective=objective, output_dir=folder, model_config_name_or_path=place / config))
+    more = {"mixed_precision": "bf16", "validation_steps": 1}  # whose samples are drawn under autocast
+    run_here(arguments(place, objective=objective, output_dir=folder, model_config_name_or_path=place / config, **more))
     pipe = quiet(LatentDiffusionPipeline.from_pretrained(folder))
     assert pipe.takes_prompts and pipe.text_encoder.dtype == torch.float16
     assert pipe.config.path == ("linear" if objective == "flow_matching" else None)
