@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,13 +23,14 @@ from typing import Any, Self
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import CommitOperationAdd, create_commit, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, create_commit, model_info, snapshot_download
 
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 _PACKAGE = __name__.rpartition(".")[0]  # a pipeline outside of this folder imports from here by name
 _OURS = re.compile(rf"^from {re.escape(_PACKAGE)}\.(\w+) import", re.MULTILINE)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 class CodeCarryingPipeline(DiffusionPipeline):
@@ -107,9 +109,11 @@ class CodeCarryingPipeline(DiffusionPipeline):
         """For `push_to_hub`: one commit, so that a repository never holds half a model; diffusers' may make several."""
         files = sorted(path for path in Path(working_dir).rglob("*") if path.is_file())
         names = [(Path(subfolder or "") / path.relative_to(working_dir)).as_posix() for path in files]
+        there = [entry.rfilename for entry in model_info(repo_id, token=token).siblings or []]
         added = [CommitOperationAdd(name, path) for name, path in zip(names, files, strict=True)]
+        gone = [CommitOperationDelete(path.as_posix()) for path in _replaced(map(Path, names), map(Path, there))]
         message = commit_message or f"Upload {type(self).__name__}"
-        return create_commit(repo_id, added, commit_message=message, token=token, create_pr=create_pr)
+        return create_commit(repo_id, [*added, *gone], commit_message=message, token=token, create_pr=create_pr)
 
     def _custom_components(self) -> dict[str, torch.nn.Module]:
         """Components whose class neither diffusers nor transformers ships."""
@@ -238,14 +242,42 @@ def _refuse_other_imports(name: str, text: str) -> None:
 
 
 def _move_into(staged: Path, target: Path) -> None:
-    """Move the files of `staged` over those of `target`, the index last, and drop sources it no longer names."""
+    """Move the files of `staged` over those of `target`, the index last, and drop what they replace."""
     files = sorted(
         (p.relative_to(staged) for p in staged.rglob("*") if p.is_file()), key=lambda p: p.name == "model_index.json"
     )
     for path in files:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(staged / path, target / path)
-    for folder in {path.parent for path in files}:  # only folders that this pipeline writes to
-        for stale in (target / folder).glob("*.py"):
-            if _HASHED.search(stale.stem) and stale.relative_to(target) not in files:
-                stale.unlink()
+    there = [path for folder in {path.parent for path in files} for path in (target / folder).iterdir()]
+    for path in _replaced(files, [path.relative_to(target) for path in there if path.is_file()]):
+        (target / path).unlink()
+
+
+def _replaced(written: Iterable[Path], there: Iterable[Path]) -> list[Path]:
+    """The files of an earlier save that the files of this one, `written`, replace under other names.
+
+    Sources that are no longer named; and weights of the same component and variant, in one file or in shards: a loader
+    would prefer the old index to a new file, or the old file to a new index.
+    """
+    written = set(written)
+    folders = {path.parent for path in written}  # only folders that this pipeline writes to
+    weights = {(path.parent, _weights(path.name)) for path in written if _weights(path.name)}
+    return [
+        path
+        for path in there
+        if path not in written
+        and (
+            (path.parent, _weights(path.name)) in weights
+            or (path.parent in folders and path.suffix == ".py" and _HASHED.search(path.stem))
+        )
+    ]
+
+
+def _weights(name: str) -> tuple[str, ...] | None:
+    """Which weights a file is of, whether it holds all of them, a shard, or their index: ("diffusion_pytorch_model",),
+    or with a variant ("diffusion_pytorch_model", "fp16"); None for any other file."""
+    stem, *endings = _SHARD.sub("", name).split(".")
+    if "safetensors" not in endings:
+        return None
+    return (stem, *(part for part in endings if part not in ("safetensors", "index", "json")))

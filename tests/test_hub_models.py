@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from diffusers import DiffusionPipeline
 from hub_runs import LOAD, ROUND_TRIP, elsewhere, push
-from hub_server import HubServer
+from hub_server import HubServer, Repository
 from toys import ddim, ddpm, guided, latent, score_sde, seeded
 
 from pipelines.about import pipeline_names
@@ -91,11 +91,14 @@ def test_a_revision_stays_what_it_was_and_two_versions_run_in_one_process(hub: H
 
 
 def test_a_push_without_code_brings_none(hub: HubServer, tmp_path: Path) -> None:
-    """And the weights in the form that was asked for."""
+    """And the weights in the form that was asked for, and no shards of an earlier push, which would be loaded."""
     program = (
         "from toys import ddpm\n"
         "ddpm().save_pretrained('m', carry_code=False, push_to_hub=True, repo_id='me/m', variant='fp16')"
     )
+    unet, old = "unet/diffusion_pytorch_model", Repository()
+    old.commit({f"{unet}.fp16-00001-of-00002.safetensors": b"", f"{unet}.safetensors.index.fp16.json": b"{}"})
+    hub.repositories["model", "me/m"] = old
     elsewhere(hub, tmp_path / "one", program, {}, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
     names = {path for path in hub.repositories["model", "me/m"].files if "/" in path or path.endswith(".py")}
     assert names == {

@@ -210,6 +210,26 @@ def test_saving_over_another_model_leaves_no_stale_source(tmp_path: Path) -> Non
     assert (tmp_path / "README.md").read_text() == "the card"
 
 
+EVERY_ORDER = ("1GB", "100KB", "200KB", "1GB", "200KB", "100KB", "1GB")  # one file, and shards large and small
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_save_in_one_form_replaces_every_other_form(variant: str | None, tmp_path: Path) -> None:
+    """A loader prefers an index of old shards to a new file, and says nothing."""
+    target, other, pipe = tmp_path / "model", None if variant else "fp16", ddim()
+    pipe.save_pretrained(target, max_shard_size="100KB", variant=other)  # stays: it is no other form of the same
+    beside = set(contents(target))
+    for fill, size in enumerate(EVERY_ORDER):
+        pipe.unet.conv_in.weight.data.fill_(fill)
+        pipe.save_pretrained(target, variant=variant, max_shard_size=size)
+        named = {Path(name).name for name in set(contents(target)) - beside}
+        index = [json.loads((target / "unet" / name).read_text()) for name in named if name.endswith(".json")]
+        assert len(index) == (size != "1GB")
+        assert len(named) == 1 + sum(len(set(one["weight_map"].values())) for one in index), (size, named)
+        loaded = pipelines.DDIMPipeline.from_pretrained(target, variant=variant)
+        assert float(loaded.unet.conv_in.weight.detach().max()) == fill, size
+
+
 def test_a_compiled_network_is_saved_unwrapped(tmp_path: Path) -> None:
     pipe = patched()
     pipe.save_pretrained(tmp_path / "plain")
