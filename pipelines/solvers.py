@@ -13,13 +13,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import Process, predict_eps, predict_x0
+from .process import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-# these take two slopes per step, the first of them at its beginning
-SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+# these take several slopes per step, the first of them at its beginning
+SLOPES = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "PNDMScheduler")
+# the schedulers of diffusers that draw from a network of eps, x_0 or v, and which of these they take
+TAKEN = dict.fromkeys(
+    (
+        *PROCESS_SCHEDULERS,
+        "DDIMParallelScheduler",
+        "DDPMParallelScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LCMScheduler",
+        "LMSDiscreteScheduler",
+        "SASolverScheduler",
+        "TCDScheduler",
+        "UniPCMultistepScheduler",
+    ),
+    PREDICTION_TYPES,
+) | dict.fromkeys(
+    (
+        "EulerAncestralDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "PNDMScheduler",
+    ),
+    ("epsilon", "v_prediction"),
+)
+FEWEST = {"PNDMScheduler": 4}  # steps: it is of fourth order
 Clip = Callable[[Tensor], Tensor]
 
 
@@ -27,10 +55,12 @@ class Solver:
     """What takes the steps of one run; `process` is the whole noise schedule and `schedule` the run's part of it.
 
     Raises:
-        ValueError: `num_inference_steps` outside [1, T], or a scheduler whose noise schedule is not known.
+        ValueError: `num_inference_steps` outside [1, T] or what the scheduler takes, or a scheduler that cannot draw
+            here or whose noise schedule is not known.
     """
 
     def __init__(self, scheduler: Any, num_inference_steps: int) -> None:
+        check_scheduler(scheduler)
         self.scheduler, config = scheduler, scheduler.config
         self.process = NoiseSchedule.from_scheduler(scheduler)
         spacing, offset = config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
@@ -38,6 +68,8 @@ class Solver:
         self.clip = clipping(config)
         self.prediction_type = config.prediction_type
         self.driven = drives_itself(scheduler)
+        if self.driven:
+            _check_steps(scheduler, num_inference_steps)
 
     def steps(
         self,
@@ -58,6 +90,43 @@ class Solver:
 def drives_itself(scheduler: Any) -> bool:
     """Whether `scheduler` has to be driven, rather than read as the statement of a noise schedule."""
     return type(scheduler).__name__ not in PROCESS_SCHEDULERS
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise ValueError, by its name, for a scheduler of diffusers that cannot draw from a network of this config.
+
+    Among them are those of flows and of EDM's networks, whose images would be grey, those that need arguments of their
+    own, and those that add noise. A scheduler from elsewhere is taken at its word.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    theirs = [cls.__name__ for cls in type(scheduler).__mro__ if cls.__module__.startswith("diffusers.schedulers.")]
+    known = next((parent for parent in theirs if parent in TAKEN), None)
+    if known is None and any(parent.endswith("Scheduler") for parent in theirs):
+        raise ValueError(f"scheduler must be one of {', '.join(TAKEN)}, got {name}")
+    kind = config.get("prediction_type")
+    check_prediction_type(kind)
+    if known is not None and kind not in TAKEN[known]:
+        able = [other for other, kinds in TAKEN.items() if kind in kinds]
+        raise ValueError(
+            f"scheduler must be one of {', '.join(able)} for a network of prediction_type {kind!r}, got {name}"
+        )
+    if config.get("use_flow_sigmas", False):
+        raise ValueError(
+            f"use_flow_sigmas must be False for a network of prediction_type {kind!r}, got True with {name}"
+        )
+
+
+def _check_steps(scheduler: Any, num_inference_steps: int) -> None:
+    """Raise ValueError for a number of steps that a scheduler that is driven does not take."""
+    name = type(scheduler).__name__
+    if num_inference_steps < FEWEST.get(name, 1):
+        raise ValueError(f"num_inference_steps must be at least {FEWEST[name]} with {name}, got {num_inference_steps}")
+    try:
+        _ready(scheduler, num_inference_steps, torch.device("cpu"))
+    except Exception as error:  # each class has its own
+        raise ValueError(
+            f"num_inference_steps must be a number that {name} takes, got {num_inference_steps}: {error}"
+        ) from error
 
 
 def clipping(config: dict) -> Clip | None:
@@ -93,7 +162,7 @@ def predict(
 
 
 def half_step_spacing(num_inference_steps: int, num_train_timesteps: int) -> dict[str, str | int]:
-    """Options of a second-order scheduler that begin and end a run half a step in.
+    """Options of a scheduler of higher order that begin and end a run half a step in.
 
     Heun averages the slopes at both ends of a step (Karras et al. 2022, algorithm 1). From t = T - 1 of a schedule that
     ends in pure noise, the first slope is taken where sigma is almost infinite, and the run blows up.
@@ -104,7 +173,7 @@ def half_step_spacing(num_inference_steps: int, num_train_timesteps: int) -> dic
 def _ready(scheduler: Any, num_inference_steps: int, device: torch.device) -> Any:
     """A copy of `scheduler` at the beginning of a run."""
     scheduler = copy.deepcopy(scheduler)  # solvers keep a history, which set_timesteps clears: each run has its own
-    if type(scheduler).__name__ in SECOND_ORDER:
+    if type(scheduler).__name__ in SLOPES:
         scheduler.register_to_config(**half_step_spacing(num_inference_steps, scheduler.config.num_train_timesteps))
     scheduler.set_timesteps(num_inference_steps, device=device)
     if hasattr(scheduler, "set_begin_index"):

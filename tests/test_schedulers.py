@@ -25,7 +25,7 @@ DRIVEN = [
     "KDPM2DiscreteScheduler",
     "PNDMScheduler",
 ]
-SECOND_ORDER = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler"}  # their runs begin half a step in
+HALF_STEP = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"}  # their runs begin half a step in
 STOCHASTIC = {"EulerAncestralDiscreteScheduler"}
 SCALED = {name for name in DRIVEN if "Discrete" in name}  # their state is not what the network sees
 EPS_AND_V = {"EulerAncestralDiscreteScheduler", "KDPM2DiscreteScheduler"}
@@ -47,7 +47,7 @@ def swapped(name: str, **changes: object) -> diffusers.SchedulerMixin:
 def by_hand(pipe: object, labels: torch.Tensor, scale: float, count: int) -> torch.Tensor:
     """The loop of the diffusers documentation, with two separate network calls."""
     name, null = type(pipe.scheduler).__name__, torch.full_like(labels, 3)
-    spacing = half_step_spacing(count, 1000) if name in SECOND_ORDER else {}
+    spacing = half_step_spacing(count, 1000) if name in HALF_STEP else {}
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **spacing)
     generators = [seeded(i) for i in range(len(labels))]
     scheduler.set_timesteps(count)
