@@ -29,7 +29,7 @@ from .conditions import Conditions, Labels, Nulls, joined, nulls_for
 from .ddim import check_eta, ddim_steps
 from .process import Clock
 from .run import Denoiser, Step, evaluate
-from .solvers import PROCESS_SCHEDULERS, Solver
+from .solvers import PROCESS_SCHEDULERS, DefaultSteps, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -212,7 +212,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         self,
         class_labels: Labels = None,
         batch_size: int | None = None,
-        num_inference_steps: int = 20,
+        num_inference_steps: int = DefaultSteps(20),
         guidance_scale: float = 2.0,
         eta: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -229,7 +229,7 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         Args:
             class_labels: index, name, or a list with one per image; None draws without a class, and without guidance
             batch_size: how many images of a single label, or without one
-            num_inference_steps: 1 to the length of the schedule
+            num_inference_steps: 1 to the length of the schedule; unless given, at most that
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             eta: share of DDPM's noise, at least 0; None: 1 with a DDPMScheduler, else 0
             guidance_interval: (low, high) in [0, 1]: shares of the noise process, t / (T - 1), between which to guide;

@@ -26,7 +26,7 @@ from .ddpm import MeanShift, ancestral_steps
 from .process import Process, output_of_x0, output_rate, predict_x0
 from .run import Denoiser, Step, padded_rows
 from .schedule import NoiseSchedule
-from .solvers import Clip, Solver
+from .solvers import Clip, DefaultSteps, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t
@@ -211,7 +211,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         self,
         class_labels: Labels = None,
         batch_size: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int = DefaultSteps(50),
         guidance_scale: float = 1.0,
         eta: float = 0.0,
         guide: Any = None,
@@ -228,7 +228,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         Args:
             class_labels: index, name, or a list with one per image; None draws without guidance, unless by `guide`
             batch_size: how many images of a single label, or without one
-            num_inference_steps: 1 to the length of the schedule
+            num_inference_steps: 1 to the length of the schedule; unless given, at most that
             guidance_scale: s >= 0; 0 is off, 1 is Bayes' rule, larger follows the class more closely
             eta: share of DDPM's noise with a DDIMScheduler, at least 0
             guide: an object with log_prob(x_t, t, condition) -> (N,), instead of the classifier

@@ -20,7 +20,7 @@ from .conditions import Labels
 from .process import broadcast
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
-from .solvers import PROCESS_SCHEDULERS, Clip, Solver, drives_itself, predict
+from .solvers import PROCESS_SCHEDULERS, Clip, DefaultSteps, Solver, drives_itself, predict
 
 
 def ddim_step(
@@ -163,7 +163,7 @@ class DDIMPipeline(StepwisePipeline):
         self,
         batch_size: int | None = None,
         class_labels: Labels = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int = DefaultSteps(50),
         eta: float = 0.0,
         generator: Generators = None,
         latents: Tensor | None = None,
@@ -177,7 +177,7 @@ class DDIMPipeline(StepwisePipeline):
         Args:
             batch_size: how many, 1 unless `class_labels` says otherwise
             class_labels: index, name, or a list with one per image, for a class-conditional network
-            num_inference_steps: 1 to the length of the schedule
+            num_inference_steps: 1 to the length of the schedule; unless given, at most that
             eta: share of DDPM's noise, at least 0; 0 is deterministic, 1 is DDPM
             generator: one generator, or a list with one per image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it
@@ -197,7 +197,9 @@ class DDIMPipeline(StepwisePipeline):
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 
     @torch.no_grad()
-    def invert(self, images: Tensor, num_inference_steps: int = 50, class_labels: Labels = None) -> Tensor:
+    def invert(
+        self, images: Tensor, num_inference_steps: int = DefaultSteps(50), class_labels: Labels = None
+    ) -> Tensor:
         """The noise x_T, (N, C, H, W), from which `__call__(latents=x_T)` draws `images`, (N, C, H, W) in [-1, 1].
 
         The error of the return falls in first order with the number of steps.

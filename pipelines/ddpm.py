@@ -20,7 +20,7 @@ from .base import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions import Labels
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
-from .solvers import Clip, Solver, predict
+from .solvers import Clip, DefaultSteps, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
@@ -165,7 +165,7 @@ class DDPMPipeline(StepwisePipeline):
         self,
         batch_size: int | None = None,
         class_labels: Labels = None,
-        num_inference_steps: int = 1000,
+        num_inference_steps: int = DefaultSteps(1000),
         generator: Generators = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
@@ -178,7 +178,7 @@ class DDPMPipeline(StepwisePipeline):
         Args:
             batch_size: how many, 1 unless `class_labels` says otherwise
             class_labels: index, name, or a list with one per image, for a class-conditional network
-            num_inference_steps: 1 to the length of the schedule, which is respaced
+            num_inference_steps: 1 to the length of the schedule, which is respaced; unless given, at most that
             generator: one generator, or a list with one per image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it
             output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent"

@@ -35,7 +35,7 @@ from .flow_matching import TimeShare, find_path, flow_steps, is_of_flows, schedu
 from .latents import check_latents, decode
 from .process import Clock
 from .run import Denoiser, Step
-from .solvers import Solver
+from .solvers import DefaultSteps, Solver
 from .text import check_prompts, check_text_encoder, text_conditions, unread, warn_of_truncation
 
 
@@ -253,7 +253,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
         self,
         prompt: Labels = None,
         batch_size: int | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int = DefaultSteps(50),
         guidance_scale: float = 4.0,
         eta: float = 0.0,
         generator: Generators = None,
@@ -273,7 +273,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
             prompt: text, or a list with one per image; None draws the empty prompt. For a network of classes, the same
                 as `class_labels`
             batch_size: how many images of a single prompt or label, or without one
-            num_inference_steps: 1 to the length of the schedule; at least 1 for a flow
+            num_inference_steps: 1 to the length of the schedule, unless given, at most that; at least 1 for a flow
             guidance_scale: w >= 0; 1 is conditional only, 0 unconditional, larger follows prompt or class more closely
             eta: share of DDPM's noise with a DDIMScheduler, at least 0
             generator: one generator, or a list with one per image

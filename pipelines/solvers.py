@@ -51,6 +51,10 @@ FEWEST = {"PNDMScheduler": 4}  # steps: it is of fourth order
 Clip = Callable[[Tensor], Tensor]
 
 
+class DefaultSteps(int):
+    """The number of steps of a call that names none: as many, or all that the process has where those are fewer."""
+
+
 class Solver:
     """What takes the steps of one run; `process` is the whole noise schedule and `schedule` the run's part of it.
 
@@ -63,6 +67,8 @@ class Solver:
         check_scheduler(scheduler)
         self.scheduler, config = scheduler, scheduler.config
         self.process = NoiseSchedule.from_scheduler(scheduler)
+        if isinstance(num_inference_steps, DefaultSteps):
+            num_inference_steps = min(int(num_inference_steps), len(self.process))
         spacing, offset = config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
         self.schedule = self.process.respace(self.process.spaced_timesteps(num_inference_steps, spacing, offset))
         self.clip = clipping(config)

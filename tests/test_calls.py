@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import calls_seen, ddim, ddpm, guided, seeded, tiny_unet
+from toys import calls_seen, ddim, ddpm, guided, latent, seeded, steered, tiny_unet
 
 from pipelines.base import StepwisePipeline
 
@@ -120,6 +120,22 @@ def test_defaults_are_one_image() -> None:
     assert len(ddim()(num_inference_steps=1).images) == 1
     assert len(guided()("cat", num_inference_steps=1).images) == 1
     assert len(guided()("cat", batch_size=3, num_inference_steps=1).images) == 3
+
+
+@pytest.mark.parametrize("make", [ddpm, ddim, guided, steered, latent])
+def test_a_number_of_steps_that_nobody_gave_is_at_most_that_of_the_process(make: object) -> None:
+    pipe = make(num_train_timesteps=3)
+    assert pipe().nfe == 3
+    assert len(list(pipe.stream())) == 3
+    with pytest.raises(ValueError, match=r"^num_inference_steps must be an integer in \[1, 3\], got 50$"):
+        pipe(num_inference_steps=50)
+
+
+def test_so_is_that_of_an_inversion() -> None:
+    pipe = ddim(num_train_timesteps=3)
+    with calls_seen(pipe) as seen:
+        pipe.invert(torch.zeros(1, 1, 8, 8))
+    assert len(seen) == 3
 
 
 # --- errors, before any work ---

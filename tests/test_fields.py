@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from test_ui import ROOT, save_models
+from toys import guided
 
 from ui import build_demo
 from ui.catalogue import Catalogue
@@ -199,6 +200,20 @@ def test_a_program_that_sends_the_defaults_of_the_first_model_draws_with_another
     assert json.loads(report)["sampler"] == "heun"
     with pytest.raises(gr.Error, match="sampler must be one of euler, heun"):
         next(endpoint.fn(**sent | {"sampler": "DDIM"}))
+
+
+def test_a_number_of_steps_that_nobody_gave_is_at_most_that_of_the_process(tmp_path: Path) -> None:
+    """For the page, for a program that sends nothing, and for one that sends the first model's default."""
+    guided(num_train_timesteps=3).save_pretrained(tmp_path / "short")
+    models = Catalogue({"tiny-cfg": save_models(tmp_path)["tiny-cfg"], "short": tmp_path / "short"})
+    first = Settings.checked({}, models)
+    assert (first.steps, Settings.checked({"model": "short"}, models).steps) == (8, 3)
+    (endpoint,) = [handler for handler in build_demo(models).fns.values() if handler.api_name == "generate"]
+    for sent in ({}, first.as_dict()):
+        *_, (_, report, _) = endpoint.fn(**sent | {"model": "short", "count": 1})
+        assert json.loads(report)["steps"] == 3
+    with pytest.raises(gr.Error, match="steps must be at most 3 with model short, got 4"):
+        next(endpoint.fn(model="short", steps=4))
 
 
 def test_whole_numbers_are_taken_however_a_link_writes_them(toy: Path) -> None:
