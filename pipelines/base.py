@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -27,6 +28,8 @@ from .run import Run, Step, evaluate
 Generators = torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = ("latents", "pred_original_sample", "eps")
+# what diffusers' own callbacks ask for besides, to cut it; here there is nothing of the kind, and they get no rows
+PROMPT_TENSORS = ("prompt_embeds", "pooled_prompt_embeds", "add_text_embeds", "add_time_ids", "image")
 # arguments of `__call__` that concern its output, and not the run
 OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
 
@@ -94,6 +97,9 @@ class StepwisePipeline(CodeCarryingPipeline):
     """What the pipelines of this project share. A subclass has `__call__` and `start`, which takes its arguments."""
 
     _interrupted = False
+    _of_last_run: tuple[int | None, float | None] = (None, None)  # its number of steps and guidance scale
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
+    unguided_scale = 1.0  # the guidance scale that stands for no guidance
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +115,8 @@ class StepwisePipeline(CodeCarryingPipeline):
         parameters = [p for name, p in whole.parameters.items() if name not in ("self", *OUTPUT_ARGUMENTS)]
         bound = whole.replace(parameters=parameters).bind(*args, **kwargs)
         bound.apply_defaults()
-        return Run(self.start(**bound.arguments), self.denoising_networks)
+        scale = bound.arguments.get("guidance_scale")
+        return Run(self.start(**bound.arguments), self.denoising_networks, scale)
 
     # ------------------------------------------------------------------------------------------------- the network
 
@@ -245,9 +252,43 @@ class StepwisePipeline(CodeCarryingPipeline):
     @_interrupt.setter
     def _interrupt(self, value: bool) -> None:
         self._interrupted = bool(value)
-        own = [run for thread, run in self._draining if thread == get_ident()]
-        for run in own or [run for _, run in self._draining]:
+        for run in self._runs():
             run.interrupted = bool(value)
+
+    def _runs(self) -> list[Run]:
+        """The runs that this thread takes to their end or, for a thread that draws nothing, all."""
+        own = [run for thread, run in self._draining if thread == get_ident()]
+        return own or [run for _, run in self._draining]
+
+    @property
+    def num_timesteps(self) -> int | None:
+        """The number of steps of this thread's run, or of the last one; None before the first."""
+        runs = self._runs()
+        return runs[-1].num_steps if runs else self._of_last_run[0]
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The guidance scale of this thread's run, or of the last one; None before the first.
+
+        Set from a callback, it holds from the next step on, in the terms of the call.
+        """
+        runs = self._runs()
+        return runs[-1].guidance_scale if runs else self._of_last_run[1]
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        check_number("guidance_scale", value, 0.0)
+        for run in self._runs():
+            run.guidance_scale = float(value)
+
+    @property
+    def _guidance_scale(self) -> float | None:
+        return self.guidance_scale
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, value: float) -> None:
+        """What diffusers' callbacks set, by its convention: 0 switches guidance off, and the class stays."""
+        self.guidance_scale = value or self.unguided_scale
 
     def drain(
         self,
@@ -260,7 +301,11 @@ class StepwisePipeline(CodeCarryingPipeline):
         """Take a run to its end, or until `_interrupt`, with diffusers' callbacks and progress bar.
 
         `callback_on_step_end(pipeline, index, timestep, tensors)` may return {"latents": ...} to replace the sample.
+        One of diffusers' PipelineCallbacks, or several, name the tensors that they are given.
         """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+            self._check_tensors(callback_on_step_end_tensor_inputs, CALLBACK_TENSORS + PROMPT_TENSORS)
         with self._interruptible(run), self.progress_bar(total=1) as bar:
             for step in run:
                 bar.total = step.num_steps
@@ -279,9 +324,11 @@ class StepwisePipeline(CodeCarryingPipeline):
         finally:
             run.close()
             self._draining.remove(entry)
+            self._of_last_run = run.num_steps, run.guidance_scale
 
     def _call_back(self, callback: Callable, step: Step, names: tuple[str, ...] | list[str]) -> None:
         tensors = {"latents": step.prev_sample, "pred_original_sample": step.pred_original_sample, "eps": step.eps}
+        tensors |= dict.fromkeys(PROMPT_TENSORS, step.prev_sample.new_empty(0))
         changed = callback(self, step.index, step.timestep, {name: tensors[name] for name in names}) or {}
         step.prev_sample = changed.get("latents", step.prev_sample)
 
@@ -289,11 +336,13 @@ class StepwisePipeline(CodeCarryingPipeline):
         """Raise ValueError for an unknown `output_type` or callback tensor, before any work."""
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
-        unknown = [name for name in callback_tensor_inputs if name not in CALLBACK_TENSORS]
+        self._check_tensors(callback_tensor_inputs, CALLBACK_TENSORS)
+
+    @staticmethod
+    def _check_tensors(names: tuple[str, ...] | list[str], allowed: tuple[str, ...]) -> None:
+        unknown = [name for name in names if name not in allowed]
         if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be among {', '.join(CALLBACK_TENSORS)}, got {unknown}"
-            )
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be among {', '.join(allowed)}, got {unknown}")
 
     @classmethod
     def to_images(cls, sample: Tensor, output_type: str = "pil") -> list[Image.Image] | np.ndarray | Tensor:

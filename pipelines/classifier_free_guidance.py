@@ -28,7 +28,7 @@ from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_numbe
 from .conditions import Conditions, Labels, Nulls, joined, nulls_for
 from .ddim import check_eta, ddim_steps
 from .process import Clock
-from .run import Denoiser, Step, evaluate
+from .run import Denoiser, Step, evaluate, scale_now
 from .solvers import PROCESS_SCHEDULERS, DefaultSteps, Solver
 
 
@@ -62,7 +62,7 @@ def guide(
 
     def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
         inside = True if process is None else _inside(process.share(t), low, high)
-        scale = guidance_scale if inside is not False else 1.0
+        scale = _scale_now(guidance_scale, conditions, dropped) if inside is not False else 1.0
         if scale in (0.0, 1.0) or not conditions:
             return denoiser(x_t, t, **(conditions if scale else dropped))
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
@@ -90,13 +90,14 @@ def autoguide(
 
     def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
         inside = True if process is None else _inside(process.share(t), low, high)
-        if inside is False or guidance_scale == 1.0:
+        scale = scale_now(guidance_scale)
+        if inside is False or scale == 1.0:
             return denoiser(x_t, t, **conditions)
-        if inside is True and guidance_scale == 0.0:
+        if inside is True and scale == 0.0:
             return guide_denoiser(x_t, t, **conditions)
         outputs = (ask(x_t, t, **conditions) for ask in (denoiser, guide_denoiser))
         (good, variance), (bad, _) = (output.tensor_split([x_t.shape[1]], dim=1) for output in outputs)
-        return _mixed(good, bad, variance, guidance_scale, inside, guidance_rescale)
+        return _mixed(good, bad, variance, scale, inside, guidance_rescale)
 
     return guided
 
@@ -116,6 +117,13 @@ def guided_network(
     if worse is None:
         return guide(pipeline.network, conditions, nulls, *options)
     return autoguide(pipeline.network, lambda x_t, t, **given: evaluate(worse, x_t, t, given), conditions, *options)
+
+
+def _scale_now(asked: float, conditions: Conditions, dropped: Conditions) -> float:
+    """`asked`, or what a callback has changed it to, unless no class was asked for and there is nothing to guide to."""
+    scale = scale_now(asked)
+    guided = scale == asked or any(not torch.equal(value, dropped[name]) for name, value in conditions.items())
+    return scale if guided else asked
 
 
 def _mixed(

@@ -24,7 +24,7 @@ from .conditions import Conditions, Labels
 from .ddim import check_eta, ddim_steps
 from .ddpm import MeanShift, ancestral_steps
 from .process import Process, output_of_x0, output_rate, predict_x0
-from .run import Denoiser, Step, padded_rows
+from .run import Denoiser, Step, padded_rows, scale_now
 from .schedule import NoiseSchedule
 from .solvers import Clip, DefaultSteps, Solver
 
@@ -59,7 +59,7 @@ def gradient_of(log_prob: LogProb, x_t: Tensor, t: Tensor | float, condition: An
 
 def steer(
     denoiser: Denoiser,
-    gradient: Gradient,
+    gradient: Gradient | None,
     scale: float,
     process: Process,
     prediction_type: str,
@@ -72,11 +72,12 @@ def steer(
     """
 
     def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
-        output = denoiser(x_t, t)[:, : x_t.shape[1]]
+        output, now = denoiser(x_t, t)[:, : x_t.shape[1]], scale_now(scale)
         a, b = map(float, process.marginal(t))
-        if scale == 0 or a == 0:  # where x_t is all noise (zero terminal SNR), no shift of eps can move x_0
+        # where x_t is all noise (zero terminal SNR), no shift of eps can move x_0
+        if gradient is None or now == 0 or a == 0:
             return output
-        output = output + output_rate(a, b, prediction_type) * eps_shift(gradient(x_t, t), b, scale)
+        output = output + output_rate(a, b, prediction_type) * eps_shift(gradient(x_t, t), b, now)
         if clip is None:
             return output
         x0 = clip(predict_x0(output, x_t, a, b, prediction_type))
@@ -96,6 +97,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
     """
 
     model_cpu_offload_seq = "unet->classifier"
+    unguided_scale = 0.0
     about = {
         "summary": "An unconditional model, steered towards {subject} by a classifier of noisy images "
         "([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233)); guidance scale 0 is off. A DDPMScheduler shifts "
@@ -162,7 +164,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         x_T, noise = self.streams(count, generator, latents)
         denoiser = partial(self.network, **conditions)
         if type(self.scheduler).__name__ == "DDPMScheduler":
-            shift = _mean_shift(gradient, scale) if scale else None
+            shift = None if gradient is None else _mean_shift(gradient, scale)
             return solver.steps(ancestral_steps, denoiser, x_T, noise, variance=self.variance_type, shift=shift)
         clip = solver.clip if solver.driven else None
         guided = steer(denoiser, gradient, scale, solver.process, solver.prediction_type, clip)
@@ -263,4 +265,8 @@ class ClassifierGuidancePipeline(StepwisePipeline):
 
 
 def _mean_shift(gradient: Gradient, scale: float) -> MeanShift:
-    return lambda mean, variance, x_t, t: guide_mean(mean, variance, gradient(x_t, t), scale)
+    def shift(mean: Tensor, variance: Tensor, x_t: Tensor, t: int) -> Tensor:
+        now = scale_now(scale)
+        return guide_mean(mean, variance, gradient(x_t, t), now) if now else mean
+
+    return shift

@@ -8,12 +8,14 @@ This file travels with its weights and imports nothing of ours.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
@@ -50,6 +52,13 @@ class AttentionPool2d(nn.Module):
         weights = weights.to(precise).softmax(-1).to(v.dtype)
         pooled = torch.einsum("nhts,nhcs->nhct", weights, v).flatten(1, 2)
         return self.c_proj(pooled)[:, :, 0]
+
+
+@dataclass
+class NoisyClassifierOutput(BaseOutput):
+    """`logits`, (N, num_classes)."""
+
+    logits: Tensor
 
 
 class NoisyClassifier(ModelMixin, ConfigMixin):
@@ -146,10 +155,13 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         channels, layers = self.config.block_out_channels, self.config.layers_per_block
         return channels[0] + (layers + 1) * sum(channels)  # the last level does not halve; the middle block stands in
 
-    def forward(self, sample: Tensor, timestep: Tensor | float | int) -> Tensor:
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, return_dict: bool | None = None
+    ) -> Tensor | tuple[Tensor] | NoisyClassifierOutput:
         """sample (N, in_channels, H, W) in [-1, 1] before noise, timestep a number or (N,) -> logits (N, num_classes).
 
-        The logits come in the dtype of the weights.
+        The logits come in the dtype of the weights: as they are, or as diffusers' models give them, in an object with
+        `return_dict=True` and in a tuple with False.
         """
         dtype = self.conv_in.weight.dtype
         times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
@@ -162,7 +174,10 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         h = self.mid_block(h, emb)
         if self.config.pool.startswith("spatial"):
             h = torch.cat([depth.mean((2, 3)) for depth in (*depths, h)], dim=1)
-        return self.out(h)
+        logits = self.out(h)
+        if return_dict is None:
+            return logits
+        return NoisyClassifierOutput(logits=logits) if return_dict else (logits,)
 
     def log_prob(self, sample: Tensor, timestep: Tensor | float | int, labels: Tensor | int) -> Tensor:
         """log p(labels | sample at timestep), (N,) in float32 or better and differentiable in `sample`.

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from .conditions import Conditions, rows_of
 
 Denoiser = Callable[..., Tensor]  # (x_t, t, **conditions) -> the network's output
+_computing: ContextVar["Run | None"] = ContextVar("the run whose step this thread computes", default=None)
 
 
 @dataclass
@@ -39,12 +40,19 @@ class Step:
 class Run(Iterator[Step]):
     """The steps of one run, each computed when it is asked for, and the network evaluations that they took.
 
-    `interrupted = True`, from any thread, ends it after the current step; `close()` ends it at once.
+    `interrupted = True`, from any thread, ends it after the current step; `close()` ends it at once. A
+    `guidance_scale` that is set between two steps holds from the next one on.
+
+    Attributes:
+        asked_scale: the guidance scale that the run began with; None for a pipeline that has none
+        num_steps: how many there are, once the first has been taken
     """
 
-    def __init__(self, steps: Iterator[Step], networks: list[torch.nn.Module]) -> None:
-        self.interrupted = False
-        self._thread: int | None = None  # the one that computes a step, while it does
+    def __init__(
+        self, steps: Iterator[Step], networks: list[torch.nn.Module], guidance_scale: float | None = None
+    ) -> None:
+        self.interrupted, self.num_steps = False, 0
+        self.asked_scale = self.guidance_scale = guidance_scale
         self._steps, self._networks = steps, networks
         self._rows, self._images = 0, 1
 
@@ -58,7 +66,7 @@ class Run(Iterator[Step]):
             raise StopIteration
         with self._counting():
             step = next(self._steps)
-        self._images = len(step.x_t)
+        self._images, self.num_steps = len(step.x_t), step.num_steps
         return step
 
     def close(self) -> None:
@@ -67,18 +75,24 @@ class Run(Iterator[Step]):
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        self._thread = get_ident()
+        before = _computing.set(self)
         handles = [network.register_forward_hook(self._count) for network in self._networks]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            self._thread = None
+            _computing.reset(before)
 
     def _count(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
-        if get_ident() == self._thread:  # not of another run over the same network
+        if _computing.get() is self:  # not of another run over the same network
             self._rows += getattr(args[0], "unpadded_rows", len(args[0]))
+
+
+def scale_now(asked: float) -> float:
+    """The guidance scale of the step that is being computed: `asked`, unless the run's has been changed since."""
+    run = _computing.get()
+    return asked if run is None or run.guidance_scale == run.asked_scale else run.guidance_scale
 
 
 def evaluate(network: torch.nn.Module, x_t: Tensor, t: Tensor | float, conditions: Conditions) -> Tensor:

@@ -7,11 +7,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import calls_seen, ddim, ddpm, guided, latent, seeded, steered, tiny_unet
+from diffusers import DDPMScheduler
+from diffusers.callbacks import (
+    MultiPipelineCallbacks,
+    PipelineCallback,
+    SD3CFGCutoffCallback,
+    SDCFGCutoffCallback,
+    SDXLCFGCutoffCallback,
+    SDXLControlnetCFGCutoffCallback,
+)
+from toys import SHIPPED, calls_seen, ddim, ddpm, flow, guided, latent, score_sde, seeded, steered, tiny_unet
 
 from pipelines.base import StepwisePipeline
 
 MAKERS = [ddpm, ddim, guided]
+CUTOFFS = [SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCallback, SD3CFGCutoffCallback]
+
+
+def ancestral() -> StepwisePipeline:
+    """Steered by a shift of the mean."""
+    return steered(scheduler=DDPMScheduler(**SHIPPED))
 
 
 # --- callbacks ---
@@ -85,6 +100,78 @@ def test_closing_the_stream_ends_the_work(make: object) -> None:
         steps.close()
         assert list(steps) == []
     assert len(seen) == 2
+
+
+# --- diffusers' own callbacks ---
+
+MAKE = {"cfg": guided, "latent": latent, "flow": flow, "sde": score_sde, "classifier": steered, "ancestral": ancestral}
+
+
+class Recorder(PipelineCallback):
+    """What a user of diffusers writes."""
+
+    tensor_inputs = ["latents", "pred_original_sample"]
+
+    def callback_fn(self, pipeline: StepwisePipeline, step_index: int, timestep: float, tensors: dict) -> dict:
+        found = (pipeline.num_timesteps, pipeline.guidance_scale, sorted(tensors), pipeline._callback_tensor_inputs)
+        self.__dict__.setdefault("seen", []).append(found)
+        return tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "cutoff"), [*((name, CUTOFFS[0]) for name in MAKE), *(("cfg", cutoff) for cutoff in CUTOFFS[1:])]
+)
+def test_a_cutoff_callback_of_diffusers_switches_guidance_off(name: str, cutoff: type) -> None:
+    """As one does who sets the scale between two steps; the class stays."""
+    pipe, options = MAKE[name](), {"class_labels": [1, 2], "num_inference_steps": 4, "guidance_scale": 3.0}
+    off = 0.0 if name in ("classifier", "ancestral") else 1.0
+    run = pipe.stream(**options, generator=seeded())
+    for step in run:
+        run.guidance_scale = off if step.index >= 2 else 3.0
+    out = pipe(**options, generator=seeded(), callback_on_step_end=cutoff(cutoff_step_ratio=0.5), output_type="latent")
+    assert torch.equal(out.images, step.prev_sample) and out.nfe == run.nfe
+    whole, without = (
+        pipe(**options | {"guidance_scale": s}, generator=seeded(), output_type="latent") for s in (3, off)
+    )
+    assert not torch.equal(out.images, whole.images) and not torch.equal(out.images, without.images)
+    assert name in ("classifier", "ancestral") or without.nfe < out.nfe < whole.nfe
+    assert (pipe.num_timesteps, pipe.guidance_scale) == (4, off)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_callback_may_set_the_guidance_scale(name: str) -> None:
+    pipe, options = MAKE[name](), {"class_labels": [1, 2], "num_inference_steps": 3, "output_type": "latent"}
+
+    def begin(called: StepwisePipeline, index: int, timestep: float, tensors: dict) -> None:
+        called.guidance_scale = 3.0
+
+    late = pipe(**options, guidance_scale=0.0, generator=seeded(), callback_on_step_end=begin).images
+    never = pipe(**options, guidance_scale=0.0, generator=seeded()).images
+    assert not torch.equal(late, never)
+    with pytest.raises(ValueError, match="^guidance_scale must be"):
+        pipe.guidance_scale = -1.0
+
+
+def test_callbacks_of_diffusers_name_what_they_are_given_and_see_the_run() -> None:
+    pipe, one = guided(), Recorder()
+    both = MultiPipelineCallbacks([one, SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)])
+    pipe([0, 1], num_inference_steps=3, guidance_scale=2.0, callback_on_step_end=both)
+    names = ["latents", "pred_original_sample", "prompt_embeds"]
+    assert [seen[:3] for seen in one.seen] == [(3, 2.0, names), (3, 1.0, names), (3, 1.0, names)]
+    assert one.seen[0][3] == ["latents", "pred_original_sample", "eps"]
+    one.tensor_inputs = ["x_t"]
+    with calls_seen(pipe) as seen, pytest.raises(ValueError, match="^callback_on_step_end_tensor_inputs must"):
+        pipe(0, num_inference_steps=3, callback_on_step_end=one)
+    assert seen == []
+
+
+def test_guidance_towards_no_class_costs_nothing_whatever_a_callback_says() -> None:
+    pipe = guided()
+
+    def begin(called: StepwisePipeline, index: int, timestep: float, tensors: dict) -> None:
+        called.guidance_scale = 3.0
+
+    assert pipe(batch_size=2, num_inference_steps=3, callback_on_step_end=begin).nfe == 3
 
 
 # --- outputs ---

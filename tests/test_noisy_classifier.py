@@ -236,3 +236,11 @@ def test_half_precision_leaves_it_and_its_gradients_in_float32(tmp_path: Path) -
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         NoisyClassifier(**SHAPE | VARIANTS["default"] | changes)
+
+
+def test_the_output_takes_the_form_that_models_of_diffusers_give() -> None:
+    network, x = make(), torch.randn(2, 3, 8, 8)
+    logits = network(x, 5)
+    assert isinstance(logits, torch.Tensor)
+    (in_a_tuple,), in_an_object = network(x, 5, return_dict=False), network(x, 5, return_dict=True)
+    assert torch.equal(in_a_tuple, logits) and torch.equal(in_an_object.logits, logits)
