@@ -23,6 +23,7 @@ from torch import Tensor
 from .conditions import Classes, Conditions, Labels, Nulls
 from .facts import Facts
 from .packaging import CodeCarryingPipeline
+from .process import plain
 from .run import Run, Step, evaluate
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -64,10 +65,7 @@ def image_generators(generator: Generators, batch_size: int) -> list[torch.Gener
         ValueError: a list of another length than `batch_size`, or the same generator twice in it.
     """
     if isinstance(generator, (list, tuple)):
-        if len(generator) != batch_size or len({id(g) for g in generator}) != batch_size:
-            raise ValueError(
-                f"generator must be one generator or a list of {batch_size} different ones, got {len(generator)}"
-            )
+        _check_generators(generator, batch_size)
         return list(generator)
     if generator is None:
         generator = torch.Generator().manual_seed(torch.seed() % 2**63)
@@ -80,14 +78,29 @@ def image_generators(generator: Generators, batch_size: int) -> list[torch.Gener
     return [generator, *others]
 
 
+def _check_generators(generators: list[torch.Generator], batch_size: int) -> None:
+    others = [type(one).__name__ for one in generators if not isinstance(one, torch.Generator)]
+    if others:
+        raise ValueError(f"generator must be a torch.Generator or a list of them, got a list with {others[0]}")
+    if len(generators) != batch_size:
+        raise ValueError(f"generator must be one generator or a list of {batch_size}, got {len(generators)}")
+    if len({id(one) for one in generators}) != batch_size:
+        raise ValueError(
+            f"generator must be a list of {batch_size} different ones, got the same one more than once: a single "
+            "generator, not in a list, gives each image a seed of its own"
+        )
+
+
 def check_count(name: str, value: object, low: int = 1) -> None:
     """Raise ValueError unless `value` is an integer of at least `low`."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
 
 
 def check_number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise ValueError unless `value` is a finite number in [low, high]."""
+    value = plain(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
         raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {value!r}")
@@ -115,6 +128,8 @@ class StepwisePipeline(CodeCarryingPipeline):
         parameters = [p for name, p in whole.parameters.items() if name not in ("self", *OUTPUT_ARGUMENTS)]
         bound = whole.replace(parameters=parameters).bind(*args, **kwargs)
         bound.apply_defaults()
+        given = {name: value if name == "condition" else plain(value) for name, value in bound.arguments.items()}
+        bound.arguments.update(given)
         scale = bound.arguments.get("guidance_scale")
         return Run(self.start(**bound.arguments), self.denoising_networks, scale)
 
@@ -133,8 +148,11 @@ class StepwisePipeline(CodeCarryingPipeline):
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network denoises."""
-        return self.facts.sample_shape
+        """(C, H, W) of what the network denoises; ValueError where its config does not say."""
+        shape = self.facts.sample_shape
+        if shape is None:
+            raise ValueError("sample_size must be in the network's config, an integer or (height, width), got None")
+        return shape
 
     def network(self, x_t: Tensor, t: Tensor | float, **conditions: Tensor) -> Tensor:
         """The network as a denoiser: x_t (N, C, H, W), t a number or (N,) -> (N, C or 2C, H, W)."""
@@ -279,7 +297,7 @@ class StepwisePipeline(CodeCarryingPipeline):
     def guidance_scale(self, value: float) -> None:
         check_number("guidance_scale", value, 0.0)
         for run in self._runs():
-            run.guidance_scale = float(value)
+            run.guidance_scale = float(plain(value))
 
     @property
     def _guidance_scale(self) -> float | None:

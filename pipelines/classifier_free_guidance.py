@@ -20,6 +20,7 @@ The steps are DDIM's for any eta (Song et al. 2021, eq. 12; eta = 1 is DDPM), or
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
@@ -274,6 +275,8 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
 
 def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, float]:
     """`interval` as a pair of floats; ValueError unless it is (low, high) with 0 <= low <= high <= 1."""
+    if isinstance(interval, (np.ndarray, Tensor)):
+        interval = interval.tolist()
     if not isinstance(interval, (tuple, list)) or len(interval) != 2:
         raise ValueError(f"guidance_interval must be a pair (low, high) in [0, 1], got {interval!r}")
     for bound in interval:

@@ -6,15 +6,17 @@ Each condition that is dropped in training has a null, what the network is given
 label, for an embedding that of the empty prompt. Guidance asks for both.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Labels = int | str | list[int | str] | None
+Labels = int | str | list[int | str] | np.ndarray | Tensor | None
 Conditions = dict[str, Tensor]
 Nulls = Mapping[str, Tensor | int]  # a label, or a tensor that expands to the condition's shape
 
@@ -57,7 +59,8 @@ class Classes:
     def resolve(self, class_labels: Labels | Tensor, batch_size: int | None) -> tuple[Tensor | None, int]:
         """Class indices (N,) or None, and N.
 
-        A single label is drawn `batch_size` times; a list gives one label per image.
+        A single label is drawn `batch_size` times; a list, an array or a tensor gives one label per image, and so does
+        a column of them, [[1], [2]].
 
         Raises:
             ValueError: an unknown name or index, a list that contradicts `batch_size`, labels for a network that
@@ -67,8 +70,7 @@ class Classes:
             return self._without_labels(batch_size or 1)
         if self.count is None:
             raise ValueError(f"class_labels must be None for an unconditional network, got {class_labels!r}")
-        if isinstance(class_labels, Tensor):
-            class_labels = class_labels.tolist()
+        class_labels = _listed(class_labels)
         many = class_labels if isinstance(class_labels, (list, tuple)) else [class_labels] * (batch_size or 1)
         if len(many) == 0 or (batch_size or len(many)) != len(many):
             raise ValueError(f"class_labels must have one entry per image, got {len(many)} for batch_size {batch_size}")
@@ -103,9 +105,31 @@ class Classes:
 
 def _classes_called(label: str, names: list[str]) -> list[int]:
     """Indices of the classes of that name, or else with that synonym; commas separate synonyms, as in ImageNet."""
-    wanted, lowered = label.strip().lower(), [name.lower() for name in names]
-    whole = [index for index, name in enumerate(lowered) if name == wanted]
-    return whole or [i for i, name in enumerate(lowered) if wanted in (part.strip() for part in name.split(","))]
+    for spelled in (_normal, lambda name: _normal(name).casefold()):  # an exact match wins
+        wanted, known = spelled(label.strip()), [spelled(name) for name in names]
+        whole = [index for index, name in enumerate(known) if name == wanted]
+        found = whole or [i for i, name in enumerate(known) if wanted in (part.strip() for part in name.split(","))]
+        if found:
+            return found
+    return []
+
+
+def _normal(name: str) -> str:
+    """One spelling for letters with accents, which are one character or two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _listed(labels: Any) -> Any:
+    """Labels in arrays, tensors or columns as Python's numbers, or a list of them."""
+    if isinstance(labels, (Tensor, np.ndarray, np.generic)):
+        labels = labels.tolist()
+    if not isinstance(labels, (list, tuple)):
+        return labels
+    rows = [_listed(label) for label in labels]
+    wide = [row for row in rows if isinstance(row, (list, tuple)) and len(row) != 1]
+    if wide:
+        raise ValueError(f"class_labels must have one entry per image, got {wide[0]} for one")
+    return [row[0] if isinstance(row, (list, tuple)) else row for row in rows]
 
 
 def _few_names(label: str, names: list[str]) -> str:

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,12 +24,12 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, create_commit, model_info, snapshot_download
 
+from .saved_files import HASHED, has_variant, replaced
+
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
-_HASHED = re.compile(r"_[0-9a-f]{8}$")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 _PACKAGE = __name__.rpartition(".")[0]  # a pipeline outside of this folder imports from here by name
 _OURS = re.compile(rf"^from {re.escape(_PACKAGE)}\.(\w+) import", re.MULTILINE)
-_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 class CodeCarryingPipeline(DiffusionPipeline):
@@ -111,7 +110,7 @@ class CodeCarryingPipeline(DiffusionPipeline):
         names = [(Path(subfolder or "") / path.relative_to(working_dir)).as_posix() for path in files]
         there = [entry.rfilename for entry in model_info(repo_id, token=token).siblings or []]
         added = [CommitOperationAdd(name, path) for name, path in zip(names, files, strict=True)]
-        gone = [CommitOperationDelete(path.as_posix()) for path in _replaced(map(Path, names), map(Path, there))]
+        gone = [CommitOperationDelete(path.as_posix()) for path in replaced(map(Path, names), map(Path, there))]
         message = commit_message or f"Upload {type(self).__name__}"
         return create_commit(repo_id, [*added, *gone], commit_message=message, token=token, create_pr=create_pr)
 
@@ -150,7 +149,8 @@ class CodeCarryingPipeline(DiffusionPipeline):
         }
         for name, component_class in _sibling_components(cls, super().load_config(folder)).items():
             if name not in kwargs:
-                kwargs[name] = component_class.from_pretrained(folder, subfolder=name, **forwarded)
+                options = _of_component(forwarded, Path(folder, name))
+                kwargs[name] = component_class.from_pretrained(folder, subfolder=name, **options)
         return super().from_pretrained(folder, **kwargs)
 
     @classmethod
@@ -171,11 +171,22 @@ def _sibling_components(cls: type, index: dict) -> dict[str, type]:
     for name, value in index.items():
         if name.startswith("_") or not isinstance(value, (list, tuple)) or len(value) != 2:
             continue
-        modules = [f"{package}.{_HASHED.sub('', str(value[0]))}" for package in packages]
-        module = next(filter(find_spec, modules), None) if _HASHED.search(str(value[0])) else None
+        modules = [f"{package}.{HASHED.sub('', str(value[0]))}" for package in packages]
+        module = next(filter(find_spec, modules), None) if HASHED.search(str(value[0])) else None
         if module is not None:
             found[name] = getattr(import_module(module), value[1])
     return found
+
+
+def _of_component(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a pipeline is loaded with, for the component in `folder`: its own dtype, and a variant only if it has it."""
+    kept = dict(options)
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(kept.get(key), dict):
+            kept[key] = kept[key].get(folder.name, kept[key].get("default", torch.float32))
+    if not has_variant(folder, kept.get("variant")):
+        kept.pop("variant", None)
+    return kept
 
 
 def _source_of(cls: type) -> Path:
@@ -220,9 +231,9 @@ def _carry(source: Path, folder: Path) -> tuple[str, list[str]]:
     if unnamed:
         text += "\n\n# what the imports above import: diffusers' loader fetches only the files that this one names\n"
         text += "".join(f"from .{stem} import __doc__ as _  # noqa: E402, F401\n" for stem in unnamed)
-    stem = f"{_HASHED.sub('', source.stem)}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    stem = f"{HASHED.sub('', source.stem)}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     for stale in folder.glob("*.py"):
-        if _HASHED.sub("", stale.stem) == _HASHED.sub("", stem) and stale.stem != stem:
+        if HASHED.sub("", stale.stem) == HASHED.sub("", stem) and stale.stem != stem:
             stale.unlink()
     (folder / f"{stem}.py").write_text(text)
     return stem, needed
@@ -250,34 +261,5 @@ def _move_into(staged: Path, target: Path) -> None:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(staged / path, target / path)
     there = [path for folder in {path.parent for path in files} for path in (target / folder).iterdir()]
-    for path in _replaced(files, [path.relative_to(target) for path in there if path.is_file()]):
+    for path in replaced(files, [path.relative_to(target) for path in there if path.is_file()]):
         (target / path).unlink()
-
-
-def _replaced(written: Iterable[Path], there: Iterable[Path]) -> list[Path]:
-    """The files of an earlier save that the files of this one, `written`, replace under other names.
-
-    Sources that are no longer named; and weights of the same component and variant, in one file or in shards: a loader
-    would prefer the old index to a new file, or the old file to a new index.
-    """
-    written = set(written)
-    folders = {path.parent for path in written}  # only folders that this pipeline writes to
-    weights = {(path.parent, _weights(path.name)) for path in written if _weights(path.name)}
-    return [
-        path
-        for path in there
-        if path not in written
-        and (
-            (path.parent, _weights(path.name)) in weights
-            or (path.parent in folders and path.suffix == ".py" and _HASHED.search(path.stem))
-        )
-    ]
-
-
-def _weights(name: str) -> tuple[str, ...] | None:
-    """Which weights a file is of, whether it holds all of them, a shard, or their index: ("diffusion_pytorch_model",),
-    or with a variant ("diffusion_pytorch_model", "fp16"); None for any other file."""
-    stem, *endings = _SHARD.sub("", name).split(".")
-    if "safetensors" not in endings:
-        return None
-    return (stem, *(part for part in endings if part not in ("safetensors", "index", "json")))

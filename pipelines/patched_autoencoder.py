@@ -92,6 +92,8 @@ def _sides(sample_size: int | tuple[int, int]) -> tuple[int, ...]:
 
 
 def _check_sizes(sample_size: int | tuple[int, int], patch_size: int, levels: int) -> None:
+    if sample_size is None:
+        raise ValueError("sample_size must be an integer or (height, width), got None")
     if patch_size < 1:
         raise ValueError(f"patch_size must be at least 1, got {patch_size}")
     factor = patch_size * 2 ** (levels - 1)

@@ -18,7 +18,8 @@ class PatchedUNet2DModel(UNet2DModel):
     The arguments are those of `UNet2DModel`; `sample_size`, `in_channels` and `out_channels` are in pixels.
 
     Raises:
-        ValueError: `sample_size` is no multiple of `patch_size * 2 ** (levels - 1)`, or `patch_size` is below 1.
+        ValueError: `sample_size` is no multiple of `patch_size * 2 ** (levels - 1)`, `patch_size` is below 1, or
+            `attention_head_dim` is wider than a level that attends.
     """
 
     @register_to_config
@@ -55,6 +56,11 @@ class PatchedUNet2DModel(UNet2DModel):
         num_train_timesteps: int | None = None,
     ) -> None:
         _check_sizes(sample_size, patch_size, len(block_out_channels))
+        attending = [width for kind, width in zip(down_block_types, block_out_channels, strict=True) if "Attn" in kind]
+        ups = zip(up_block_types, reversed(block_out_channels), strict=True)
+        attending += [width for kind, width in ups if "Attn" in kind]
+        attending += block_out_channels[-1:] if add_attention and mid_block_type is not None else ()
+        _check_heads(attention_head_dim, attending)
         inner = {key: value for key, value in self.config.items() if key != "patch_size" and not key.startswith("_")}
         inner |= {"in_channels": in_channels * patch_size**2, "out_channels": out_channels * patch_size**2}
         super().__init__(**inner)
@@ -73,6 +79,15 @@ class PatchedUNet2DModel(UNet2DModel):
         (output,) = super().forward(patches, timestep, class_labels, return_dict=False)
         output = pixel_shuffle(output, self.config.patch_size)
         return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+def _check_heads(attention_head_dim: int | None, attending: list[int]) -> None:
+    """Raise ValueError for heads wider than a level that attends: diffusers would build it without any."""
+    if attention_head_dim is not None and attending and not 1 <= attention_head_dim <= min(attending):
+        raise ValueError(
+            f"attention_head_dim must be 1 to {min(attending)}, the width of the narrowest level that attends, "
+            f"got {attention_head_dim}"
+        )
 
 
 def _check_sizes(sample_size: int | tuple[int, int] | None, patch_size: int, levels: int) -> None:

@@ -100,7 +100,7 @@ def evaluate(network: torch.nn.Module, x_t: Tensor, t: Tensor | float, condition
 
     `t` is a time for all, or one per image, (N,).
     """
-    count, dtype = x_t.shape[0], next(network.parameters()).dtype  # `network.dtype` walks all modules: 1 % of a step
+    count, dtype = x_t.shape[0], compute_dtype(network)
     rows = padded_rows(count, dtype, x_t.device)
     sample = x_t[rows].to(dtype)
     sample.unpadded_rows = count  # for hooks that count evaluations
@@ -112,6 +112,13 @@ def evaluate(network: torch.nn.Module, x_t: Tensor, t: Tensor | float, condition
 
 def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
+
+
+def compute_dtype(network: torch.nn.Module) -> torch.dtype:
+    """What a network computes in: the dtype of its weights, unless diffusers casts them for each layer."""
+    name, weight = next(network.named_parameters())
+    hooked = hasattr(network.get_submodule(name.rpartition(".")[0]), "_diffusers_hook")
+    return network.dtype if hooked else weight.dtype  # `network.dtype` walks all modules: 1 % of a step
 
 
 def padded_rows(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
+from .process import PREDICTION_TYPES, Process, check_prediction_type, plain, predict_eps, predict_x0
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
 
@@ -65,6 +65,7 @@ class Solver:
 
     def __init__(self, scheduler: Any, num_inference_steps: int) -> None:
         check_scheduler(scheduler)
+        num_inference_steps = plain(num_inference_steps)
         self.scheduler, config = scheduler, scheduler.config
         self.process = NoiseSchedule.from_scheduler(scheduler)
         if isinstance(num_inference_steps, DefaultSteps):

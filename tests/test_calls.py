@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from diffusers.callbacks import (
 from toys import SHIPPED, calls_seen, ddim, ddpm, flow, guided, latent, score_sde, seeded, steered, tiny_unet
 
 from pipelines.base import StepwisePipeline
+from pipelines.conditions import Classes
 
 MAKERS = [ddpm, ddim, guided]
 CUTOFFS = [SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCallback, SD3CFGCutoffCallback]
@@ -223,6 +225,105 @@ def test_so_is_that_of_an_inversion() -> None:
     with calls_seen(pipe) as seen:
         pipe.invert(torch.zeros(1, 1, 8, 8))
     assert len(seen) == 3
+
+
+# --- numbers and labels of numpy and torch ---
+
+SCALARS = [np.int64, np.array, torch.tensor]
+
+
+@pytest.mark.parametrize("count", SCALARS)
+@pytest.mark.parametrize("scale", [np.float32, np.float64, np.array, torch.tensor])
+def test_numbers_may_be_of_numpy_and_torch(count: Callable[[int], object], scale: Callable[[float], object]) -> None:
+    names = {"guidance_scale": 2.0, "eta": 0.5, "guidance_rescale": 0.5}
+    whole = {"batch_size": 2, "class_labels": 1, "num_inference_steps": 3}
+    interval = {"guidance_interval": (0.25, 0.75)}
+    expected = guided()(**names, **whole, **interval, generator=seeded(), output_type="latent")
+    given = {name: scale(value) for name, value in names.items()} | {k: count(v) for k, v in whole.items()}
+    given["guidance_interval"] = np.array([0.25, 0.75]) if count is np.array else [scale(0.25), scale(0.75)]
+    found = guided()(**given, generator=seeded(), output_type="latent")
+    assert torch.equal(found.images, expected.images) and found.nfe == expected.nfe
+    inverted = ddim().invert(torch.zeros(1, 1, 8, 8), num_inference_steps=count(3))
+    assert torch.equal(inverted, ddim().invert(torch.zeros(1, 1, 8, 8), num_inference_steps=3))
+
+
+@pytest.mark.parametrize("wrong", [np.float64(2.0), torch.tensor(2.0), np.bool_(True), torch.tensor([2])])
+def test_a_count_of_numpy_or_torch_has_to_be_whole(wrong: object) -> None:
+    for name in ("batch_size", "num_inference_steps"):
+        with pytest.raises(ValueError, match=f"^{name} must be an integer"):
+            ddim().stream(**{name: wrong})
+
+
+LABELS = [
+    np.array([1, 2]),
+    torch.tensor([1, 2]),
+    [np.int64(1), torch.tensor(2)],
+    np.array(["Dog", "Fish"]),
+    [[1], [2]],
+    np.array([[1], [2]]),
+    torch.tensor([[1], [2]]),
+    (np.array(1), ["Fish"]),
+]
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=str)
+def test_labels_may_be_arrays_and_columns(labels: object) -> None:
+    pipe = guided()
+    with calls_seen(pipe) as seen:
+        pipe(labels, num_inference_steps=1, guidance_scale=1.0)
+    assert seen[0][2][:2].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("labels", [[[1, 2], [0, 1]], np.ones((2, 2), int), np.array([0.5]), [[]]], ids=str)
+def test_labels_that_are_none_are_refused(labels: object) -> None:
+    with pytest.raises(ValueError, match="^class_labels must"):
+        guided().stream(labels)
+
+
+ACCENT = "Caf\u00e9"  # with an accent of its own, and as two characters:
+SPELLED = "Cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "index"),
+    [
+        ("cat", ["Cat", "cat", "Dog"], 1),
+        ("Cat", ["Cat", "cat", "Dog"], 0),
+        ("DOG", ["Cat", "cat", "Dog"], 2),
+        ("crane", ["Crane, machine", "crane, bird", "Dog"], 1),
+        (SPELLED, ["Cat", ACCENT, "Dog"], 1),
+        (ACCENT, ["Cat", SPELLED, "Dog"], 1),
+        (SPELLED.upper(), ["Cat", ACCENT, "Dog"], 1),
+        ("STRASSE", ["Cat", "Stra\u00dfe", "Dog"], 1),
+    ],
+)
+def test_an_exact_name_wins_and_spelling_is_normalised(asked: str, names: list[str], index: int) -> None:
+    assert Classes(3, names, None, False).index(asked) == index
+
+
+def test_a_name_that_fits_several_only_by_case_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"name one class, got 'CAT', which is the name of each of \[0, 1\]"):
+        Classes(3, ["Cat", "cat", "Dog"], None, False).index("CAT")
+
+
+@pytest.mark.parametrize(
+    ("generator", "told"),
+    [
+        ([seeded()] * 3, "got the same one more than once: a single generator, not in a list, gives"),
+        ([seeded(), seeded()], "a list of 3, got 2"),
+        ([1, 2, 3], "a torch.Generator or a list of them, got a list with int"),
+    ],
+)
+def test_what_is_wrong_with_generators_is_said(generator: list, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^generator must be .*{told}"):
+        ddim().stream(3, generator=generator)
+
+
+@pytest.mark.parametrize("make", [ddpm, ddim])
+def test_a_network_that_does_not_say_its_size_is_refused(make: Callable) -> None:
+    pipe = make(tiny_unet(sample_size=None))
+    with pytest.raises(ValueError, match="^sample_size must be in the network's config"):
+        pipe(num_inference_steps=1)
 
 
 # --- errors, before any work ---

@@ -53,3 +53,21 @@ def test_the_config_speaks_of_pixels() -> None:
 def test_sizes_that_do_not_fit_are_named(changes: dict, named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named} must"):
         PatchedUNet2DModel(**{"sample_size": 28, "in_channels": 1, "out_channels": 1} | changes)
+
+
+@pytest.mark.parametrize("where", ["down", "middle", "up"])
+def test_heads_wider_than_a_level_that_attends_are_refused(where: str) -> None:
+    """diffusers would give that level no heads at all, and divide by their number at the first call."""
+    attends = {"down_block_types": ("AttnDownBlock2D", "DownBlock2D")} if where == "down" else {}
+    attends |= {"up_block_types": ("UpBlock2D", "AttnUpBlock2D")} if where == "up" else {}
+    widths = (64, 32) if where == "middle" else (32, 64)
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2} | attends
+    with pytest.raises(ValueError, match="^attention_head_dim must be 1 to 32, .* got 64$"):
+        PatchedUNet2DModel(sample_size=28, block_out_channels=widths, **blocks)
+    PatchedUNet2DModel(sample_size=28, block_out_channels=widths, attention_head_dim=32, **blocks)
+
+
+def test_levels_that_do_not_attend_may_be_narrower_than_a_head() -> None:
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False}
+    unet = PatchedUNet2DModel(None, 1, 1, block_out_channels=(32, 32), **blocks)
+    assert unet(torch.zeros(1, 1, 8, 8), 0).sample.shape == (1, 1, 8, 8)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 
 import pytest
 import torch
 from torch import Tensor
-from toys import ddim, guided, seeded, tiny_unet
+from toys import ddim, flow, guided, latent, score_sde, seeded, steered, tiny_unet
 
 from pipelines.base import StepwisePipeline
 from pipelines.classifier_free_guidance import guide
@@ -82,6 +83,19 @@ def test_the_stream_takes_the_arguments_of_the_call_and_no_others() -> None:
     for unknown in ("output_type", "callback_on_step_end", "scale"):
         with pytest.raises(TypeError, match=unknown):
             pipe.stream("Dog", **{unknown: None})
+
+
+@pytest.mark.parametrize("make", [ddim, guided, steered, latent, flow, score_sde])
+def test_weights_that_diffusers_casts_for_each_layer_are_computed_with(make: Callable) -> None:
+    pipe, options = make(), {"num_inference_steps": 2, "output_type": "latent"}
+    options |= {} if make is ddim else {"class_labels": [1, 2]}
+    exact = pipe(generator=seeded(), **options).images
+    for network in (part for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
+        network.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    near = pipe(generator=seeded(), **options).images
+    assert near.dtype == torch.float32
+    assert 0 < float((near - exact).abs().max()) < 0.05
+    assert next(pipe.denoising_network.parameters()).dtype == torch.bfloat16
 
 
 # --- conditions ---

@@ -118,7 +118,8 @@ def test_two_versions_in_one_process_keep_their_own_behaviour(reloaded: dict) ->
 def test_names_of_sources_are_unique_to_their_content(folders: dict) -> None:
     new, old = ({p.name for p in folders[name].glob("*.py")} for name in ("ddim", "old"))
     stems = {name.rsplit("_", 1)[0] for name in new}
-    assert stems == {"base", "conditions", "ddim", "facts", "packaging", "process", "run", "schedule", "solvers"}
+    expected = "base conditions ddim facts packaging process run saved_files schedule solvers"
+    assert stems == set(expected.split())
     assert {name.rsplit("_", 1)[0] for name in old} == stems and len(new) == len(old) == len(stems)
     assert {name.rsplit("_", 1)[0] for name in new - old} == {"base", "ddim"}  # what changed, and what imports it
 
@@ -147,6 +148,27 @@ def test_a_named_class_keeps_names_and_types(folders: dict) -> None:
     assert pipe.unet.dtype == torch.bfloat16
     assert pipe.class_names == ["Cat", "Dog", "Fish"]
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("asked", [{"unet": torch.bfloat16}, {"default": torch.bfloat16, "classifier": torch.float32}])
+def test_each_component_is_loaded_in_its_own_dtype(asked: dict, folders: dict) -> None:
+    pipe = pipelines.ClassifierGuidancePipeline.from_pretrained(folders["steered"], dtype=asked)
+    assert (pipe.unet.dtype, pipe.classifier.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("having", ["unet", "classifier"])
+def test_a_variant_that_some_components_have_is_loaded_where_it_is(having: str, folders: dict, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["steered"], tmp_path / "model")
+    pipe = steered(patched_unet())
+    part = getattr(pipe, having)
+    weight = next(part.parameters())
+    weight.data.fill_(7)
+    part.save_pretrained(folder / having, variant="fp16")
+    loaded = pipelines.ClassifierGuidancePipeline.from_pretrained(folder, variant="fp16")
+    filled = {name: bool((next(getattr(loaded, name).parameters()) == 7).all()) for name in ("unet", "classifier")}
+    assert filled == {name: name == having for name in filled}
+    with pytest.raises(ValueError, match="variant=bf16"):
+        pipelines.ClassifierGuidancePipeline.from_pretrained(folder, variant="bf16")
 
 
 def test_remote_code_is_not_run_without_trust(folders: dict) -> None:

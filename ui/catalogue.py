@@ -1,6 +1,7 @@
 """The models of the page: what each can do, read from its files alone, and its pipeline, loaded when first needed."""
 
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -202,8 +203,9 @@ def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[
     named = index.get("id2label") or {}
     names = tuple(str(named[key]) for key in sorted(named, key=int))
     if count and names:
-        known = Counter(name.lower() for name in names)  # ImageNet has two cranes: there the index tells them apart
-        return names, tuple(name if known[name.lower()] == 1 else i for i, name in enumerate(names))
+        spelled = [unicodedata.normalize("NFC", name).casefold() for name in names]
+        known = Counter(spelled)  # ImageNet has two cranes: there the index tells them apart
+        return names, tuple(name if known[spelled[i]] == 1 else i for i, name in enumerate(names))
     return tuple(map(str, range(count))), tuple(range(count))
 
 
