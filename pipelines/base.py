@@ -23,8 +23,7 @@ from torch import Tensor
 from .conditions import Classes, Conditions, Labels, Nulls
 from .facts import Facts
 from .packaging import CodeCarryingPipeline
-from .process import plain
-from .run import Run, Step, evaluate
+from .run import Run, Step, evaluate, plain
 
 Generators = torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

@@ -78,6 +78,7 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         addition_embed_type_num_heads: int = 64,
     ) -> None:
         _check_sizes(sample_size, patch_size, len(block_out_channels))
+        _check_heads(attention_head_dim, block_out_channels, down_block_types, up_block_types)
         inner = {key: value for key, value in self.config.items() if key != "patch_size" and not key.startswith("_")}
         inner |= {"in_channels": in_channels * patch_size**2, "out_channels": out_channels * patch_size**2}
         super().__init__(**inner)
@@ -113,6 +114,19 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         )
         output = pixel_shuffle(output, self.config.patch_size)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+
+def _check_heads(
+    heads: int | tuple[int], widths: tuple[int, ...], downs: tuple[str, ...], ups: tuple[str, ...]
+) -> None:
+    """Raise ValueError for more than a level that attends is wide: it would be built without any heads."""
+    each = (heads,) * len(widths) if isinstance(heads, int) else tuple(heads)
+    levels = zip(each, widths, downs, reversed(ups), strict=True)
+    wrong = [width for head, width, down, up in levels if "Attn" in f"{down} {up}" and not 1 <= head <= width]
+    if wrong:
+        raise ValueError(
+            f"attention_head_dim must be 1 to {min(wrong)}, the width of a level that attends, got {heads}"
+        )
 
 
 def _check_sizes(sample_size: int | tuple[int, int] | None, patch_size: int, levels: int) -> None:

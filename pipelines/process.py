@@ -11,19 +11,13 @@ a and b are numbers or float64 tensors, () or (N,). Arithmetic is done in float6
 all others. Salimans & Ho 2022: https://arxiv.org/abs/2202.00512.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 Level = Tensor | float
-
-
-def plain(value: Any) -> Any:
-    """A number of numpy or torch, also as an array without dimensions, as Python's; anything else as it is."""
-    return value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0 else value
 
 
 class Process(Protocol):

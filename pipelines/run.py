@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,11 @@ class Run(Iterator[Step]):
     def _count(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
         if _computing.get() is self:  # not of another run over the same network
             self._rows += getattr(args[0], "unpadded_rows", len(args[0]))
+
+
+def plain(value: Any) -> Any:
+    """An argument of a run: a number of numpy or torch, also as an array without dimensions, as Python's; anything else as it is."""
+    return value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0 else value
 
 
 def scale_now(asked: float) -> float:

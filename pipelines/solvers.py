@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import PREDICTION_TYPES, Process, check_prediction_type, plain, predict_eps, predict_x0
-from .run import Denoiser, Step
+from .process import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
+from .run import Denoiser, Step, plain
 from .schedule import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")

@@ -17,7 +17,8 @@ OURS = ("pipelines", "training", "ui", "benchmarks", "app")
 COMPANIONS = {
     "allocator": set(),  # of the programs: nothing that travels imports it
     "process": set(),
-    "packaging": set(),
+    "saved_files": set(),
+    "packaging": {"saved_files"},
     "conditions": set(),
     "facts": set(),
     "schedule": {"process"},

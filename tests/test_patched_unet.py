@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import patched_unet, seeded, tiny_unet
 
-from pipelines import PatchedUNet2DModel
+from pipelines import PatchedUNet2DConditionModel, PatchedUNet2DModel
 
 
 @pytest.mark.parametrize("make", [patched_unet, tiny_unet])
@@ -71,3 +71,9 @@ def test_levels_that_do_not_attend_may_be_narrower_than_a_head() -> None:
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False}
     unet = PatchedUNet2DModel(None, 1, 1, block_out_channels=(32, 32), **blocks)
     assert unet(torch.zeros(1, 1, 8, 8), 0).sample.shape == (1, 1, 8, 8)
+
+
+def test_so_are_those_of_a_network_that_is_told_prompts() -> None:
+    for heads in (64, (64, 16)):
+        with pytest.raises(ValueError, match="^attention_head_dim must be 1 to 32, .* got "):
+            PatchedUNet2DConditionModel(block_out_channels=(32, 32), attention_head_dim=heads)
