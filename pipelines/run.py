@@ -91,7 +91,7 @@ class Run(Iterator[Step]):
 
 
 def plain(value: Any) -> Any:
-    """An argument of a run: a number of numpy or torch, also as an array without dimensions, as Python's; anything else as it is."""
+    """An argument of a run: a scalar of numpy or torch as a number of Python's, anything else as it is."""
     return value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0 else value
 
 

@@ -166,4 +166,5 @@ if __name__ == "__main__":
     diffusers.utils.logging.set_verbosity_error()
     print(f"An exact network of N({MEAN}, {STD}^2) over a cosine schedule, {STEPS} steps, trailing:")
     for each in NAMES:
-        print(f"{each:36s} {row(each, 'epsilon')[:150]}")
+        found = row(each, "epsilon")
+        print(f"{each:36s} {found.partition(':')[0] if found.startswith('refused') else found[:120]}")

@@ -224,3 +224,8 @@ def test_the_page_leaves_it_out(tmp_path: Path) -> None:
     assert not draws_in_steps(tmp_path)
     with pytest.raises(ValueError, match="AutoencoderPipeline has no method 'stream'"):
         describe("one", tmp_path)
+
+
+def test_a_patched_autoencoder_has_to_be_told_a_size() -> None:
+    with pytest.raises(ValueError, match="^sample_size must be an integer or"):
+        PatchedAutoencoderKL(sample_size=None)
