@@ -28,7 +28,7 @@ ALLOWED = {  # what of training a package may import
     },
     "sharing": {"sharing", "files", "model_index", "run_record", "recipes", "objectives"},  # whose flags a card names
 }
-KNOW_ACCELERATE = {"loop.py", "train.py", "checkpoints.py", "evaluation/processes.py"}
+KNOW_ACCELERATE = {"loop.py", "train.py", "launch.py", "checkpoints.py", "evaluation/processes.py"}
 NO_NUMBERS = ("argparse", "transformers.HfArgumentParser", "transformers.hf_argparser", "matplotlib", "accelerate")
 FILE_CALLS = {"open", "read_text", "read_bytes", "unlink", "mkdir", "rmtree", "savez", "savez_compressed", "memmap"}
 FORBIDDEN_FLOORS = {

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import alone, forget_accelerate, small_trainer, trainer_of
 
+from training.launch import start_processes
 from training.loop import Trainer
 from training.objectives.autoencoder import Autoencoding
 from training.objectives.flow_matching import FlowMatching
 from training.objectives.score_matching import ScoreMatching
-from training.train import start_processes
 
 OTHERS = {
     "flow": (FlowMatching, {"weighting_scheme": "logit_normal", "augment": 0.5}),

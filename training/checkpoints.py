@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+LATEST = "latest"  # the file with the name of the checkpoint that was written last
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -21,19 +22,28 @@ def checkpoint_steps(output_dir: Path) -> list[int]:
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` names: a folder, its name in `output_dir`, or "latest".
 
-    "latest" is None if there is no checkpoint: the run starts from scratch.
+    "latest" is the one that was written last, which need not have the highest number: a run may have gone back to an
+    earlier checkpoint. It is None if there is no checkpoint: the run starts from scratch.
 
     Raises:
         ValueError: no such checkpoint.
     """
     if wanted == "latest":
         steps = checkpoint_steps(output_dir)
-        return output_dir / f"checkpoint-{steps[-1]}" if steps else None
+        step = _last_written(output_dir)
+        return output_dir / f"checkpoint-{step if step in steps else steps[-1]}" if steps else None
     for path in (Path(wanted), output_dir / wanted):
         if _NAME.fullmatch(path.name) and path.is_dir():
             return path
     there = ", ".join(f"checkpoint-{step}" for step in checkpoint_steps(output_dir)) or "none"
     raise ValueError(f"resume_from_checkpoint must be latest or a checkpoint folder ({there}), got {wanted!r}")
+
+
+def _last_written(output_dir: Path) -> int | None:
+    """The step of the checkpoint that was written last; None if that is not recorded."""
+    file = output_dir / LATEST
+    match = _NAME.fullmatch(file.read_text(errors="replace").strip()) if file.is_file() else None
+    return int(match[1]) if match else None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""What the command lines share: unknown flags are refused, with the nearest known one."""
+"""What the command lines share: unknown flags are refused, with the nearest known one; which flags were given."""
 
+from argparse import SUPPRESS
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -26,3 +27,18 @@ def parse_dataclasses(parser: HfArgumentParser, arguments: list[str]) -> list[An
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ValueError(f"unknown flag {unknown[0]}{did_you_mean(unknown[0], flags)}")
     return parsed
+
+
+def values_of(arguments: list[str], flag: str) -> list[str]:
+    """The values of a flag in order, given as `--flag value` or `--flag=value`."""
+    pairs = zip(arguments, [*arguments[1:], None], strict=False)
+    values = [a.partition("=")[2] if "=" in a else b for a, b in pairs if a.partition("=")[0] == flag]
+    return [value for value in values if value is not None]
+
+
+def given_flags(kinds: tuple[type, ...], arguments: list[str]) -> dict[str, Any]:
+    """The values of the flags that stand in `arguments`, by the names of the dataclasses' fields."""
+    parser = HfArgumentParser(kinds, allow_abbrev=False, add_help=False)
+    for action in parser._actions:
+        action.default = SUPPRESS
+    return vars(parser.parse_known_args(arguments)[0])

@@ -25,6 +25,7 @@ from training.evaluation.options import Options, parse
 from training.evaluation.prepare import Evaluation, prepare, sweep
 from training.evaluation.processes import Processes
 from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
+from training.machine import is_reporter
 from training.metrics.sample_quality import measure_names
 
 
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         location, options = parse(arguments, __doc__.splitlines()[0])
         run(location, options, shlex.join(["python", "-m", "training.evaluate", *arguments]))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}" if Processes.is_reporter() else 1)
+        sys.exit(f"error: {error}" if is_reporter() else 1)
 
 
 if __name__ == "__main__":

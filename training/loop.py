@@ -16,15 +16,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from diffusers import DiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from training.checkpoints import checkpoint_steps, find_checkpoint, new_checkpoint
+from training.checkpoints import LATEST, checkpoint_steps, find_checkpoint, new_checkpoint
 from training.data import ImageData
-from training.files import write_json
+from training.files import write_json, write_whole
 from training.networks.guide import add_guide
 from training.objectives.base import Batch, Objective
 from training.randomness import BatchRandom, DataOrder, seed_of
@@ -47,11 +48,14 @@ class Trainer:
             mixed_precision=recipe.mixed_precision,
             log_with=trackers,
             project_dir=str(self.output_dir),
-            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            # given this way, neither is overruled by accelerate's environment variables
+            gradient_accumulation_plugin=GradientAccumulationPlugin(recipe.gradient_accumulation_steps),
+            dynamo_backend="no",
         )
         self.settings = recipe.settings(objective.options)
         self.origin = origin(recipe, self.settings, data)
         self.step, self.seconds_before = 0, 0.0
+        self._resumed = (0, 0)  # updates, and images seen, when this process began
         self.order = DataOrder(recipe.seed, len(data.images))
         self._prepare(objective.network)
         self._prepare_frozen()
@@ -61,11 +65,12 @@ class Trainer:
         network = network.to(self.accelerator.device)
         if recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        decays = [recipe.ema_decay, *([] if recipe.second_ema_decay is None else [recipe.second_ema_decay])]
+        decays = [decay for decay in (recipe.ema_decay, recipe.second_ema_decay) if decay is not None]
         most = (1 + recipe.max_train_steps) / (10 + recipe.max_train_steps)  # EMAModel's own limit at the end
         if len(decays) == 2 and min(decays) >= most:
             told = "ema_decay and second_ema_decay keep the same average: after %d updates a decay is at most %.4f"
             logger.warning(told, recipe.max_train_steps, most)
+        self.decays = decays
         self.averages = [EMAModel(network.parameters(), decay=decay, foreach=True) for decay in decays]
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # takes an average to draw or save
         self.optimizer = torch.optim.AdamW(
@@ -109,7 +114,7 @@ class Trainer:
         count, total = self.recipe.train_batch_size, self.images_per_update
         start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
         rng = BatchRandom(self.recipe.seed, self.step, start, count, total)
-        index = self.order.indices(self.step * total + start, count).numpy()
+        index = self.order.indices(self.images_seen + start, count).numpy()
         flipped = rng.uniform("flip") < 0.5 if self.recipe.random_flip else None
         images = self.data.take(index, flipped, next(self.network.parameters()))
         batch: Batch = {"images": images}
@@ -178,6 +183,12 @@ class Trainer:
         recipe = self.recipe
         return recipe.train_batch_size * recipe.gradient_accumulation_steps * self.accelerator.num_processes
 
+    @property
+    def images_seen(self) -> int:
+        """Number of examples so far, repeated ones included; before a resume, updates may have had other sizes."""
+        step, images = self._resumed
+        return images + (self.step - step) * self.images_per_update
+
     def train(self) -> Path:
         """Train up to `max_train_steps`, from the recipe's checkpoint if any; returns the folder of the pipeline."""
         self._resume()
@@ -239,6 +250,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.pipeline_to_save().save_pretrained(folder / "pipeline")
                 write_json(folder / "training.json", self._record())
+        if self.accelerator.is_main_process:
+            write_whole(self.output_dir / LATEST, f"checkpoint-{self.step}\n".encode())
 
     def _resume(self) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -254,15 +267,28 @@ class Trainer:
         self.accelerator.step = 0  # a new update begins, even if gradient_accumulation_steps has changed
         record = json.loads((checkpoint / "training.json").read_text())
         self.step, self.seconds_before = record["steps"], record["seconds"]
+        self._resumed = (self.step, record["images"])
+        self._use_own_settings()
         if record["dataset_fingerprint"] != self.data.fingerprint:
             logger.warning("%s was trained on other data", checkpoint)
         self.accelerator.print(f"Resuming from {checkpoint} at step {self.step}")
+
+    def _use_own_settings(self) -> None:
+        """Replace the settings that a checkpoint restores with those of this run, which may be others."""
+        recipe, scheduler = self.recipe, self.lr_scheduler
+        scheduler.base_lrs = [recipe.learning_rate]
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
+            group["initial_lr"], group["eps"] = recipe.learning_rate, recipe.adam_epsilon
+            group["betas"], group["weight_decay"] = (recipe.adam_beta1, recipe.adam_beta2), recipe.adam_weight_decay
+        for average, decay in zip(self.averages, self.decays, strict=True):
+            average.decay = decay
 
     def _record(self) -> dict[str, Any]:
         seconds = self.seconds_before + time.monotonic() - self._started
         return {
             "steps": self.step,
-            "images": self.step * self.images_per_update,
+            "images": self.images_seen,
             "seconds": round(seconds, 1),
             "processes": self.accelerator.num_processes,
             "device": device_name(self.accelerator.device),

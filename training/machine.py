@@ -1,4 +1,4 @@
-"""What a run computes on: its share of the CPU's cores, and the versions of the libraries."""
+"""What a run computes on: its processes, its share of the CPU's cores, and the versions of the libraries."""
 
 import os
 import platform
@@ -6,6 +6,26 @@ import platform
 import diffusers
 import numpy as np
 import torch
+
+_WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPI
+
+
+def is_reporter() -> bool:
+    """Whether this process prints what all processes of a launch find alike: the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_connected(processes: int) -> None:
+    """Raise ValueError if the launch has more processes than the `processes` that this one sees.
+
+    Each would take itself for the only one, and all would write the same folder.
+    """
+    started = max(int(os.environ.get(name, "1")) for name in _WORLD_SIZES)
+    if started > 1 and processes == 1:
+        raise ValueError(
+            f"WORLD_SIZE must be the number of connected processes, got {started} where one is seen: on a CPU use "
+            f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {started} -m ..."
+        )
 
 
 def share_cores(processes: int) -> None:

@@ -44,6 +44,7 @@ class Recipe:
     """The settings of every training run, whatever its objective. Flags are named as in diffusers' example scripts."""
 
     _argument_group_name: ClassVar[str] = "flags of every run"
+    FIXED: ClassVar[tuple[str, ...]] = ("recipe", "objective", "resolution", "second_ema_decay")  # when a run goes on
 
     recipe: str = flag("", "the recipe whose values are the defaults of the other flags")
     output_dir: str | None = flag(None, "folder for checkpoints, samples and the model [runs/RECIPE]")
@@ -90,7 +91,10 @@ class Recipe:
     torch_compile: bool = flag(False, "compile the network (about a minute, then 10 to 20 % faster)")
     checkpointing_steps: int = flag(500, "updates between checkpoints")
     checkpoints_total_limit: int | None = flag(2, "number of checkpoints that are kept")
-    resume_from_checkpoint: str | None = flag(None, "a checkpoint folder, or latest")
+    resume_from_checkpoint: str | None = flag(
+        None, "go on from a checkpoint folder, or latest: flags that are not given are those of the checkpoint"
+    )
+    overwrite_output_dir: bool = flag(False, "delete the run that output_dir holds, and start afresh")
     validation_steps: int = flag(500, "updates between grids of samples")
     report_to: str = flag("tensorboard", "tensorboard, trackio, all or none")
     # where it goes
@@ -139,7 +143,14 @@ class Recipe:
 
         The objective's `options`, a dataclass, come after its name.
         """
-        left_out = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token")
+        left_out = (
+            "output_dir",
+            "overwrite_output_dir",
+            "push_to_hub",
+            "hub_model_id",
+            "hub_private_repo",
+            "hub_token",
+        )
         kept = {}
         for name, value in asdict(self).items():
             if name not in left_out:

@@ -4,40 +4,57 @@ The flags are the fields of `training.recipes.Recipe` and of the objective's `Op
 """
 
 import logging
-import os
 import sys
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser
 
-from pipelines.allocator import keep_freed_memory
 from training import hub
 from training.checkpoints import find_checkpoint
-from training.command_line import did_you_mean, parse_dataclasses
+from training.command_line import did_you_mean, given_flags, parse_dataclasses, values_of
 from training.data import ImageData, load_images
+from training.launch import launched_settings, one_message, report_overruled, start_processes
+from training.lock import locked
 from training.loop import Trainer
-from training.machine import share_cores
+from training.machine import is_reporter
 from training.objectives import find_objective
 from training.objectives.base import Objective
 from training.recipes import RECIPES, Recipe, fields_in
+from training.resume import check_same_model, check_steps, check_unchanged, checkpoint_of, saved_settings
+from training.run_folder import check_output_dir, delete_run
 
-logger = logging.getLogger(__name__)
+# the user's data replace those of the recipe or of the checkpoint
+_OTHER_DATA = {
+    "--train_data_dir": ("dataset_name", "dataset_config_name"),
+    "--dataset_name": ("train_data_dir", "dataset_config_name"),
+}
 
 
 def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     """The recipe that the command line selects, with its flags applied, and the options of its objective.
 
+    A flag that is not given is what was given to accelerate instead, or that of the checkpoint from which the run goes
+    on, or that of the recipe's row, or the default.
+
     Raises:
-        ValueError: an unknown recipe, objective or flag, with the nearest known one, or a value out of range.
+        ValueError: an unknown recipe, objective or flag, with the nearest known one, a value out of range, or one that
+            the checkpoint does not allow.
     """
-    name = _recipe_name(arguments)
-    row = dict(RECIPES[name])
-    if _values(arguments, "--train_data_dir"):
-        row.pop("dataset_name", None)  # the user's images replace the recipe's data set
-    objective = [row.get("objective", Recipe.objective), *_values(arguments, "--objective")][-1]
+    asks_for_help = {"-h", "--help"} & set(arguments)
+    checkpoint = None if asks_for_help else checkpoint_of(arguments)
+    saved = {} if checkpoint is None else saved_settings(checkpoint)
+    name = _recipe_name(arguments, saved.get("recipe"))
+    launched = launched_settings()
+    row = (saved or dict(RECIPES[name])) | launched
+    for flag, others in _OTHER_DATA.items():
+        if values_of(arguments, flag):
+            row = {key: value for key, value in row.items() if key not in others}
+    objective = [row.get("objective", Recipe.objective), *values_of(arguments, "--objective")][-1]
+    if checkpoint is not None:
+        check_unchanged({"recipe": name, "objective": objective}, saved, ("recipe", "objective"), checkpoint)
     kinds = Recipe, _options_of(objective)
     parser = HfArgumentParser(
         kinds,
@@ -49,7 +66,12 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
         parser.set_defaults(**fields_in(row, kind))
     recipe, options = parse_dataclasses(parser, arguments)
     options.check(recipe)
-    return replace(recipe, output_dir=recipe.output_dir or f"runs/{name}"), options
+    report_overruled(launched, recipe)
+    if checkpoint is not None:
+        check_unchanged(given_flags(kinds, arguments), saved, (*Recipe.FIXED, *kinds[1].FIXED), checkpoint)
+        check_steps(recipe, checkpoint)
+    folder = checkpoint.parent if checkpoint is not None else f"runs/{name}"
+    return replace(recipe, recipe=name, output_dir=recipe.output_dir or str(folder)), options
 
 
 def _options_of(objective: str) -> type[Objective.Options]:
@@ -60,38 +82,18 @@ def _options_of(objective: str) -> type[Objective.Options]:
     return kind
 
 
-def _recipe_name(arguments: list[str]) -> str:
-    known, values = ", ".join(RECIPES), _values(arguments, "--recipe")
+def _recipe_name(arguments: list[str], saved: str | None) -> str:
+    """The recipe of a command line; by default that of the checkpoint from which it goes on, if any."""
+    known, values = ", ".join(RECIPES), values_of(arguments, "--recipe")
     if {"-h", "--help"} & set(arguments):
         return next((value for value in reversed(values) if value in RECIPES), next(iter(RECIPES)))
+    if not values and saved is not None:
+        return saved
     if not values:
         raise ValueError(f"--recipe must be one of {known}, and was not given")
     if values[-1] not in RECIPES:
         raise ValueError(f"--recipe must be one of {known}, got {values[-1]!r}{did_you_mean(values[-1], RECIPES)}")
     return values[-1]
-
-
-def _values(arguments: list[str], flag: str) -> list[str]:
-    """The values of a flag in order, given as `--flag value` or `--flag=value`."""
-    pairs = zip(arguments, [*arguments[1:], None], strict=False)
-    values = [a.partition("=")[2] if "=" in a else b for a, b in pairs if a.partition("=")[0] == flag]
-    return [value for value in values if value is not None]
-
-
-def start_processes() -> PartialState:
-    """Join the launch's other processes; on a CPU, keep freed memory and take this process's share of the cores."""
-    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    if processes.device.type == "cpu":
-        keep_freed_memory()
-        launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-        if launched and os.environ.get("OMP_NUM_THREADS") == "1":  # set by accelerate launch, or by the user
-            share_cores(processes.num_processes)
-    if "MASTER_PORT" in os.environ and processes.num_processes == 1:
-        logger.warning(
-            "one process runs, though several were asked for: with --cpu, accelerate launch needs mpirun to start "
-            "several. For N processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m ..."
-        )
-    return processes
 
 
 def load_data(recipe: Recipe, options: Objective.Options) -> ImageData:
@@ -115,27 +117,33 @@ def load_data(recipe: Recipe, options: Objective.Options) -> ImageData:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, load the data and train. Bad input exits with a one-line message."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_reporter() else logging.ERROR, format="%(levelname)s %(message)s")
     for chatty in ("httpx2", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
+    with one_message(ValueError, OSError, hub.HubError, FloatingPointError):
         recipe, options = parse(sys.argv[1:] if arguments is None else arguments)
         processes = start_processes()
-        if recipe.resume_from_checkpoint:
-            find_checkpoint(Path(recipe.output_dir), recipe.resume_from_checkpoint)  # raises now, before any work
-        data = load_data(recipe, options)
-        objective = find_objective(recipe.objective).build(recipe, options, data)
-        trainer = Trainer(recipe, data, objective)
-        repo_id = recipe.hub_model_id or Path(recipe.output_dir).name
-        if recipe.push_to_hub and processes.is_main_process:
-            hub.prepare(repo_id, recipe.hub_token, recipe.hub_private_repo)
-        processes.wait_for_everyone()
-    except (ValueError, OSError, hub.HubError) as error:
-        sys.exit(f"error: {error}")
-    try:
-        folder = trainer.train()
-    except FloatingPointError as error:
-        sys.exit(f"error: {error}")
+        with locked(Path(recipe.output_dir)) if processes.is_main_process else nullcontext():
+            run(recipe, options, processes)
+
+
+def run(recipe: Recipe, options: Objective.Options, processes: PartialState) -> None:
+    """Load the data, train, and push if that was asked for."""
+    wanted = recipe.resume_from_checkpoint
+    checkpoint = find_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
+    check_output_dir(recipe, checkpoint)
+    data = load_data(recipe, options)
+    objective = find_objective(recipe.objective).build(recipe, options, data)
+    if checkpoint is not None:
+        check_same_model(checkpoint, objective)
+    trainer = Trainer(recipe, data, objective)
+    repo_id = recipe.hub_model_id or Path(recipe.output_dir).name
+    if recipe.push_to_hub and processes.is_main_process:
+        hub.prepare(repo_id, recipe.hub_token, recipe.hub_private_repo)
+    if recipe.overwrite_output_dir and processes.is_main_process:
+        delete_run(Path(recipe.output_dir))
+    processes.wait_for_everyone()
+    folder = trainer.train()
     trainer.accelerator.print(f"The pipeline is in {folder}")
     if recipe.push_to_hub and processes.is_main_process:
         push(folder, repo_id, recipe)

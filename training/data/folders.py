@@ -14,6 +14,7 @@ from pathlib import Path
 from training.data.labels import Labels, labels_of
 from training.data.layout import EXTENSIONS, find_split, image_files, is_image, split_folders, unwrapped
 from training.data.metadata import Table, metadata_of, read_metadata, unread_metadata
+from training.data.runs import is_run, report_runs
 from training.data.sources import (
     Columns,
     Rows,
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def folder_source(root: Path, split: str, columns: Columns) -> Source:
     """The source of a folder: class folders, a flat folder or one with metadata.csv / .jsonl, a folder of such folders
-    named train, test and so on, or a folder that only wraps one of these.
+    named train, test and so on, or a folder that only wraps one of these. What training runs wrote in it is left out.
 
     Raises ValueError if the folder does not exist or holds no images, and if it has no such split.
     """
@@ -40,10 +41,11 @@ def folder_source(root: Path, split: str, columns: Columns) -> Source:
     if not root.is_dir():
         what = "it is a file, not a folder" if root.exists() else "there is no such folder"
         raise ValueError(f"train_data_dir={str(root)!r}: {what}")
+    report_runs(root)
     root = unwrapped(root)
     splits = split_folders(root)
     folder = find_split(splits, split, root)
-    visible, metadata = visible_files(folder), metadata_of(folder)
+    visible, metadata = visible_files(folder, is_run), metadata_of(folder)
     files = [name for name in visible if is_image(name)]
     unread = tuple(n for n in visible if not is_image(n) and (metadata is None or n != metadata.name))
     if not files and metadata is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from training.data.metadata import metadata_of
+from training.data.runs import is_run
 from training.data.sources import visible_entries, visible_files, walk_visible
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,11 @@ def is_image(name: str) -> bool:
 
 
 def image_files(folder: Path) -> list[str]:
-    """The image files below a folder, as sorted paths relative to it with forward slashes; hidden ones left out."""
-    return [name for name in visible_files(folder) if is_image(name)]
+    """The image files below a folder, as sorted paths relative to it with forward slashes.
+
+    Hidden files, and what training runs wrote, are left out.
+    """
+    return [name for name in visible_files(folder, is_run) if is_image(name)]
 
 
 def unwrapped(root: Path) -> Path:
@@ -80,13 +84,14 @@ def wrapped_folder(folder: Path) -> Path | None:
 
 
 def folders_with_data(folder: Path) -> dict[str, Path]:
-    """The visible subfolders that hold images, at any depth, or metadata; sorted by name."""
-    return {entry.name: entry for entry in visible_entries(folder) if entry.is_dir() and holds_data(entry)}
+    """The visible subfolders that hold images, at any depth, or metadata, and no training run; sorted by name."""
+    entries = visible_entries(folder)
+    return {entry.name: entry for entry in entries if entry.is_dir() and not is_run(entry) and holds_data(entry)}
 
 
 def holds_data(folder: Path) -> bool:
     """Whether a folder holds images, at any depth, or metadata."""
-    return metadata_of(folder) is not None or any(is_image(name) for name in walk_visible(folder))
+    return metadata_of(folder) is not None or any(is_image(name) for name in walk_visible(folder, is_run))
 
 
 def holds_loose_data(folder: Path) -> bool:

@@ -96,21 +96,26 @@ def caption_of(value: object) -> str | list[str]:
     return "" if not several or several[0] is None else str(several[0])
 
 
-def visible_files(folder: Path) -> list[str]:
+def visible_files(folder: Path, left_out: Callable[[Path], bool] | None = None) -> list[str]:
     """All files below a folder except hidden ones: sorted relative paths with forward slashes; links are followed.
 
-    A folder that cannot be read is named and left out."""
+    A folder that cannot be read is named and left out, and so are folders for which `left_out` is true."""
 
     def unreadable(error: OSError) -> None:
         logger.warning("skipped %s: %s", error.filename, error.strerror)
 
-    return sorted(walk_visible(folder, unreadable))
+    return sorted(walk_visible(folder, left_out, unreadable))
 
 
-def walk_visible(folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[str]:
+def walk_visible(
+    folder: Path,
+    left_out: Callable[[Path], bool] | None = None,
+    unreadable: Callable[[OSError], None] | None = None,
+) -> Iterator[str]:
     """The same one by one, in any order; `unreadable` is called for a folder that cannot be read."""
     for path, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and not is_link_cycle(path, name)]
+        folders[:] = [name for name in folders if left_out is None or not left_out(Path(path, name))]
         prefix = Path(path).relative_to(folder).as_posix()
         yield from (n if prefix == "." else f"{prefix}/{n}" for n in names if not n.startswith("."))
 

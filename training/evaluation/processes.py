@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 
 from pipelines.allocator import keep_freed_memory
-from training.machine import share_cores
+from training.machine import check_connected, share_cores
 
 
 class Processes:
@@ -40,14 +40,10 @@ class Processes:
 
         # the first process measures while the others wait, often for longer than accelerate's default of ten minutes
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(days=1))
+        check_connected(state.num_processes)
         self._state, self.index, self.count, self.device = state, state.process_index, state.num_processes, state.device
         if state.device.type == "cpu":
             share_cores(self.count)
-
-    @staticmethod
-    def is_reporter() -> bool:
-        """Whether this process prints errors: all processes find the same ones, and only the first reports them."""
-        return os.environ.get("RANK", "0") == "0"
 
     @property
     def first(self) -> bool:

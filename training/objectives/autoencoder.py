@@ -12,7 +12,7 @@ is done to the image, which a diffusion model finds easier to learn.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ class Autoencoding(Objective):
     @dataclass(frozen=True)
     class Options(Objective.Options):
         """The latents and the terms of the loss."""
+
+        FIXED: ClassVar[tuple[str, ...]] = ("latent_channels",)
 
         latent_channels: int | None = flag(None, "channels of the latents [4, or those of the config or the model]")
         kl_weight: float = flag(1e-4, "weight of the KL divergence, a mean over all values of a latent")

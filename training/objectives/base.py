@@ -68,6 +68,7 @@ class Objective(ABC):
         """Its own flags, beside `Recipe`'s: fields made with `training.recipes.flag` and checked in __post_init__."""
 
         _argument_group_name: ClassVar[str] = "flags of the objective"
+        FIXED: ClassVar[tuple[str, ...]] = ()  # those that say what the network means: a run that goes on keeps them
 
         def check(self, recipe: Recipe) -> None:
             """Raise ValueError, naming a flag, if these flags contradict those of the run. Called before any work."""

@@ -1,6 +1,7 @@
 """The conditions of a network, its inputs besides x_t and t: a dict of tensors, one row per image, each with a null."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class ClassConditional(Objective):
     @dataclass(frozen=True)
     class Options(Objective.Options):
         """Whether with classes."""
+
+        FIXED: ClassVar[tuple[str, ...]] = ("class_conditional",)
 
         class_conditional: bool = flag(False, "train on labels, dropped now and then, for classifier-free guidance")
         label_dropout: float = flag(0.1, "share of examples whose label is dropped")

@@ -12,7 +12,7 @@ T = 1000, and the terms are summed over t. Here t is drawn, so that lambda times
 
 import logging
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin
@@ -42,6 +42,14 @@ class Denoising(TextConditional):
     @dataclass(frozen=True)
     class Options(TextConditional.Options):
         """The prediction type, noise schedule, loss weights, and whether to train with classes."""
+
+        FIXED: ClassVar[tuple[str, ...]] = (
+            *LatentConditional.Options.FIXED,
+            "prediction_type",
+            "ddpm_num_steps",
+            "ddpm_beta_schedule",
+            "variance_type",
+        )
 
         prediction_type: str = flag("v_prediction", "epsilon, sample or v_prediction")
         ddpm_num_steps: int = flag(1000, "length T of the noise schedule")

@@ -9,7 +9,7 @@ is stratified over the batch.
 
 import logging
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -39,6 +39,8 @@ class FlowMatching(TextConditional):
     @dataclass(frozen=True)
     class Options(TextConditional.Options):
         """The path, how times are drawn, and whether with classes."""
+
+        FIXED: ClassVar[tuple[str, ...]] = (*LatentConditional.Options.FIXED, "path")
 
         path: str = flag("linear", "linear (rectified flow) or variance_preserving")
         weighting_scheme: str = flag("none", "how times are drawn: none (uniform) or logit_normal")

@@ -12,7 +12,7 @@ signal-to-noise ratio; under VE it is asked by sigma and answers the score, as N
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin, ScoreSdeVeScheduler
@@ -41,6 +41,16 @@ class ScoreMatching(ClassConditional):
     @dataclass(frozen=True)
     class Options(ClassConditional.Options):
         """The process, how its times are weighted and drawn, and whether with classes."""
+
+        FIXED: ClassVar[tuple[str, ...]] = (
+            *ClassConditional.Options.FIXED,
+            "sde",
+            "beta_min",
+            "beta_max",
+            "sigma_min",
+            "sigma_max",
+            "ncsn_levels",
+        )
 
         sde: str = flag("ve", "vp, subvp or ve")
         beta_min: float = flag(0.1, "of vp and subvp")

@@ -1,0 +1,153 @@
+"""What a run that goes on takes from its checkpoint, and what it may not change.
+
+Flags that are not given are those that training.json of the checkpoint records. Given ones that change what the network
+means are refused by name; what the data and the files of the run decide is compared with the checkpoint's pipeline.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from training.checkpoints import find_checkpoint
+from training.command_line import values_of
+from training.files import read_json_object
+from training.model_index import read_index
+from training.objectives.base import Objective
+from training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+_OF_THE_DATA = ("resolution", "latent_channels")  # None: as the data or the config are, which is compared later
+_MEASURED = {"scaling_factor", "shift_factor", "latent_rgb_factors", "latent_rgb_bias"}  # anew at each save
+_SCHEDULE = {
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "variance_type",
+    "rescale_betas_zero_snr",
+}  # of a scheduler's config; the rest is about drawing
+
+
+def checkpoint_of(arguments: list[str]) -> Path | None:
+    """The checkpoint from which a command line goes on; None if it starts from scratch.
+
+    Raises:
+        ValueError: the checkpoint that it names does not exist, or its folder is not named.
+    """
+    wanted = values_of(arguments, "--resume_from_checkpoint")
+    if not wanted:
+        return None
+    folders = values_of(arguments, "--output_dir")
+    folders += [f"runs/{name}" for name in values_of(arguments, "--recipe")[-1:]] * (not folders)
+    if not folders and wanted[-1] == "latest":
+        raise ValueError("resume_from_checkpoint must be a checkpoint folder without --output_dir, got 'latest'")
+    return find_checkpoint(Path(folders[-1] if folders else "."), wanted[-1])
+
+
+def saved_settings(checkpoint: Path) -> dict[str, Any]:
+    """The flags of the run that wrote a checkpoint, by name, those of its objective included.
+
+    Raises:
+        ValueError: its training.json does not hold them.
+    """
+    settings = read_json_object(checkpoint / "training.json").get("recipe")
+    if not isinstance(settings, dict) or "recipe" not in settings:
+        raise ValueError(f"{checkpoint / 'training.json'} must hold the flags of its run as an object, recipe")
+    return {name: value for name, value in settings.items() if name != "resume_from_checkpoint"}
+
+
+def check_unchanged(given: Mapping[str, Any], saved: Mapping[str, Any], fixed: tuple[str, ...], where: Path) -> None:
+    """Raise ValueError for flags that were given and that change what the network of the checkpoint `where` means."""
+    changed = [
+        f"{name} must be {saved[name]}, as in {where}, got {given[name]}"
+        for name in fixed
+        if name in given and name in saved and given[name] != saved[name]
+        if saved[name] is not None or name not in _OF_THE_DATA
+    ]
+    if changed:
+        raise ValueError(f"{'; '.join(changed)}: a run that goes on cannot change it")
+
+
+def check_steps(recipe: Recipe, checkpoint: Path) -> None:
+    """Say so if a checkpoint leaves nothing to train: its model is then written as it is.
+
+    Raises:
+        ValueError: the checkpoint is beyond max_train_steps.
+    """
+    steps = read_json_object(checkpoint / "training.json")["steps"]
+    if steps > recipe.max_train_steps:
+        raise ValueError(
+            f"max_train_steps must be above {steps}, the updates of {checkpoint}, got {recipe.max_train_steps}"
+        )
+    if steps == recipe.max_train_steps:
+        logger.warning(
+            "%s has all %d updates of --max_train_steps: nothing is trained, its model is written", checkpoint, steps
+        )
+
+
+def check_same_model(checkpoint: Path, objective: Objective) -> None:
+    """Compare the model of a run that goes on with that of its checkpoint: classes, configs, shapes, frozen weights.
+
+    Raises:
+        ValueError: they differ; it says in what.
+    """
+    saved, pipeline = checkpoint / "pipeline", objective.pipeline(objective.network)
+    _check_classes(read_index(saved).class_names, list(getattr(pipeline, "class_names", None) or []), checkpoint)
+    for name, part in pipeline.components.items():
+        _check_config(saved / name, part, checkpoint)
+        if any(part is frozen for frozen in objective.frozen.values()):
+            _check_weights(saved / name / "diffusion_pytorch_model.safetensors", part, checkpoint)
+    _check_shapes(checkpoint / "state" / "model.safetensors", objective.network, checkpoint)
+
+
+def _check_classes(saved: list[str], names: list[str], checkpoint: Path) -> None:
+    if saved != names:
+        old, new = (", ".join(classes) or "none" for classes in (saved, names))
+        raise ValueError(f"the classes of the data must be those of {checkpoint} ({old}), got {new}")
+
+
+def _check_config(folder: Path, part: Any, checkpoint: Path) -> None:
+    for file, kept in (("config.json", None), ("scheduler_config.json", _SCHEDULE)):
+        if not (folder / file).is_file():
+            continue
+        old, new = read_json_object(folder / file), json.loads(json.dumps(dict(part.config), default=str))
+        for key in sorted((kept or old.keys() - _MEASURED) & old.keys() & new.keys()):
+            if not key.startswith("_") and old[key] != new[key]:
+                flag = " (--resolution)" if key == "sample_size" else ""
+                raise ValueError(
+                    f"{folder.name}.{key}{flag} must be {old[key]}, as in {checkpoint}, got {new[key]}: the data, "
+                    f"--model_config_name_or_path and --pretrained_model_name_or_path must be those of that run"
+                )
+
+
+def _check_weights(file: Path, part: nn.Module, checkpoint: Path) -> None:
+    if not file.is_file():
+        return
+    saved, weights = load_file(file), part.state_dict()
+    same = saved.keys() == weights.keys() and all(torch.equal(saved[key], weights[key].cpu()) for key in saved)
+    if not same:
+        raise ValueError(f"the {file.parent.name} must be that of {checkpoint}: the network was trained with it")
+
+
+def _check_shapes(file: Path, network: nn.Module, checkpoint: Path) -> None:
+    if not file.is_file():
+        return
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    with safe_open(file, "pt") as saved:
+        for name in saved.keys():
+            old = saved.get_slice(name).get_shape()
+            if shapes.get(name) != old:
+                raise ValueError(
+                    f"the network must be that of {checkpoint}: its {name} is {old} there, and "
+                    f"{shapes.get(name, 'absent')} here"
+                )
