@@ -52,6 +52,8 @@ class Trainer:
             gradient_accumulation_plugin=GradientAccumulationPlugin(recipe.gradient_accumulation_steps),
             dynamo_backend="no",
         )
+        if recipe.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":  # accelerate would ignore it
+            raise ValueError("mixed_precision must be no or bf16 on a CPU, got 'fp16'")
         self.settings = recipe.settings(objective.options)
         self.origin = origin(recipe, self.settings, data)
         self.step, self.seconds_before = 0, 0.0

@@ -27,11 +27,16 @@ class Processes:
 
     @classmethod
     def launched(cls) -> Processes:
-        """This process with the others that accelerate started, if any; each gets its share of the cores."""
+        """This process with the others that accelerate started, if any; each gets its share of the cores.
+
+        Raises:
+            ValueError: several processes were started, and this one is not connected to the others.
+        """
         processes = cls()
         keep_freed_memory()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             processes._join()
+        check_connected(processes.count)
         return processes
 
     def _join(self) -> None:
@@ -40,7 +45,6 @@ class Processes:
 
         # the first process measures while the others wait, often for longer than accelerate's default of ten minutes
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(days=1))
-        check_connected(state.num_processes)
         self._state, self.index, self.count, self.device = state, state.process_index, state.num_processes, state.device
         if state.device.type == "cpu":
             share_cores(self.count)
