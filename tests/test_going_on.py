@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def copied(place: Path, folder: Path, *steps: int) -> Path:
 
 def record(folder: Path) -> dict[str, object]:
     return json.loads((folder / "training.json").read_text())
+
+
+def only_record(folder: Path, settings: dict[str, object]) -> None:
+    """A checkpoint that holds no more than its record."""
+    known = {"steps": 1, "images": 64, "seconds": 1.0, "dataset_fingerprint": "x", "recipe": settings}
+    write_json(folder / "checkpoint-1" / "training.json", known)
 
 
 def going_on(folder: Path, *flags: str) -> list[str]:
@@ -121,12 +128,24 @@ def test_what_changes_the_meaning_of_the_network_is_refused_by_name(place: Path,
     ],
 )
 def test_the_flags_of_other_objectives_are_fixed_too(recipe: str, flag: str, value: str, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-1").mkdir()
     kept, options = parse([f"--recipe={recipe}"])
-    write_json(tmp_path / "checkpoint-1" / "training.json", {"steps": 1, "recipe": kept.settings(options)})
+    only_record(tmp_path, kept.settings(options))
     with pytest.raises(ValueError, match=rf"^{flag} must be .*, as in .*checkpoint-1, got {value}"):
         parse(going_on(tmp_path, f"--{flag}={value}"))
     assert parse(going_on(tmp_path, "--seed=3"))[1] == options
+
+
+def test_flags_with_hyphens_go_on_as_well(place: Path) -> None:
+    arguments = [f"--output-dir={place / 'run'}", "--resume-from-checkpoint", "latest"]
+    assert parse(arguments)[1].prediction_type == "epsilon"
+
+
+def test_a_loss_outside_of_this_project_is_imported_only_if_it_is_given(tmp_path: Path) -> None:
+    """A checkpoint may come from anyone."""
+    only_record(tmp_path, {"recipe": "conditional", "objective": "this:Zen"})
+    with pytest.raises(ValueError, match="objective must be given to go on with a loss of your own, --objective this"):
+        parse(going_on(tmp_path))
+    assert "this" not in sys.modules
 
 
 def test_a_checkpoint_beyond_the_last_update_is_refused_and_one_at_it_is_said(

@@ -30,9 +30,10 @@ def parse_dataclasses(parser: HfArgumentParser, arguments: list[str]) -> list[An
 
 
 def values_of(arguments: list[str], flag: str) -> list[str]:
-    """The values of a flag in order, given as `--flag value` or `--flag=value`."""
+    """The values of a flag in order, given as `--a_flag value`, `--a_flag=value` or with `--a-flag`."""
     pairs = zip(arguments, [*arguments[1:], None], strict=False)
-    values = [a.partition("=")[2] if "=" in a else b for a, b in pairs if a.partition("=")[0] == flag]
+    spelled = {flag, f"--{flag[2:].replace('_', '-')}"}
+    values = [a.partition("=")[2] if "=" in a else b for a, b in pairs if a.partition("=")[0] in spelled]
     return [value for value in values if value is not None]
 
 

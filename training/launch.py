@@ -21,7 +21,7 @@ from training.machine import check_connected, is_reporter, share_cores
 logger = logging.getLogger(__name__)
 
 SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG")
-PATIENCE = 10.0  # seconds in which a launcher ends its other processes when one has failed
+PATIENCE = 60.0  # seconds in which a launcher ends its other processes when one has failed
 
 
 def launched_settings(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -60,10 +60,21 @@ def saved_settings(checkpoint: Path) -> dict[str, Any]:
     Raises:
         ValueError: its training.json does not hold them.
     """
-    settings = read_json_object(checkpoint / "training.json").get("recipe")
-    if not isinstance(settings, dict) or "recipe" not in settings:
-        raise ValueError(f"{checkpoint / 'training.json'} must hold the flags of its run as an object, recipe")
+    record = read_json_object(checkpoint / "training.json")
+    missing = [key for key in ("steps", "images", "seconds", "dataset_fingerprint", "recipe") if key not in record]
+    if missing:
+        raise ValueError(f"{checkpoint / 'training.json'} must record a run, it lacks {', '.join(missing)}")
+    settings = record["recipe"]
     return {name: value for name, value in settings.items() if name != "resume_from_checkpoint"}
+
+
+def check_objective(saved: Mapping[str, Any], given: list[str]) -> None:
+    """Raise ValueError if only the checkpoint names an objective of another project: it may come from anyone."""
+    name = saved.get("objective", "")
+    if ":" in name and not given:
+        raise ValueError(
+            f"objective must be given to go on with a loss of your own, --objective {name} if you trust it"
+        )
 
 
 def check_unchanged(given: Mapping[str, Any], saved: Mapping[str, Any], fixed: tuple[str, ...], where: Path) -> None:
@@ -145,9 +156,8 @@ def _check_shapes(file: Path, network: nn.Module, checkpoint: Path) -> None:
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     with safe_open(file, "pt") as saved:
         for name in saved.keys():
-            old = saved.get_slice(name).get_shape()
-            if shapes.get(name) != old:
+            old, here = saved.get_slice(name).get_shape(), shapes.get(name.removeprefix("module."))  # of 0.1.0
+            if here != old:
                 raise ValueError(
-                    f"the network must be that of {checkpoint}: its {name} is {old} there, and "
-                    f"{shapes.get(name, 'absent')} here"
+                    f"the network must be that of {checkpoint}: its {name} is {old} there, and {here or 'absent'} here"
                 )

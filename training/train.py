@@ -23,7 +23,14 @@ from training.machine import is_reporter
 from training.objectives import find_objective
 from training.objectives.base import Objective
 from training.recipes import RECIPES, Recipe, fields_in
-from training.resume import check_same_model, check_steps, check_unchanged, checkpoint_of, saved_settings
+from training.resume import (
+    check_objective,
+    check_same_model,
+    check_steps,
+    check_unchanged,
+    checkpoint_of,
+    saved_settings,
+)
 from training.run_folder import check_output_dir, delete_run
 
 # the user's data replace those of the recipe or of the checkpoint
@@ -52,7 +59,9 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     for flag, others in _OTHER_DATA.items():
         if values_of(arguments, flag):
             row = {key: value for key, value in row.items() if key not in others}
-    objective = [row.get("objective", Recipe.objective), *values_of(arguments, "--objective")][-1]
+    given = values_of(arguments, "--objective")
+    check_objective(saved, given)
+    objective = [row.get("objective", Recipe.objective), *given][-1]
     if checkpoint is not None:
         check_unchanged({"recipe": name, "objective": objective}, saved, ("recipe", "objective"), checkpoint)
     kinds = Recipe, _options_of(objective)
