@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -117,7 +118,7 @@ def check_same_model(checkpoint: Path, objective: Objective) -> None:
     for name, part in pipeline.components.items():
         _check_config(saved / name, part, checkpoint)
         if any(part is frozen for frozen in objective.frozen.values()):
-            _check_weights(saved / name / "diffusion_pytorch_model.safetensors", part, checkpoint)
+            _check_weights(saved / name, part, checkpoint)
     _check_shapes(checkpoint / "state" / "model.safetensors", objective.network, checkpoint)
 
 
@@ -129,7 +130,7 @@ def _check_classes(saved: list[str], names: list[str], checkpoint: Path) -> None
 
 def _check_config(folder: Path, part: Any, checkpoint: Path) -> None:
     for file, kept in (("config.json", None), ("scheduler_config.json", _SCHEDULE)):
-        if not (folder / file).is_file():
+        if not isinstance(part, ConfigMixin) or not (folder / file).is_file():
             continue
         old, new = read_json_object(folder / file), json.loads(json.dumps(dict(part.config), default=str))
         for key in sorted((kept or old.keys() - _MEASURED) & old.keys() & new.keys()):
@@ -141,13 +142,12 @@ def _check_config(folder: Path, part: Any, checkpoint: Path) -> None:
                 )
 
 
-def _check_weights(file: Path, part: nn.Module, checkpoint: Path) -> None:
-    if not file.is_file():
-        return
-    saved, weights = load_file(file), part.state_dict()
-    same = saved.keys() == weights.keys() and all(torch.equal(saved[key], weights[key].cpu()) for key in saved)
-    if not same:
-        raise ValueError(f"the {file.parent.name} must be that of {checkpoint}: the network was trained with it")
+def _check_weights(folder: Path, part: nn.Module, checkpoint: Path) -> None:
+    weights = part.state_dict()
+    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):  # of diffusers, and of transformers
+        saved = load_file(folder / name) if (folder / name).is_file() else {}
+        if not all(key in weights and torch.equal(value, weights[key].cpu()) for key, value in saved.items()):
+            raise ValueError(f"the {folder.name} must be that of {checkpoint}: the network was trained with it")
 
 
 def _check_shapes(file: Path, network: nn.Module, checkpoint: Path) -> None:

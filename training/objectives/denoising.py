@@ -44,7 +44,7 @@ class Denoising(TextConditional):
         """The prediction type, noise schedule, loss weights, and whether to train with classes."""
 
         FIXED: ClassVar[tuple[str, ...]] = (
-            *LatentConditional.Options.FIXED,
+            *TextConditional.Options.FIXED,
             "prediction_type",
             "ddpm_num_steps",
             "ddpm_beta_schedule",

@@ -40,7 +40,7 @@ class FlowMatching(TextConditional):
     class Options(TextConditional.Options):
         """The path, how times are drawn, and whether with classes."""
 
-        FIXED: ClassVar[tuple[str, ...]] = (*LatentConditional.Options.FIXED, "path")
+        FIXED: ClassVar[tuple[str, ...]] = (*TextConditional.Options.FIXED, "path")
 
         path: str = flag("linear", "linear (rectified flow) or variance_preserving")
         weighting_scheme: str = flag("none", "how times are drawn: none (uniform) or logit_normal")
