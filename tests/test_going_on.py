@@ -58,10 +58,10 @@ def record(folder: Path) -> dict[str, object]:
     return json.loads((folder / "training.json").read_text())
 
 
-def only_record(folder: Path, settings: dict[str, object]) -> None:
-    """A checkpoint that holds no more than its record."""
-    known = {"steps": 1, "images": 64, "seconds": 1.0, "dataset_fingerprint": "x", "recipe": settings}
-    write_json(folder / "checkpoint-1" / "training.json", known)
+def with_flags(place: Path, folder: Path, settings: dict[str, object]) -> None:
+    """A checkpoint of the run, in another folder and with a record of other flags."""
+    path = copied(place, folder, 2) / "checkpoint-2" / "training.json"
+    write_json(path, json.loads(path.read_text()) | {"recipe": settings})
 
 
 def going_on(folder: Path, *flags: str) -> list[str]:
@@ -127,10 +127,12 @@ def test_what_changes_the_meaning_of_the_network_is_refused_by_name(place: Path,
         ("fashion-flow", "class_conditional", "False"),
     ],
 )
-def test_the_flags_of_other_objectives_are_fixed_too(recipe: str, flag: str, value: str, tmp_path: Path) -> None:
+def test_the_flags_of_other_objectives_are_fixed_too(
+    recipe: str, flag: str, value: str, place: Path, tmp_path: Path
+) -> None:
     kept, options = parse([f"--recipe={recipe}"])
-    only_record(tmp_path, kept.settings(options))
-    with pytest.raises(ValueError, match=rf"^{flag} must be .*, as in .*checkpoint-1, got {value}"):
+    with_flags(place, tmp_path, kept.settings(options))
+    with pytest.raises(ValueError, match=rf"^{flag} must be .*, as in .*checkpoint-2, got {value}"):
         parse(going_on(tmp_path, f"--{flag}={value}"))
     assert parse(going_on(tmp_path, "--seed=3"))[1] == options
 
@@ -140,9 +142,9 @@ def test_flags_with_hyphens_go_on_as_well(place: Path) -> None:
     assert parse(arguments)[1].prediction_type == "epsilon"
 
 
-def test_a_loss_outside_of_this_project_is_imported_only_if_it_is_given(tmp_path: Path) -> None:
+def test_a_loss_outside_of_this_project_is_imported_only_if_it_is_given(place: Path, tmp_path: Path) -> None:
     """A checkpoint may come from anyone."""
-    only_record(tmp_path, {"recipe": "conditional", "objective": "this:Zen"})
+    with_flags(place, tmp_path, {"recipe": "conditional", "objective": "this:Zen"})
     with pytest.raises(ValueError, match="objective must be given to go on with a loss of your own, --objective this"):
         parse(going_on(tmp_path))
     assert "this" not in sys.modules
@@ -232,7 +234,9 @@ def test_latest_is_the_one_that_was_written_last(tmp_path: Path) -> None:
     back = flags | {"max_train_steps": 3, "resume_from_checkpoint": "checkpoint-2"}
     small_trainer(tmp_path / "run", **back).train()
     assert find_checkpoint(tmp_path / "run", "latest").name == "checkpoint-3"
-    shutil.rmtree(tmp_path / "run" / "checkpoint-3")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-3")  # as if it had been killed while it wrote it
+    assert find_checkpoint(tmp_path / "run", "latest").name == "checkpoint-2"
+    (tmp_path / "run" / "latest").unlink()
     assert find_checkpoint(tmp_path / "run", "latest").name == "checkpoint-4"
 
 

@@ -162,4 +162,4 @@ def test_what_does_not_go_with_captions_is_refused_by_name(place: Path, change: 
 def test_images_without_captions_are_refused(place: Path, tmp_path: Path) -> None:
     Image.fromarray(noise(16, 16, 3)).save(tmp_path / "1.png")
     with pytest.raises(SystemExit, match="caption_column must be a column of captions with a text_encoder, got 'text'"):
-        run_here(arguments(place, train_data_dir=tmp_path))
+        run_here(arguments(place, train_data_dir=tmp_path, output_dir=tmp_path / "run"))

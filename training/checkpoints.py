@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-LATEST = "latest"  # the file with the name of the checkpoint that was written last
+LATEST = "latest"  # the file with the name of the checkpoint that is written last; it is named before it appears
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -29,9 +29,8 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
         ValueError: no such checkpoint.
     """
     if wanted == "latest":
-        steps = checkpoint_steps(output_dir)
-        step = _last_written(output_dir)
-        return output_dir / f"checkpoint-{step if step in steps else steps[-1]}" if steps else None
+        step = _last_written(output_dir, checkpoint_steps(output_dir))
+        return None if step is None else output_dir / f"checkpoint-{step}"
     for path in (Path(wanted), output_dir / wanted):
         if _NAME.fullmatch(path.name) and path.is_dir():
             return path
@@ -39,11 +38,15 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
     raise ValueError(f"resume_from_checkpoint must be latest or a checkpoint folder ({there}), got {wanted!r}")
 
 
-def _last_written(output_dir: Path) -> int | None:
-    """The step of the checkpoint that was written last; None if that is not recorded."""
+def _last_written(output_dir: Path, steps: list[int]) -> int | None:
+    """Which of the `steps`, ascending, was written last, as far as that is recorded; None if there are none.
+
+    If the one that is named is not there, a run was killed before it was whole: the one before it counts.
+    """
     file = output_dir / LATEST
     match = _NAME.fullmatch(file.read_text(errors="replace").strip()) if file.is_file() else None
-    return int(match[1]) if match else None
+    until = [step for step in steps if match is None or step <= int(match[1])]
+    return (until or steps or [None])[-1]
 
 
 @contextmanager

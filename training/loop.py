@@ -252,8 +252,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.pipeline_to_save().save_pretrained(folder / "pipeline")
                 write_json(folder / "training.json", self._record())
-        if self.accelerator.is_main_process:
-            write_whole(self.output_dir / LATEST, f"checkpoint-{self.step}\n".encode())
+                write_whole(self.output_dir / LATEST, f"checkpoint-{self.step}\n".encode())
 
     def _resume(self) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
