@@ -250,9 +250,6 @@ def test_images_are_counted_and_their_order_goes_on_from_the_count(tmp_path: Pat
     trainer._resume()
     expected = images.images[trainer.order.indices(16, 16).numpy()] / 127.5 - 1
     torch.testing.assert_close(trainer.batch(0)[0]["images"].double(), torch.from_numpy(expected), rtol=0, atol=1e-6)
-    trainer.train()
-    assert record(tmp_path / "run")["images"] == 80
-    forget_accelerate()
-    again = small_trainer(tmp_path / "run", images, max_train_steps=9, **flags)
-    again.train()
-    assert record(tmp_path / "run")["images"] == 84 and again.images_seen == 84
+    for _ in range(4):
+        trainer.update()
+    assert trainer.images_seen == 80 and record(tmp_path / "run")["images"] == 16
