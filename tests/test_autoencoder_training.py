@@ -315,7 +315,9 @@ def test_grey_and_transparent_images_become_what_a_config_states(tmp_path: Path)
     for channels, expected in ((3, 3), (1, 1)):
         states = {"in_channels": channels, "out_channels": channels}
         config = config_file(place / "vae.json", **states)
-        run_here(arguments(place, "run", model_config_name_or_path=config, max_train_steps=1))
+        run_here(
+            arguments(place, "run", model_config_name_or_path=config, max_train_steps=1, overwrite_output_dir=True)
+        )
         assert json.loads((place / "run/vae/config.json").read_text())["in_channels"] == expected
 
 
