@@ -5,9 +5,19 @@ The same questions are asked of open pipelines, whose parts have a `config`, and
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Config = Mapping[str, Any]
+
+
+def where_to_look(folder: Path) -> str:
+    """What to add to "no model_index.json" for the folder of a run in progress: where its newest pipeline is."""
+    checkpoints = [*folder.glob("checkpoint-*/pipeline/model_index.json"), *folder.glob("pipeline/model_index.json")]
+    if not checkpoints:
+        return ""
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime).parent
+    return f"; it is of a run that has not ended: open {newest}"
 
 
 def spatial_factor(config: Config) -> int:

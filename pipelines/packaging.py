@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,9 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, create_commit, model_info, snapshot_download
 
 from .saved_files import HASHED, has_variant, replaced
+
+from .facts import where_to_look
+from .staging import staged, sweep
 
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
@@ -48,8 +50,9 @@ class CodeCarryingPipeline(DiffusionPipeline):
     ) -> None:
         """Write a folder that loads anywhere, with the code of this pipeline and of its custom components.
 
-        The folder is written under a temporary name beside its target and then moved into place. `carry_code=False`
-        writes the name of the stock diffusers class instead and no source.
+        The folder is written under a temporary name and then moved into place: inside its target where that exists,
+        which may be a volume whose parent cannot be written, else beside it. `carry_code=False` writes the name of the
+        stock diffusers class instead and no source.
 
         Raises:
             ValueError: `carry_code=False` for a pipeline or a component that no stock class can run, which it names,
@@ -65,10 +68,10 @@ class CodeCarryingPipeline(DiffusionPipeline):
         push = kwargs.pop("push_to_hub", False)
         to_hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
         try:
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-                staged = Path(temporary) / target.name
-                super().save_pretrained(staged, *args, **kwargs)
-                _move_into(staged, target)
+            sweep(target.parent, re.escape(target.name))
+            with staged(target, target if target.is_dir() else target.parent) as temporary:
+                super().save_pretrained(temporary, *args, **kwargs)
+                _move_into(temporary, target)
             if push:
                 self.push_to_hub(to_hub.pop("repo_id", target.name), variant=kwargs.get("variant"), **to_hub)
         finally:
@@ -143,6 +146,8 @@ class CodeCarryingPipeline(DiffusionPipeline):
             options = {key: kwargs.pop(key) for key in hub if kwargs.get(key) is not None}
             patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
             folder = snapshot_download(folder, allow_patterns=patterns, **options)
+        elif not os.path.isfile(os.path.join(folder, cls.config_name)):
+            raise OSError(f"{folder} has no {cls.config_name}{where_to_look(Path(folder))}")
         kwargs = {"use_safetensors": True, **kwargs}
         forwarded = {
             key: kwargs[key] for key in ("dtype", "torch_dtype", "use_safetensors", "variant") if key in kwargs

@@ -53,6 +53,7 @@ def test_what_leaves_is_the_model_its_card_and_its_record(hub: HubServer, folder
         "schedule.py",
         "scheduler/scheduler_config.json",
         "solvers.py",
+        "staging.py",
         "training.json",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",

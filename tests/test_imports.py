@@ -18,7 +18,8 @@ COMPANIONS = {
     "allocator": set(),  # of the programs: nothing that travels imports it
     "process": set(),
     "saved_files": set(),
-    "packaging": {"saved_files"},
+    "staging": set(),
+    "packaging": {"facts", "saved_files", "staging"},
     "conditions": set(),
     "facts": set(),
     "schedule": {"process"},

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
 from torch import Tensor
 
 from pipelines import ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
+from pipelines.staging import staged
 from training.conversion.architecture import (
     Architecture,
     classifier_architecture,
@@ -199,10 +199,9 @@ def _write_pipeline(out: Path, pipeline: DiffusionPipeline) -> None:
 def _write(out: Path, save: Callable[[Path], None]) -> None:
     """Let `save` fill a temporary folder beside `out`, then rename it, so that a failure leaves nothing behind."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        staged = Path(temporary) / out.name
-        save(staged)
-        os.replace(staged, out)
+    with staged(out) as temporary:
+        save(temporary)
+        os.replace(temporary, out)
     print(f"wrote {out}")
 
 

@@ -17,10 +17,15 @@ _VOLATILE = (
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it, so that readers never see half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+    try:
+        with file:
+            file.write(content)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except BaseException:
+        os.unlink(file.name)  # of a full disk, half of it
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

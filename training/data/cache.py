@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+from training.data.staging import staged, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +121,8 @@ def cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -
     if entry is not None:
         return entry
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{key}-") as temporary:
-        made = Path(temporary) / "entry"
+    sweep(cache_dir, r"images-\w+")
+    with staged(place) as made:
         made.mkdir()
         about = build(made / "pixels.npy")
         about |= {"checksum": checksum(made / "pixels.npy", about)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from training.data.staging import staged
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ def write_folder(out: Path, name: str, columns: tuple[str, ...], make: Callable[
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not a complete {name}: remove it, or choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        made = Path(temporary) / "made"
+    with staged(out) as made:
         (made / "data").mkdir(parents=True)
         make(made)
         os.replace(made, out)
