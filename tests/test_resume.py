@@ -91,13 +91,13 @@ def killed(place: Path) -> Path:
 
 
 def state_of(checkpoint: Path) -> dict[str, object]:
-    """Everything that a checkpoint holds but the clock and the global generators, which nothing depends on."""
+    """Everything that a checkpoint holds but the clock."""
     saved = checkpoint_state(checkpoint)
     record = json.loads((checkpoint / "training.json").read_text())
     for changing in ("seconds", "device"):
         record.pop(changing)
     record["recipe"].pop("resume_from_checkpoint")
-    assert {"optimizer.bin", "custom_checkpoint_0.pkl", "custom_checkpoint_1.pkl"} <= saved.keys()
+    assert {"optimizer", "lr_scheduler", "average-0"} <= saved.keys()
     return saved | {
         "pipeline": load_file(checkpoint / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"),
         "record": record,
@@ -118,7 +118,7 @@ def test_a_killed_run_resumes_and_ends_bit_for_bit_where_the_unbroken_one_ends(
     step = checkpoint_steps(killed)[-1]
     half = killed / f".checkpoint-{step + 1}.part" / "state"
     half.mkdir(parents=True)
-    (half / "optimizer.bin").write_bytes(b"half of it")
+    (half / "optimizer.safetensors").write_bytes(b"half of it")
     assert EVERY <= step < STEPS
     run_here(arguments(place, "killed", resume_from_checkpoint="latest"))
     assert f"Resuming from {killed / f'checkpoint-{step}'} at step {step}" in capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_every_checkpoint_holds_the_averaged_weights_in_a_pipeline_that_loads_an
     found = torch.load(tmp_path / "found.pt")
     for folder in folders:
         checkpoint = unbroken / f"checkpoint-{STEPS}" if folder == unbroken else folder.parent
-        average = torch.load(checkpoint / "state" / "custom_checkpoint_1.pkl", weights_only=False)["shadow_params"]
+        average = checkpoint_state(checkpoint)["average-0"]["shadow_params"]
         assert_same(found[str(folder)]["weights"], average)
         raw = load_file(checkpoint / "state" / "model.safetensors")
         assert any(not torch.equal(a, b) for a, b in zip(average, raw.values(), strict=True))

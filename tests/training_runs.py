@@ -21,6 +21,7 @@ from training.loop import Trainer
 from training.objectives.base import Objective
 from training.objectives.denoising import Denoising
 from training.recipes import Recipe, fields_in
+from training.run_state import read_parts
 
 NETWORK = {
     "_class_name": "UNet2DModel",
@@ -142,10 +143,8 @@ def run_here(arguments: list[str]) -> None:
 
 
 def checkpoint_state(checkpoint: Path) -> dict[str, object]:
-    """What a checkpoint restores, by the file; without the global generators, which nothing depends on."""
-    files = [path for path in (checkpoint / "state").iterdir() if path.suffix in (".bin", ".pkl")]
-    saved = {path.name: torch.load(path, weights_only=False) for path in files if "random" not in path.name}
-    return saved | {"weights": load_file(checkpoint / "state" / "model.safetensors")}
+    """What a checkpoint restores, by the part."""
+    return read_parts(checkpoint / "state") | {"weights": load_file(checkpoint / "state" / "model.safetensors")}
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

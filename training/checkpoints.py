@@ -1,13 +1,19 @@
 """Checkpoints: folders checkpoint-N, written whole or not at all; the oldest are deleted."""
 
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from accelerate import Accelerator
+
+from training.run_state import damage
+
+logger = logging.getLogger(__name__)
 
 LATEST = "latest"  # the file with the name of the checkpoint that is written last; it is named before it appears
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -49,6 +55,39 @@ def _last_written(output_dir: Path, steps: list[int]) -> int | None:
     return (until or steps or [None])[-1]
 
 
+def intact_checkpoint(output_dir: Path, wanted: str) -> Path | None:
+    """The checkpoint of `find_checkpoint`; for "latest", if that is damaged, the one before it, with a warning.
+
+    Raises:
+        UnsafeFile: a file in it asks for code to be run.
+        ValueError: no such checkpoint, or none that is intact.
+    """
+    newest = find_checkpoint(output_dir, wanted)
+    if newest is None:
+        return None
+    fault = damage(newest)
+    if fault is None:
+        return newest
+    if wanted != "latest":
+        raise ValueError(f"resume_from_checkpoint must be an intact checkpoint, got {wanted!r}: {fault}")
+    for step in reversed(checkpoint_steps(output_dir)):
+        before = output_dir / f"checkpoint-{step}"
+        if step < _step_of(newest) and damage(before) is None:
+            _warn_once(f"{newest} is damaged: {fault}. Going on from the checkpoint before, {before.name}")
+            return before
+    raise ValueError(f"resume_from_checkpoint: no checkpoint in {output_dir} is intact: {fault}")
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """The command line looks for the checkpoint before any work, and the loop again when it starts."""
+    logger.warning(text)
+
+
 @contextmanager
 def new_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int | None) -> Iterator[Path]:
     """Yield a temporary folder to all processes, and rename it to checkpoint-`step` when they have all filled it."""
@@ -57,7 +96,11 @@ def new_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a full disk, it is the part that can be freed
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if final.exists():

@@ -17,6 +17,7 @@ from accelerate.utils import parse_flag_from_env
 
 from pipelines.allocator import keep_freed_memory
 from training.machine import check_connected, is_reporter, share_cores
+from training.signals import default_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +102,22 @@ def one_message(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        if not is_reporter():
-            time.sleep(PATIENCE)
+        wait_for_others(error)
         sys.exit(f"error: {error}")
-    except RuntimeError:  # in several processes this may be a lost connection
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            time.sleep(PATIENCE)
+    except RuntimeError as error:
+        if several_processes():
+            wait_for_others(error)
         raise
+
+
+def wait_for_others(error: BaseException) -> None:
+    """Give the launcher time to end this process, if it is another one that has to report what happened."""
+    lost = isinstance(error, RuntimeError) and several_processes()  # perhaps the connection to one that failed
+    if lost or not is_reporter():
+        default_handlers()
+        time.sleep(PATIENCE)
+
+
+def several_processes() -> bool:
+    """Whether this process is one of several of a launch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

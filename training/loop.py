@@ -11,6 +11,8 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,19 @@ from diffusers import DiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from training.checkpoints import LATEST, checkpoint_steps, find_checkpoint, new_checkpoint
+from training.checkpoints import LATEST, checkpoint_steps, intact_checkpoint, new_checkpoint
 from training.data import ImageData
 from training.files import write_json, write_whole
 from training.networks.guide import add_guide
 from training.objectives.base import Batch, Objective
+from training.progress import Progress, size_of
 from training.randomness import BatchRandom, DataOrder, seed_of
 from training.recipes import Recipe
 from training.run_record import device_name, origin
+from training.run_state import RunState, check_finite
 from training.sample_grid import image_path, keep_images
+from training.signals import Interrupted, Noted, noted
 
 logger = logging.getLogger(__name__)
 GUIDE = "guide"  # folder of the pipeline that `guide_step` keeps
@@ -57,6 +61,7 @@ class Trainer:
         self.settings = recipe.settings(objective.options)
         self.origin = origin(recipe, self.settings, data)
         self.step, self.seconds_before = 0, 0.0
+        self.checkpoint: Path | None = None  # the last that was read or written
         self._resumed = (0, 0)  # updates, and images seen, when this process began
         self.order = DataOrder(recipe.seed, len(data.images))
         self._prepare(objective.network)
@@ -64,6 +69,8 @@ class Trainer:
 
     def _prepare(self, network: nn.Module) -> None:
         recipe = self.recipe
+        start = recipe.pretrained_model_name_or_path
+        check_finite(network, "the new network" if start is None else f"pretrained_model_name_or_path {start!r}")
         network = network.to(self.accelerator.device)
         if recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)
@@ -95,11 +102,16 @@ class Trainer:
         self.network = network
         self.objective.network, self.optimizer = self.accelerator.prepare(network.train(), self.optimizer)
         self.history = self.objective.history
-        remembered = [] if self.history is None else [self.history]
-        self.accelerator.register_for_checkpointing(self.lr_scheduler, *self.averages, *remembered)
+        parts = {"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
+        parts |= {f"average-{which}": average for which, average in enumerate(self.averages)}
+        parts |= {"history": self.history, "scaler": self.accelerator.scaler}
+        self.state = RunState(network, {name: part for name, part in parts.items() if part is not None})
+        self.state.check()
 
     def _prepare_frozen(self) -> None:
         frozen = self.objective.frozen.values()
+        for name, module in self.objective.frozen.items():
+            check_finite(module, f"the {name} that is not trained")
         for module in frozen:
             module.to(self.accelerator.device).eval().requires_grad_(False)
         if not frozen or self.accelerator.mixed_precision != "bf16":
@@ -156,7 +168,7 @@ class Trainer:
         """
         loss = float(self.accelerator.gather(self.gradients()).mean())
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {self.step}; try a lower --learning_rate")
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}; {self._advice()}")
         if self.history is not None:
             self.history.update(self._of_all_processes(self.history.take()))
         if self.recipe.max_grad_norm > 0:
@@ -168,6 +180,12 @@ class Trainer:
             average.step(self.network.parameters())
         self.step += 1
         return loss
+
+    def _advice(self) -> str:
+        """What to try against a loss that is not finite."""
+        if self.step == 0:  # the weights are finite, and no update has used the learning rate
+            return "no update was made yet, so it is not the learning rate: look at the loss and its flags"
+        return "try a lower --learning_rate"
 
     def _of_all_processes(self, rows: Tensor) -> Tensor:
         """The rows (M, ...) of all processes, in the order of the examples, which does not depend on the split."""
@@ -192,36 +210,85 @@ class Trainer:
         return images + (self.step - step) * self.images_per_update
 
     def train(self) -> Path:
-        """Train up to `max_train_steps`, from the recipe's checkpoint if any; returns the folder of the pipeline."""
+        """Train up to `max_train_steps`, from the recipe's checkpoint if any; returns the folder of the pipeline.
+
+        Raises:
+            Interrupted: a signal came; there is a checkpoint of the last update.
+            Exception: anything that fails. `checkpoint` is then the last one, of the last update if it can be written.
+        """
         self._resume()
+        self._keep_guide(only_if_missing=True)
         self.accelerator.init_trackers("stepwise", config={k: v for k, v in self.settings.items() if v is not None})
-        first, self._started = self.step, time.monotonic()
-        bar = tqdm(
-            total=self.recipe.max_train_steps,
-            initial=first,
-            desc=self.recipe.recipe,
-            disable=not self.accelerator.is_local_main_process,
-        )
-        while self.step < self.recipe.max_train_steps:
-            loss = self.update()
-            rate = (self.step - first) * self.images_per_update / (time.monotonic() - self._started)
-            values = {"loss": loss, "lr": self.lr_scheduler.get_last_lr()[0], "images_per_second": rate}
-            bar.set_postfix(loss=f"{loss:.4f}", images_s=f"{rate:.0f}", refresh=False)
-            bar.update()
-            self.accelerator.log(values, step=self.step)
-            self._log_and_save()
-        bar.close()
-        self._finish()
+        silent, total = not self.accelerator.is_local_main_process, self.recipe.max_train_steps
+        with noted() as signals, Progress(self.recipe.recipe, total, self.step, silent) as self.progress:
+            try:
+                self._updates(signals)
+            except Exception as error:
+                if signals.number and self.accelerator.num_processes > 1:  # the launcher ends this process
+                    raise Interrupted(signals.number) from error
+                raise
         return self.output_dir
 
-    def _log_and_save(self) -> None:
+    def _updates(self, signals: Noted) -> None:
+        total = self.recipe.max_train_steps
+        self._started, self._first = time.monotonic(), self.step
+        while self.step < total:
+            loss = self.update()
+            with self._saving_after_an_error():
+                self._log_and_save(loss)
+            if self.step < total:
+                self.progress.advance()
+                self._stop_for(self._of_any_process(signals.number))
+        with self.progress.busy("saving the model"):
+            self._finish()
+        self.progress.advance()
+
+    def _of_any_process(self, number: int | None) -> int:
+        """The signal that any of the processes has noted, so that all stop after the same update; 0 for none."""
+        if self.accelerator.num_processes == 1:
+            return number or 0
+        return int(self.accelerator.gather(torch.tensor([number or 0], device=self.accelerator.device)).max())
+
+    def _stop_for(self, number: int) -> None:
+        if number:
+            if not self._is_saved():
+                self._save_checkpoint()
+            raise Interrupted(number)
+
+    @contextmanager
+    def _saving_after_an_error(self) -> Iterator[None]:
+        """If what follows an update fails, the update is not lost: a checkpoint is written where one still can be."""
+        try:
+            yield
+        except Exception:
+            if self.accelerator.num_processes == 1 and not self._is_saved():
+                with suppress(Exception):
+                    self._save_checkpoint()
+            raise
+
+    def _is_saved(self) -> bool:
+        return self.checkpoint is not None and self.checkpoint == self.output_dir / f"checkpoint-{self.step}"
+
+    def _log_and_save(self, loss: float) -> None:
+        rate = (self.step - self._first) * self.images_per_update / (time.monotonic() - self._started)
+        self.progress.values(loss, rate)
+        learning_rate = self.lr_scheduler.get_last_lr()[0]
+        self.accelerator.log({"loss": loss, "lr": learning_rate, "images_per_second": rate}, step=self.step)
         last = self.step == self.recipe.max_train_steps
-        if self.step % self.recipe.validation_steps == 0 or last:
-            self._log_samples()
+        if last or self.recipe.previews_at(self.step):
+            with self.progress.busy("drawing samples"):
+                self._log_samples()
+        self._keep_guide()
+        if last or self.step % self.recipe.checkpointing_steps == 0:
+            with self.progress.busy("writing a checkpoint"):
+                self._save_checkpoint()
+
+    def _keep_guide(self, only_if_missing: bool = False) -> None:
+        """Save the average of update `guide_step`; when a run goes on from there, if it was stopped before it was."""
+        folder = self.output_dir / GUIDE
         if self.step == self.recipe.guide_step and self.accelerator.is_main_process:
-            self.pipeline_to_save().save_pretrained(self.output_dir / GUIDE)
-        if self.step % self.recipe.checkpointing_steps == 0 or last:
-            self._save_checkpoint()
+            if not (only_if_missing and folder.is_dir()):
+                self.pipeline_to_save().save_pretrained(folder)
 
     def pipeline(self, which: int = 0) -> DiffusionPipeline:
         """The objective's pipeline over the averaged weights; 1 for those of `second_ema_decay`."""
@@ -248,24 +315,29 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         limit = self.recipe.checkpoints_total_limit
         with new_checkpoint(self.accelerator, self.output_dir, self.step, limit) as folder:
-            self.accelerator.save_state(str(folder / "state"))
             if self.accelerator.is_main_process:
+                check_finite(self.network, f"the weights after update {self.step}")
+                self.state.save(folder / "state")
                 self.pipeline_to_save().save_pretrained(folder / "pipeline")
                 write_json(folder / "training.json", self._record())
                 write_whole(self.output_dir / LATEST, f"checkpoint-{self.step}\n".encode())
+        self.checkpoint = self.output_dir / f"checkpoint-{self.step}"
+        kept = "all are kept" if limit is None else f"of which {limit} are kept"
+        self.progress.note(f"{self.checkpoint} takes {size_of(self.checkpoint)}, {kept} (--checkpoints_total_limit)")
 
     def _resume(self) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         wanted = self.recipe.resume_from_checkpoint
-        checkpoint = find_checkpoint(self.output_dir, wanted) if wanted else None
+        checkpoint = intact_checkpoint(self.output_dir, wanted) if wanted else None
         if checkpoint is None:
             if checkpoint_steps(self.output_dir):
                 logger.warning("%s holds checkpoints of an earlier run; this one starts from scratch", self.output_dir)
             return
-        self.accelerator.load_state(str(checkpoint / "state"))
+        self.state.load(checkpoint / "state")
+        check_finite(self.network, f"the weights in {checkpoint}")
+        self.checkpoint = checkpoint
         for average in self.averages:
-            average.to(self.accelerator.device)  # accelerate loads registered objects to the CPU
-        self.accelerator.step = 0  # a new update begins, even if gradient_accumulation_steps has changed
+            average.to(self.accelerator.device)
         record = json.loads((checkpoint / "training.json").read_text())
         self.step, self.seconds_before = record["steps"], record["seconds"]
         self._resumed = (self.step, record["images"])

@@ -138,6 +138,15 @@ class Recipe:
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError(f"hub_model_id goes with --push_to_hub, which was not given, got {self.hub_model_id!r}")
 
+    def previews_at(self, step: int) -> bool:
+        """Whether a grid of samples is drawn after `step` updates.
+
+        A short run that leaves validation_steps as its recipe has them draws a first one after a twentieth of it.
+        """
+        usual = RECIPES.get(self.recipe, {}).get("validation_steps", Recipe.validation_steps)
+        early = self.validation_steps == usual and step == max(1, min(usual, self.max_train_steps // 20))
+        return early or step % self.validation_steps == 0
+
     def settings(self, options: Any) -> dict[str, Any]:
         """The settings for training.json, as one flat dict, without output folder, Hub repository and token.
 

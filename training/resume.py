@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from training.checkpoints import find_checkpoint
+from training.checkpoints import intact_checkpoint
 from training.command_line import values_of
 from training.files import read_json_object
 from training.model_index import read_index
@@ -43,7 +43,7 @@ def checkpoint_of(arguments: list[str]) -> Path | None:
     """The checkpoint from which a command line goes on; None if it starts from scratch.
 
     Raises:
-        ValueError: the checkpoint that it names does not exist, or its folder is not named.
+        ValueError: the checkpoint that it names does not exist or is damaged, or its folder is not named.
     """
     wanted = values_of(arguments, "--resume_from_checkpoint")
     if not wanted:
@@ -52,7 +52,7 @@ def checkpoint_of(arguments: list[str]) -> Path | None:
     folders += [f"runs/{name}" for name in values_of(arguments, "--recipe")[-1:]] * (not folders)
     if not folders and wanted[-1] == "latest":
         raise ValueError("resume_from_checkpoint must be a checkpoint folder without --output_dir, got 'latest'")
-    return find_checkpoint(Path(folders[-1] if folders else "."), wanted[-1])
+    return intact_checkpoint(Path(folders[-1] if folders else "."), wanted[-1])
 
 
 def saved_settings(checkpoint: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from training.checkpoints import checkpoint_steps
 from training.model_index import FILE, is_pipeline, read_index
 from training.recipes import Recipe
 
-RECORDS = ("training.json", "metrics.json", "pushed.json", "samples.png", "latest")
+RECORDS = ("training.json", "metrics.json", "pushed.json", "samples.png", "latest", "error.log")
 FOLDERS = ("samples", "stepwise", "guide")
 
 

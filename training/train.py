@@ -12,8 +12,8 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from training import hub
-from training.checkpoints import find_checkpoint
+from training import hub, signals
+from training.checkpoints import intact_checkpoint
 from training.command_line import did_you_mean, given_flags, parse_dataclasses, values_of
 from training.data import ImageData, load_images
 from training.launch import launched_settings, one_message, report_overruled, start_processes
@@ -22,6 +22,7 @@ from training.loop import Trainer
 from training.machine import is_reporter
 from training.objectives import find_objective
 from training.objectives.base import Objective
+from training.progress import next_commands
 from training.recipes import RECIPES, Recipe, fields_in
 from training.resume import (
     check_objective,
@@ -32,6 +33,7 @@ from training.resume import (
     saved_settings,
 )
 from training.run_folder import check_output_dir, delete_run
+from training.stopping import exit_before_training, exit_early
 
 # the user's data replace those of the recipe or of the checkpoint
 _OTHER_DATA = {
@@ -68,9 +70,12 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     parser = HfArgumentParser(
         kinds,
         prog="accelerate launch -m training.train",
-        description=f"The defaults are those of --recipe {name}; --recipe NAME --help shows those of another.",
+        usage="%(prog)s --recipe NAME [--flag value ...]",
+        description=f"The recipes are {', '.join(RECIPES)}. The defaults below are those of --recipe {name}; --recipe "
+        "NAME --help shows those of another.",
         allow_abbrev=False,
     )
+    parser.set_defaults(recipe=name)
     for kind in kinds:  # a recipe may have flags of its objective that another objective lacks
         parser.set_defaults(**fields_in(row, kind))
     recipe, options = parse_dataclasses(parser, arguments)
@@ -129,17 +134,21 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO if is_reporter() else logging.ERROR, format="%(levelname)s %(message)s")
     for chatty in ("httpx2", "accelerate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with one_message(ValueError, OSError, hub.HubError, FloatingPointError):
-        recipe, options = parse(sys.argv[1:] if arguments is None else arguments)
-        processes = start_processes()
-        with locked(Path(recipe.output_dir)) if processes.is_main_process else nullcontext():
-            run(recipe, options, processes)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with signals.raised(), one_message(ValueError, OSError, hub.HubError, FloatingPointError):
+        try:
+            recipe, options = parse(arguments)
+            processes = start_processes()
+            with locked(Path(recipe.output_dir)) if processes.is_main_process else nullcontext():
+                run(recipe, options, processes, arguments)
+        except signals.Interrupted as interrupted:
+            exit_before_training(interrupted)
 
 
-def run(recipe: Recipe, options: Objective.Options, processes: PartialState) -> None:
+def run(recipe: Recipe, options: Objective.Options, processes: PartialState, arguments: list[str]) -> None:
     """Load the data, train, and push if that was asked for."""
     wanted = recipe.resume_from_checkpoint
-    checkpoint = find_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
+    checkpoint = intact_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
     check_output_dir(recipe, checkpoint)
     data = load_data(recipe, options)
     objective = find_objective(recipe.objective).build(recipe, options, data)
@@ -152,10 +161,19 @@ def run(recipe: Recipe, options: Objective.Options, processes: PartialState) -> 
     if recipe.overwrite_output_dir and processes.is_main_process:
         delete_run(Path(recipe.output_dir))
     processes.wait_for_everyone()
-    folder = trainer.train()
-    trainer.accelerator.print(f"The pipeline is in {folder}")
-    if recipe.push_to_hub and processes.is_main_process:
-        push(folder, repo_id, recipe)
+    folder = _trained(trainer, arguments)
+    if processes.is_main_process:
+        print(f"The pipeline is in {folder}\n{next_commands(folder, pushed=recipe.push_to_hub)}")
+        if recipe.push_to_hub:
+            push(folder, repo_id, recipe)
+
+
+def _trained(trainer: Trainer, arguments: list[str]) -> Path:
+    """The folder of the pipeline, after training."""
+    try:
+        return trainer.train()
+    except (Exception, signals.Interrupted) as error:
+        exit_early(error, trainer.checkpoint, trainer.output_dir, arguments)
 
 
 def push(folder: Path, repo_id: str, recipe: Recipe) -> None:
