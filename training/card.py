@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipelines.facts import where_to_look
 from training.files import write_whole
 from training.sharing.card_tables import results_table, sorted_rows
 from training.sharing.card_text import render
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     folders = parser.parse_args(arguments).folders or shipped_folders()
     for folder in folders:
         if not (folder / "model_index.json").is_file():
-            sys.exit(f"error: FOLDER must be that of a pipeline, but {folder} has no model_index.json")
+            hint = where_to_look(folder)
+            sys.exit(f"error: FOLDER must be that of a pipeline, but {folder} has no model_index.json{hint}")
     for folder in folders:
         write_whole(folder / "README.md", render(folder).encode())
         print(f"wrote {folder / 'README.md'}")

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from pipelines.about import facts_of_folder, of_class, of_folder, read_json
-from pipelines.facts import Facts
+from pipelines.facts import Facts, where_to_look
 
 from . import device
 from .device import Placement
@@ -126,6 +126,8 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         ValueError: nothing there, no model_index.json, or a pipeline whose steps cannot be watched.
     """
     folder = _fetch(str(source))
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"model must hold a readable model_index.json: {folder} does not{where_to_look(folder)}")
     index = read_json(folder / "model_index.json")
     declared = index.get("_class_name")
     about = of_folder(folder, declared)

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from pipelines.about import of_class
-from pipelines.facts import Facts
+from pipelines.facts import Facts, where_to_look
 from pipelines.solvers import half_step_spacing
 from training.files import hash_files
 
@@ -107,7 +107,8 @@ def find_folder(model: str) -> Path:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"model must be a pipeline's folder or a Hub id, got {model!r}: {reason}") from error
     if not (folder / "model_index.json").is_file():
-        raise ValueError(f"model must be the folder of a pipeline, but {model!r} has no model_index.json")
+        hint = where_to_look(folder)
+        raise ValueError(f"model must be the folder of a pipeline, but {model!r} has no model_index.json{hint}")
     return folder
 
 

@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 import pipelines
 from pipelines.about import of_class, pipeline_names
-from pipelines.facts import spatial_factor
+from pipelines.facts import spatial_factor, where_to_look
 from training.model_index import FILE, ModelIndex, parse_index
 
 
@@ -82,7 +82,7 @@ def pretrained_json(
     for file in files:
         if (path / file).is_file():
             return file, json.loads((path / file).read_text())
-    raise ValueError(f"{flag} must hold {files[0]}, {name_or_path!r} does not")
+    raise ValueError(f"{flag} must hold {files[0]}, {name_or_path!r} does not{where_to_look(path)}")
 
 
 def _first_on_hub(repo_id: str, files: tuple[str, ...]) -> tuple[str, Path]:

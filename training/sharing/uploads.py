@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from pipelines.facts import where_to_look
 from training.files import read_json_object
 from training.model_index import ModelIndex, is_pipeline, read_index
 from training.run_record import record_path
@@ -82,7 +83,10 @@ def components(folder: Path) -> list[Path]:
     if not is_pipeline(folder):
         if (folder / "config.json").is_file():
             return []
-        raise ValueError(f"folder must hold a model_index.json, or a single model's config.json; {folder} does not")
+        hint = where_to_look(folder)
+        raise ValueError(
+            f"folder must hold a model_index.json, or a single model's config.json; {folder} does not{hint}"
+        )
     names = list(read_index(folder).components)
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing and not (folder / "config.json").is_file():
