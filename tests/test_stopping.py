@@ -29,7 +29,7 @@ from training_runs import (
 from training import loop
 from training.objectives.denoising import Denoising
 from training.signals import Interrupted, Noted, noted, raised
-from training.stopping import cause_of, resume_command
+from training.stopping import cause_of, exit_early, resume_command
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -266,3 +266,17 @@ def test_the_command_that_goes_on_names_no_token_and_starts_as_this_one_was(monk
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     start = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m training.train"
     assert resume_command(given, "latest") == f"{start} {end}"
+
+
+def test_the_first_of_several_processes_alone_tells_of_a_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr("training.stopping.default_handlers", lambda: waits.append(0))
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as ended:
+            exit_early(Interrupted(signal.SIGINT), tmp_path / "checkpoint-3", tmp_path, ["--recipe", "finetune"])
+        assert ended.value.code == 130
+    assert capsys.readouterr().err.count("stopped by SIGINT; ") == 1 and waits == [0, 1]

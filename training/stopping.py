@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from safetensors import SafetensorError
 
 from training.files import write_whole
 from training.launch import several_processes, wait_for_others
-from training.signals import Interrupted, name_of
+from training.machine import is_reporter
+from training.signals import Interrupted, default_handlers, name_of
 
 TRACEBACK = "error.log"
 _RUST = re.compile(r"\(os error (\d+)\)")
@@ -28,9 +30,17 @@ _SMALLER = "lower --train_batch_size and raise --gradient_accumulation_steps by 
 
 def exit_before_training(interrupted: Interrupted) -> NoReturn:
     """End the process with one line: a signal came before there was anything to save."""
-    wait_for_others(interrupted)
-    if not (several_processes() and interrupted.number == signal.SIGTERM):  # as the launcher ends the others of one
-        print(f"stopped by {name_of(interrupted.number)} before the first update", file=sys.stderr)
+    failed = several_processes() and interrupted.number == signal.SIGTERM  # another one has: the launcher ends the rest
+    _exit_interrupted(interrupted, "" if failed else " before the first update")
+
+
+def _exit_interrupted(interrupted: Interrupted, way_on: str) -> NoReturn:
+    """Exit with the status of a signal; the first process alone says so, and the others give it time to."""
+    if not is_reporter():
+        default_handlers()
+        time.sleep(1)
+    elif way_on:
+        print(f"stopped by {name_of(interrupted.number)}{way_on}", file=sys.stderr)
     sys.exit(128 + interrupted.number)
 
 
@@ -40,11 +50,10 @@ def exit_early(error: BaseException, checkpoint: Path | None, output_dir: Path, 
     A signal ends it with the usual exit status, 128 and its number. An error that nobody foresaw leaves its traceback
     in `output_dir`.
     """
-    wait_for_others(error)
     way_on = _way_on(checkpoint, output_dir, arguments)
     if isinstance(error, Interrupted):
-        print(f"stopped by {name_of(error.number)}; {way_on}", file=sys.stderr)
-        sys.exit(128 + error.number)
+        _exit_interrupted(error, f"; {way_on}")
+    wait_for_others(error)
     kept = "" if isinstance(error, _FORESEEN) else _keep_traceback(error, output_dir)
     sys.exit(f"error: {cause_of(error)}{kept}; {way_on}")
 
