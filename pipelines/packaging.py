@@ -23,9 +23,8 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, create_commit, model_info, snapshot_download
 
-from .saved_files import HASHED, has_variant, replaced
-
 from .facts import where_to_look
+from .saved_files import HASHED, has_variant, replaced
 from .staging import staged, sweep
 
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")

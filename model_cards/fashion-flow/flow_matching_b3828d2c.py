@@ -1,0 +1,325 @@
+"""Flow matching (Lipman et al. 2023, https://arxiv.org/abs/2210.02747; Liu et al. 2023, https://arxiv.org/abs/2209.03003).
+
+    x_t = a(t) x_0 + b(t) eps,   t in [0, 1], noise at t = 1              u(x_t, t) = E[a'(t) x_0 + b'(t) eps | x_t]
+    dx / dt = u(x, t)            carries noise at t = 1 to images at t = 0
+
+The linear path (rectified flow) has a = 1 - t, b = t and u = E[eps - x_0 | x_t]; the variance-preserving one has
+a = cos(pi t / 2), b = sin(pi t / 2), where u is pi/2 times the v of Salimans & Ho 2022. Times, and the `timestep` =
+1000 t that the network is given, are those of diffusers' FlowMatch schedulers (there t is called sigma). `shift` moves
+steps towards the noise: t -> shift t / (1 + (shift - 1) t) (Esser et al. 2024, https://arxiv.org/abs/2403.03206).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin, UNet2DModel
+from torch import Tensor
+
+from .base_f2cc9218 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
+from .classifier_free_guidance_c0bc1ae9 import check_interval, guided_network
+from .conditions_8e39acbe import Labels
+from .process_8da9cfb2 import Path, from_velocity, unit_time, up
+from .run_7f3aaf94 import Step
+
+Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
+SAMPLERS = ("euler", "midpoint", "heun")
+SCHEDULERS = {"FlowMatchEulerDiscreteScheduler": "euler", "FlowMatchHeunDiscreteScheduler": "scheduler"}
+
+
+class LinearPath:
+    """a = 1 - t, b = t: straight lines from noise to images (rectified flow)."""
+
+    def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(1 - t, t), float64, of the shape of `t`."""
+        t = unit_time(t)
+        return 1 - t, t
+
+    def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(-1, 1), float64, of the shape of `t`."""
+        one = torch.ones_like(unit_time(t))
+        return -one, one
+
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The t with the signal-to-noise ratio of (a, b), of the shape of `a`."""
+        return b / (a + b)
+
+
+class VariancePreservingPath:
+    """a = cos(pi t / 2), b = sin(pi t / 2): a^2 + b^2 = 1, the cosine schedule of DDPM in continuous time."""
+
+    def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of pi t / 2, float64, of the shape of `t`."""
+        angle = unit_time(t) * (math.pi / 2)
+        return angle.cos(), angle.sin()
+
+    def marginal_rate(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """pi / 2 times (-sin, cos) of pi t / 2, float64, of the shape of `t`."""
+        a, b = self.marginal(t)
+        return -b * (math.pi / 2), a * (math.pi / 2)
+
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The t with the signal-to-noise ratio of (a, b), of the shape of `a`."""
+        return torch.atan2(b, a) / (math.pi / 2)
+
+
+PATHS: dict[str, type[Path]] = {"linear": LinearPath, "variance_preserving": VariancePreservingPath}
+
+
+def find_path(name: str) -> Path:
+    """The path of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PATHS:
+        raise ValueError(f"path must be one of {', '.join(PATHS)}, got {name!r}")
+    return PATHS[name]()
+
+
+def shifted_times(num_inference_steps: int, shift: float = 1.0) -> list[float]:
+    """The times of a run, from 1 down to 0, one more than steps."""
+    even = [1 - i / num_inference_steps for i in range(num_inference_steps)]
+    return [shift * t / (1 + (shift - 1) * t) for t in even] + [0.0]
+
+
+def euler_step(velocity: Velocity, x: Tensor, u: Tensor, t: float, s: float) -> Tensor:
+    """x at s from x and u = velocity(x, t), all (N, ...): first order."""
+    return x + (s - t) * u
+
+
+def midpoint_step(velocity: Velocity, x: Tensor, u: Tensor, t: float, s: float) -> Tensor:
+    """x at s by the velocity half a step on: second order."""
+    middle = t + (s - t) / 2
+    return x + (s - t) * velocity(x + (middle - t) * u, middle)
+
+
+def heun_step(velocity: Velocity, x: Tensor, u: Tensor, t: float, s: float) -> Tensor:
+    """x at s by the mean of the velocities at both ends: second order. The step to s = 0 is Euler's."""
+    ahead = x + (s - t) * u
+    return x + (s - t) / 2 * (u + velocity(ahead, s)) if s > 0 else ahead
+
+
+STEPS = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step}
+
+
+@torch.no_grad()
+def flow_steps(
+    velocity: Velocity, x_1: Tensor, times: list[float], path: Path, sampler: str = "euler", time_scale: float = 1000.0
+) -> Iterator[Step]:
+    """dx/dt = velocity(x, t) over `times`, descending from 1, from noise `x_1` (N, ...).
+
+    `sampler` is euler, midpoint or heun. Each Step holds what the first evaluation of the step says of x_0 and eps, and
+    its `timestep` is time_scale t.
+    """
+    x = x_1
+    for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+        u = up(velocity(x, t))
+        x0, eps = from_velocity(path, u, x, t)
+        step = Step(i, len(times) - 1, time_scale * t, x, x0, eps, STEPS[sampler](velocity, x, u, t, s))
+        yield step
+        x = step.prev_sample
+
+
+def is_of_flows(scheduler: Any) -> bool:
+    """Whether a scheduler of diffusers takes the network's output for a velocity."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
+
+
+@torch.no_grad()
+def scheduler_steps(velocity: Velocity, x_1: Tensor, scheduler: Any, num_inference_steps: int) -> Iterator[Step]:
+    """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas."""
+    scheduler, path = copy.deepcopy(scheduler), LinearPath()
+    scheduler.set_timesteps(num_inference_steps, device=x_1.device)
+    scheduler.set_begin_index(0)
+    x, scale = x_1, scheduler.config.num_train_timesteps
+    for i, timestep in enumerate(scheduler.timesteps):
+        t = float(scheduler.sigmas[i])  # some round their timesteps
+        u = up(velocity(x, t))
+        x0, eps = from_velocity(path, u, x, t)
+        after = scheduler.step(u, timestep, x).prev_sample
+        step = Step(i, len(scheduler.timesteps), scale * t, x, x0, eps, after)
+        yield step
+        x = step.prev_sample
+
+
+class TimeShare:
+    """How far a network's time has come, for guidance intervals: 0 is an image, 1 is noise."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def share(self, timestep: Tensor | float) -> Tensor | float:
+        """timestep / scale, in [0, 1]."""
+        return timestep / self.scale
+
+
+class FlowMatchingPipeline(StepwisePipeline):
+    """Sampling along the velocity field of a flow, with classifier-free guidance where the network knows classes.
+
+    Args:
+        unet: predicts the velocity from (x_t, 1000 t) and, where it has classes, labels, the last of which means "no
+            class"
+        scheduler: a FlowMatchEulerDiscreteScheduler states `num_train_timesteps`, by which times are multiplied for
+            the network, and `shift`; a FlowMatchHeunDiscreteScheduler takes its own steps
+        id2label: class names by index
+        path: linear or variance_preserving, what the network was trained on
+        guidance_interval: where calls guide unless they say otherwise, times (low, high) in [0, 1]
+        guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
+    """
+
+    model_cpu_offload_seq = "unet->guide_unet"
+    _optional_components = ["guide_unet"]
+    about = {
+        "summary": "Draws {subject} by flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)).",
+        "paper": "https://arxiv.org/abs/2210.02747",
+        "last_label_is_null": True,
+        "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+        "page": {
+            "sampler": {
+                "choices": ("euler", "midpoint", "heun"),
+                "value": "heun",
+                "info": "midpoint and heun evaluate the network twice per step",
+            },
+        },
+    }
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        id2label: dict[str, str] | None = None,
+        path: str = "linear",
+        guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
+        guide_unet: UNet2DModel | None = None,
+    ) -> None:
+        super().__init__()
+        find_path(path)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
+        self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
+
+    def velocity(self, denoiser: Callable[..., Tensor]) -> Velocity:
+        """dx/dt as a function of x_t and t in [0, 1] from a network, which is given 1000 t."""
+        scale = self.scheduler.config.num_train_timesteps
+        return lambda x_t, t: denoiser(x_t, scale * t)
+
+    def start(
+        self,
+        class_labels: Labels,
+        batch_size: int | None,
+        num_inference_steps: int,
+        guidance_scale: float,
+        sampler: str | None,
+        shift: float | None,
+        guidance_interval: tuple[float, float] | None,
+        guidance_rescale: float,
+        generator: Generators,
+        latents: Tensor | None,
+    ) -> Iterator[Step]:
+        check_count("num_inference_steps", num_inference_steps)
+        check_number("guidance_scale", guidance_scale, 0.0)
+        check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
+        own = self.config.guidance_interval
+        interval = check_interval(own if guidance_interval is None else guidance_interval)
+        sampler = self._sampler(sampler, shift)
+        conditions, count = self.conditions(class_labels, batch_size)
+        x_1, _ = self.streams(count, generator, latents)
+        scale = self.scale_of(class_labels, guidance_scale)
+        config = self.scheduler.config
+        process = TimeShare(config.num_train_timesteps)
+        velocity = self.velocity(
+            guided_network(self, conditions, self.nulls, scale, process, interval, guidance_rescale)
+        )
+        if sampler == "scheduler":
+            return scheduler_steps(velocity, x_1, self.scheduler, num_inference_steps)
+        times = shifted_times(num_inference_steps, config.shift if shift is None else float(shift))
+        return flow_steps(velocity, x_1, times, find_path(self.config.path), sampler, config.num_train_timesteps)
+
+    def _sampler(self, sampler: str | None, shift: float | None) -> str:
+        """One of SAMPLERS, or "scheduler" for steps that the scheduler takes itself.
+
+        Raises:
+            ValueError: an unknown sampler, a scheduler of another family, or one whose steps do not go with the path.
+        """
+        name = type(self.scheduler).__name__
+        if name not in SCHEDULERS:
+            raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)} for a flow, got {name}")
+        if sampler is not None and sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        chosen = SCHEDULERS[name] if sampler is None else sampler
+        if shift is not None:
+            check_number("shift", shift, 1e-3, 1e3)
+        if chosen == "scheduler" and (self.config.path != "linear" or shift is not None):
+            given = f"path {self.config.path!r}" if shift is None else f"shift {shift}"
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)} with {given}: {name} takes its own steps")
+        return chosen
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Labels = None,
+        batch_size: int | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        sampler: str | None = None,
+        shift: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+    ) -> ImagePipelineOutput | tuple:
+        """Draw images, of the classes asked for where the network knows classes.
+
+        Args:
+            class_labels: index, name, or a list with one per image; None draws without a class, and without guidance
+            batch_size: how many images of a single label, or without one
+            num_inference_steps: at least 1; midpoint and heun evaluate the network twice per step
+            guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
+            sampler: euler, midpoint or heun; None: what the scheduler stands for
+            shift: above 1 spends more steps near the noise; None: that of the scheduler
+            guidance_interval: (low, high) in [0, 1]: times between which to guide; outside, the conditional output
+                alone is used, at half the cost; None: the model's own
+            guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
+            generator: one generator, or a list with one per image
+            latents: x_1, (N, C, H, W) unit noise, instead of drawing it
+            output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent"
+            return_dict: False gives a tuple
+            callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
+            callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+
+        Returns:
+            `ImagePipelineOutput` with `images` and `nfe`
+
+        Raises:
+            ValueError: an argument out of its range, by name, before any work
+        """
+        self.check_output(output_type, callback_on_step_end_tensor_inputs)
+        run = self.stream(
+            class_labels,
+            batch_size,
+            num_inference_steps,
+            guidance_scale,
+            sampler,
+            shift,
+            guidance_interval,
+            guidance_rescale,
+            generator,
+            latents,
+        )
+        return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
+
+
+# what the imports above import: diffusers' loader fetches only the files that this one names
+from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
+from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
+from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
+from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
+from .ddim_b749bec3 import __doc__ as _  # noqa: E402, F401
+from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
+from .solvers_21e1663b import __doc__ as _  # noqa: E402, F401
