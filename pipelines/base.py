@@ -130,7 +130,12 @@ class StepwisePipeline(CodeCarryingPipeline):
         given = {name: value if name == "condition" else plain(value) for name, value in bound.arguments.items()}
         bound.arguments.update(given)
         scale = bound.arguments.get("guidance_scale")
-        return Run(self.start(**bound.arguments), self.denoising_networks, scale)
+        to_images = self.to_images_of(**bound.arguments)
+        return Run(self.start(**bound.arguments), self.denoising_networks, scale, to_images)
+
+    def to_images_of(self, **arguments: Any) -> Callable[..., Any]:
+        """(sample, output_type) -> images, for a run with these arguments of `__call__`."""
+        return self.to_images
 
     # ------------------------------------------------------------------------------------------------- the network
 
@@ -329,7 +334,7 @@ class StepwisePipeline(CodeCarryingPipeline):
                 if callback_on_step_end is not None:
                     self._call_back(callback_on_step_end, step, callback_on_step_end_tensor_inputs)
                 bar.update()
-        images = self.to_images(step.prev_sample, output_type)
+        images = run.to_images(step.prev_sample, output_type)
         return ImagePipelineOutput(images=images, nfe=run.nfe) if return_dict else (images,)
 
     @contextmanager

@@ -21,6 +21,7 @@ from torch import Tensor
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
 from .classifier_free_guidance import check_interval, guided_network
 from .conditions import Labels
+from .from_image import noised
 from .process import Path, from_velocity, unit_time, up
 from .run import Step
 
@@ -129,18 +130,32 @@ def is_of_flows(scheduler: Any) -> bool:
 
 
 @torch.no_grad()
-def scheduler_steps(velocity: Velocity, x_1: Tensor, scheduler: Any, num_inference_steps: int) -> Iterator[Step]:
-    """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas."""
+def scheduler_steps(
+    velocity: Velocity,
+    x_1: Tensor,
+    scheduler: Any,
+    num_inference_steps: int,
+    image: Tensor | None = None,
+    left_out: int = 0,
+) -> Iterator[Step]:
+    """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas.
+
+    The noise `x_1` is added to `image`, if there is one, where the first `left_out` steps would have ended.
+    """
     scheduler, path = copy.deepcopy(scheduler), LinearPath()
     scheduler.set_timesteps(num_inference_steps, device=x_1.device)
-    scheduler.set_begin_index(0)
+    begin = left_out * getattr(scheduler, "order", 1)
+    scheduler.set_begin_index(begin)
+    timesteps, sigmas = scheduler.timesteps[begin:], scheduler.sigmas[begin:]  # some round their timesteps
     x, scale = x_1, scheduler.config.num_train_timesteps
-    for i, timestep in enumerate(scheduler.timesteps):
-        t = float(scheduler.sigmas[i])  # some round their timesteps
+    if image is not None:
+        x = noised(image, x_1, path, float(sigmas[0]))
+    for i, timestep in enumerate(timesteps):
+        t = float(sigmas[i])
         u = up(velocity(x, t))
         x0, eps = from_velocity(path, u, x, t)
         after = scheduler.step(u, timestep, x).prev_sample
-        step = Step(i, len(scheduler.timesteps), scale * t, x, x0, eps, after)
+        step = Step(i, len(timesteps), scale * t, x, x0, eps, after)
         yield step
         x = step.prev_sample
 

@@ -13,10 +13,11 @@ of the mean alone: a learned variance is that of the conditional half, as in DiT
 4 channels, "for exact reproducibility"; diffusers' pipeline and this one guide all of them.) The steps are ancestral
 (Ho et al. 2020, algorithm 2; learned variance: Nichol & Dhariwal 2021, eq. 15), DDIM's (Song et al. 2021, eq. 12),
 those of a flow (flow_matching.py), or those of any diffusers scheduler. DiT's own are those of a DDPMScheduler with
-`timestep_spacing="linspace"`.
+`timestep_spacing="linspace"`. A run may begin with an image, and keep a part of it (from_image.py).
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ from .conditions import Conditions, Labels, Nulls
 from .ddim import check_eta, ddim_steps
 from .ddpm import ancestral_steps
 from .flow_matching import TimeShare, find_path, flow_steps, is_of_flows, scheduler_steps, shifted_times
-from .latents import check_latents, decode
+from .from_image import checked_strength, keeping, known_output, known_velocity, noised, steps_left_out
+from .image_inputs import Images, mask_of, pixels_of
+from .latents import check_latents, decode, latents_of
 from .process import Clock
 from .run import Denoiser, Step
 from .solvers import DefaultSteps, Solver
@@ -180,9 +183,23 @@ class LatentDiffusionPipeline(StepwisePipeline):
 
     # ------------------------------------------------------------------------------------------------- the pipeline
 
-    def to_images(self, sample: Tensor, output_type: str = "pil") -> list[Image.Image] | np.ndarray | Tensor:
-        """Latents (N, C, h, w) -> decoded PIL images, numpy or a tensor in [0, 1]; "latent": as they are."""
-        return sample if output_type == "latent" else super().to_images(self.decode(sample), output_type)
+    def to_images(
+        self, sample: Tensor, output_type: str = "pil", kept: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Image.Image] | np.ndarray | Tensor:
+        """Latents (N, C, h, w) -> decoded PIL images, numpy or a tensor in [0, 1]; "latent": as they are.
+
+        `kept` puts what a run keeps of its image in its place, in pixels (N, 3, H, W) in [-1, 1].
+        """
+        if output_type == "latent":
+            return sample
+        pixels = self.decode(sample)
+        return super().to_images(pixels if kept is None else kept(pixels), output_type)
+
+    def to_images_of(self, image: Images | None, mask_image: Images | None, **arguments: Any) -> Callable[..., Any]:
+        if mask_image is None or image is None:
+            return self.to_images
+        y, mask = pixels_of(image, self.facts.image_shape[0], "image"), mask_of(mask_image)
+        return partial(self.to_images, kept=lambda x: torch.where(mask.to(x.device), x, y.to(x)))
 
     def start(
         self,
@@ -197,14 +214,19 @@ class LatentDiffusionPipeline(StepwisePipeline):
         negative_prompt: str | list[str] | None,
         guidance_interval: tuple[float, float] | None,
         guidance_rescale: float,
+        image: Images | None,
+        strength: float | None,
+        mask_image: Images | None,
     ) -> Iterator[Step]:
         check_number("guidance_scale", guidance_scale, 0.0)
         check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
         own = self.config.guidance_interval
         interval = check_interval(own if guidance_interval is None else guidance_interval)
         self._check_steps(num_inference_steps, eta)
+        strength = checked_strength(strength, image is not None, mask_image is not None)
         conditions, nulls, count = self.inputs(prompt, class_labels, negative_prompt, batch_size)
         z_T, noise = self.streams(count, generator, latents)
+        y, drawn = latents_of(self.vae, image, mask_image, self.facts.image_shape, count, z_T.device)
         asked = any(given is not None for given in (prompt, class_labels, negative_prompt, self.guide_unet))
         scale = float(guidance_scale) if asked else 0.0
 
@@ -212,12 +234,14 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return guided_network(self, conditions, nulls, scale, process, interval, guidance_rescale)
 
         if self.config.path is not None:
-            return self._flow(guided, z_T, num_inference_steps)
-        solver = Solver(self.scheduler, num_inference_steps)
+            return self._flow(guided, z_T, num_inference_steps, y, strength, drawn)
+        solver = Solver(self.scheduler, num_inference_steps, strength)
         denoiser = guided(solver.process)
+        if drawn is not None:
+            denoiser = keeping(denoiser, drawn, known_output(y, solver.process, solver.prediction_type))
         if type(self.scheduler).__name__ == "DDPMScheduler":
-            return solver.steps(ancestral_steps, denoiser, z_T, noise, variance=self.variance_type)
-        return solver.steps(ddim_steps, denoiser, z_T, noise, eta=eta)
+            return solver.steps(ancestral_steps, denoiser, z_T, noise, y, variance=self.variance_type)
+        return solver.steps(ddim_steps, denoiser, z_T, noise, y, eta=eta)
 
     def _check_steps(self, num_inference_steps: int, eta: float) -> None:
         """Raise ValueError for steps that neither the scheduler nor the network has."""
@@ -231,11 +255,22 @@ class LatentDiffusionPipeline(StepwisePipeline):
         if eta != 0.0:
             raise ValueError(f"eta must be 0 for a flow, got {eta!r}")
 
-    def _flow(self, guided: Callable[[Clock], Denoiser], z_1: Tensor, num_inference_steps: int) -> Iterator[Step]:
-        """The steps of a flow from noise z_1 (N, C, h, w)."""
-        config = self.scheduler.config
+    def _flow(
+        self,
+        guided: Callable[[Clock], Denoiser],
+        z_1: Tensor,
+        num_inference_steps: int,
+        y: Tensor | None,
+        strength: float,
+        drawn: Tensor | None,
+    ) -> Iterator[Step]:
+        """The steps of a flow from noise z_1 (N, C, h, w), or from an image y."""
+        config, left_out = self.scheduler.config, steps_left_out(num_inference_steps, strength)
         scale = config.num_train_timesteps
         denoiser, path = guided(TimeShare(scale)), find_path(self.config.path)
+
+        if drawn is not None:
+            denoiser = keeping(denoiser, drawn, known_velocity(y, path, scale))
 
         def velocity(z_t: Tensor, t: float) -> Tensor:
             return denoiser(z_t, scale * t)
@@ -245,8 +280,9 @@ class LatentDiffusionPipeline(StepwisePipeline):
             if self.config.path != "linear":
                 only = "FlowMatchEulerDiscreteScheduler"
                 raise ValueError(f"scheduler must be a {only} on the path {self.config.path!r}, got {name}")
-            return scheduler_steps(velocity, z_1, self.scheduler, num_inference_steps)
-        return flow_steps(velocity, z_1, shifted_times(num_inference_steps, config.shift), path, "euler", scale)
+            return scheduler_steps(velocity, z_1, self.scheduler, num_inference_steps, y, left_out)
+        times = shifted_times(num_inference_steps, config.shift)[left_out:]
+        return flow_steps(velocity, z_1 if y is None else noised(y, z_1, path, times[0]), times, path, "euler", scale)
 
     @torch.no_grad()
     def __call__(
@@ -266,6 +302,9 @@ class LatentDiffusionPipeline(StepwisePipeline):
         negative_prompt: str | list[str] | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
+        image: Images | None = None,
+        strength: float | None = None,
+        mask_image: Images | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Draw images of prompts or of classes, whichever the network is told.
 
@@ -289,6 +328,11 @@ class LatentDiffusionPipeline(StepwisePipeline):
             guidance_interval: (low, high) in [0, 1]: shares of the noise process between which to guide; outside, the
                 conditional output alone is used, at half the cost; None: the model's own
             guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
+            image: begin with this image, or these, one per image drawn: PIL images of any mode or their paths, an array
+                (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size that the model draws
+            strength: the share of the steps that are taken from an image, above 0, at most 1: the less, the more of it
+                stays; None: 0.8, or 1 with a mask
+            mask_image: white where the image is to be drawn anew, black where its pixels are kept to the last bit
 
         Returns:
             `ImagePipelineOutput` with `images` and `nfe`, the evaluations of the U-Net or transformer
@@ -309,5 +353,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
             negative_prompt,
             guidance_interval,
             guidance_rescale,
+            image,
+            strength,
+            mask_image,
         )
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)

@@ -9,6 +9,10 @@ beside it, and memory is that of one image.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from .facts import spatial_factor
+from .image_inputs import Images, mask_of, pixels_of
 
 
 @torch.no_grad()
@@ -26,6 +30,41 @@ def decode(vae: nn.Module, latents: Tensor) -> Tensor:
     """x, (N, C, H, W) in about [-1, 1], of latents (N, c, h, w), in their dtype."""
     z = latents / vae.config.scaling_factor + _shift(vae)
     return torch.cat([vae.decode(one.to(vae.dtype)).sample for one in z.split(1)]).to(latents.dtype)
+
+
+def latents_of(
+    vae: nn.Module,
+    image: Images | None,
+    mask_image: Images | None,
+    image_shape: tuple[int, int, int],
+    count: int,
+    device: torch.device,
+) -> tuple[Tensor | None, Tensor | None]:
+    """z_0 of an image to begin with, (N, c, h, w), and where to draw, bool of the same shape; None where not given.
+
+    A latent is drawn where any of its pixels is. N is `count`, for which one image or mask may stand; `image_shape` is
+    (C, H, W).
+
+    Raises:
+        ValueError: a mask without an image, or images and masks of another size or number.
+    """
+    if image is None:
+        if mask_image is not None:
+            raise ValueError("mask_image must be None without an image")
+        return None, None
+    given = {"image": pixels_of(image, image_shape[0], "image")}
+    if mask_image is not None:
+        given["mask_image"] = mask_of(mask_image)
+    height, width = image_shape[1:]
+    for name, value in given.items():
+        number, _, *size = value.shape
+        if size != [height, width] or number not in (1, count):
+            got = f"{number} of {size[1]}x{size[0]}"
+            raise ValueError(f"{name} must be 1 or {count} of {width}x{height} pixels, got {got}")
+    z = encode(vae, given["image"].to(device)).expand(count, -1, -1, -1)
+    if mask_image is None:
+        return z, None
+    return z, (max_pool2d(given["mask_image"].float(), spatial_factor(vae.config)) > 0).to(device).expand_as(z)
 
 
 def check_latents(vae: nn.Module | None, channels: int) -> None:

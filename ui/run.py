@@ -103,13 +103,14 @@ def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
     generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
     frames, started, step = Frames(), time.perf_counter(), None
     steps = pipe.stream(**settings.stream_arguments(info), generator=generators)
+    to_images = getattr(steps, "to_images", pipe.to_images)  # code in folders may be older
     with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
         for step in steps:
-            preview = _preview(pipe, step)
+            preview = _preview(to_images, step)
             _store(frames, step, preview)
             seconds = time.perf_counter() - started
             yield Progress(frames, step.index + 1, step.num_steps, seconds, nfe(), None, preview)
-        images = pipe.to_images(step.prev_sample, "pil")
+        images = to_images(step.prev_sample, "pil")
         unread = pipe.unread(settings.prompt) if settings.has("prompt", info) else ""
         frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
         seconds = time.perf_counter() - started
@@ -131,9 +132,9 @@ def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], flo
         yield lambda: rows() / count
 
 
-def _preview(pipe: Any, step: Any) -> dict[str, np.ndarray]:
+def _preview(to_images: Callable[..., Any], step: Any) -> dict[str, np.ndarray]:
     tensors = (step.pred_original_sample, step.x_t)
-    images = [to_uint8(pipe.to_images(tensor, "np")) for tensor in tensors]
+    images = [to_uint8(to_images(tensor, "np")) for tensor in tensors]
     return dict(zip(PREVIEWS, images, strict=True))
 
 

@@ -18,11 +18,12 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_f2cc9218 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_c0bc1ae9 import check_interval, guided_network
+from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
+from .classifier_free_guidance_1037806e import check_interval, guided_network
 from .conditions_8e39acbe import Labels
+from .from_image_1035d346 import noised
 from .process_8da9cfb2 import Path, from_velocity, unit_time, up
-from .run_7f3aaf94 import Step
+from .run_ee69045d import Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
 SAMPLERS = ("euler", "midpoint", "heun")
@@ -129,18 +130,32 @@ def is_of_flows(scheduler: Any) -> bool:
 
 
 @torch.no_grad()
-def scheduler_steps(velocity: Velocity, x_1: Tensor, scheduler: Any, num_inference_steps: int) -> Iterator[Step]:
-    """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas."""
+def scheduler_steps(
+    velocity: Velocity,
+    x_1: Tensor,
+    scheduler: Any,
+    num_inference_steps: int,
+    image: Tensor | None = None,
+    left_out: int = 0,
+) -> Iterator[Step]:
+    """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas.
+
+    The noise `x_1` is added to `image`, if there is one, where the first `left_out` steps would have ended.
+    """
     scheduler, path = copy.deepcopy(scheduler), LinearPath()
     scheduler.set_timesteps(num_inference_steps, device=x_1.device)
-    scheduler.set_begin_index(0)
+    begin = left_out * getattr(scheduler, "order", 1)
+    scheduler.set_begin_index(begin)
+    timesteps, sigmas = scheduler.timesteps[begin:], scheduler.sigmas[begin:]  # some round their timesteps
     x, scale = x_1, scheduler.config.num_train_timesteps
-    for i, timestep in enumerate(scheduler.timesteps):
-        t = float(scheduler.sigmas[i])  # some round their timesteps
+    if image is not None:
+        x = noised(image, x_1, path, float(sigmas[0]))
+    for i, timestep in enumerate(timesteps):
+        t = float(sigmas[i])
         u = up(velocity(x, t))
         x0, eps = from_velocity(path, u, x, t)
         after = scheduler.step(u, timestep, x).prev_sample
-        step = Step(i, len(scheduler.timesteps), scale * t, x, x0, eps, after)
+        step = Step(i, len(timesteps), scale * t, x, x0, eps, after)
         yield step
         x = step.prev_sample
 
@@ -320,6 +335,6 @@ from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
 from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
-from .ddim_b749bec3 import __doc__ as _  # noqa: E402, F401
+from .ddim_ee0dc0b2 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
-from .solvers_21e1663b import __doc__ as _  # noqa: E402, F401
+from .solvers_1840c3de import __doc__ as _  # noqa: E402, F401

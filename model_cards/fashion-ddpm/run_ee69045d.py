@@ -47,11 +47,17 @@ class Run(Iterator[Step]):
     Attributes:
         asked_scale: the guidance scale that the run began with; None for a pipeline that has none
         num_steps: how many there are, once the first has been taken
+        to_images: (sample, output_type) -> images, as the pipeline's, with what the run knows of them
     """
 
     def __init__(
-        self, steps: Iterator[Step], networks: list[torch.nn.Module], guidance_scale: float | None = None
+        self,
+        steps: Iterator[Step],
+        networks: list[torch.nn.Module],
+        guidance_scale: float | None = None,
+        to_images: Callable[..., Any] | None = None,
     ) -> None:
+        self.to_images = to_images
         self.interrupted, self.num_steps = False, 0
         self.asked_scale = self.guidance_scale = guidance_scale
         self._steps, self._networks = steps, networks

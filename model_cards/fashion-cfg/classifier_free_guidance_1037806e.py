@@ -25,12 +25,12 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_f2cc9218 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_b749bec3 import check_eta, ddim_steps
+from .ddim_ee0dc0b2 import check_eta, ddim_steps
 from .process_8da9cfb2 import Clock
-from .run_7f3aaf94 import Denoiser, Step, evaluate, scale_now
-from .solvers_21e1663b import PROCESS_SCHEDULERS, DefaultSteps, Solver
+from .run_ee69045d import Denoiser, Step, evaluate, scale_now
+from .solvers_1840c3de import PROCESS_SCHEDULERS, DefaultSteps, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -292,3 +292,4 @@ from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
+from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401

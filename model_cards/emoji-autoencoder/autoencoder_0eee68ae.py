@@ -7,18 +7,15 @@ standard deviation 1 over the training images, as a diffusion model of latents w
 (Rombach et al. 2022, https://arxiv.org/abs/2112.10752, sections 4.3.2 and D.1).
 """
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, ImagePipelineOutput
-from PIL import Image
 from torch import Tensor
 
-from .base_f2cc9218 import OUTPUT_TYPES, StepwisePipeline
+from .base_e70460a0 import OUTPUT_TYPES, StepwisePipeline
 from .facts_532b3e4f import spatial_factor
-from .latents_553b356d import decode, encode
+from .image_inputs_41773f3d import Images, pixels_of
+from .latents_13fdccc7 import decode, encode
 from .packaging_3ef90494 import CodeCarryingPipeline
-
-Images = Image.Image | list[Image.Image] | np.ndarray | Tensor
 
 
 class AutoencoderPipeline(CodeCarryingPipeline):
@@ -45,7 +42,7 @@ class AutoencoderPipeline(CodeCarryingPipeline):
         super().__init__()
         self.register_modules(vae=vae)
 
-    def encode(self, images: Images | list[str]) -> Tensor:
+    def encode(self, images: Images) -> Tensor:
         """z_0 = s (mu(x) - m), float32 (N, C, h, w), of images as `__call__` takes them."""
         return encode(self.vae, self._pixels(images).to(self._execution_device))
 
@@ -55,7 +52,7 @@ class AutoencoderPipeline(CodeCarryingPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, images: Images | list[str], output_type: str = "pil", return_dict: bool = True
+        self, images: Images, output_type: str = "pil", return_dict: bool = True
     ) -> ImagePipelineOutput | tuple:
         """Reconstruct images, with the mean of q(z | x) as z.
 
@@ -77,45 +74,17 @@ class AutoencoderPipeline(CodeCarryingPipeline):
         made = latents if output_type == "latent" else StepwisePipeline.to_images(self.decode(latents), output_type)
         return ImagePipelineOutput(images=made) if return_dict else (made,)
 
-    def _pixels(self, images: Images | list[str]) -> Tensor:
+    def _pixels(self, images: Images) -> Tensor:
         """Images as float32 (N, C, H, W) in [-1, 1]; ValueError for what the autoencoder cannot take."""
         channels, factor = self.vae.config.in_channels, spatial_factor(self.vae.config)
-        x = images if isinstance(images, Tensor) else torch.from_numpy(_array(images, channels)).permute(0, 3, 1, 2)
-        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(
-                f"images must have {channels} channel(s) and sides that are multiples of {factor}, got the shape "
-                f"{tuple(x.shape)} (N, C, H, W)"
-            )
-        return x.float() * 2 - 1
-
-
-def _array(images: Images | list[str], channels: int) -> np.ndarray:
-    """PIL images, paths or an array as float32 (N, H, W, C) in [0, 1]; ValueError for images of several sizes."""
-    if isinstance(images, np.ndarray):
-        return images.astype(np.float32)
-    opened = [Image.open(one) if isinstance(one, str) else one for one in _listed(images)]
-    if not opened or any(not isinstance(one, Image.Image) for one in opened):
-        raise ValueError(f"images must be PIL images, paths, an array or a tensor, got {images!r}")
-    if len({one.size for one in opened}) > 1:
-        raise ValueError(f"images must be of one size, got {sorted({one.size for one in opened})}")
-    pixels = np.stack([np.asarray(_flat(one, "L" if channels == 1 else "RGB")) for one in opened])
-    return pixels.reshape(*pixels.shape[:3], -1).astype(np.float32) / 255
-
-
-def _listed(images: object) -> list:
-    return list(images) if isinstance(images, (list, tuple)) else [images]
-
-
-def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """An image of any mode as "L" or "RGB", transparent parts on white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+        x = pixels_of(images, channels)
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(f"images must have sides that are multiples of {factor}, got the shape {tuple(x.shape)}")
+        return x
 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .conditions_8e39acbe import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
-from .run_7f3aaf94 import __doc__ as _  # noqa: E402, F401
+from .run_ee69045d import __doc__ as _  # noqa: E402, F401

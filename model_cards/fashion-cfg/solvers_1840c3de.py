@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .from_image_1035d346 import noised, steps_left_out
 from .process_8da9cfb2 import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
-from .run_7f3aaf94 import Denoiser, Step, plain
+from .run_ee69045d import Denoiser, Step, plain
 from .schedule_052d5882 import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
@@ -58,12 +59,14 @@ class DefaultSteps(int):
 class Solver:
     """What takes the steps of one run; `process` is the whole noise schedule and `schedule` the run's part of it.
 
+    A run from an image takes the last steps alone, a share `strength` of them.
+
     Raises:
         ValueError: `num_inference_steps` outside [1, T] or what the scheduler takes, or a scheduler that cannot draw
             here or whose noise schedule is not known.
     """
 
-    def __init__(self, scheduler: Any, num_inference_steps: int) -> None:
+    def __init__(self, scheduler: Any, num_inference_steps: int, strength: float = 1.0) -> None:
         check_scheduler(scheduler)
         num_inference_steps = plain(num_inference_steps)
         self.scheduler, config = scheduler, scheduler.config
@@ -71,7 +74,9 @@ class Solver:
         if isinstance(num_inference_steps, DefaultSteps):
             num_inference_steps = min(int(num_inference_steps), len(self.process))
         spacing, offset = config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
-        self.schedule = self.process.respace(self.process.spaced_timesteps(num_inference_steps, spacing, offset))
+        whole = self.process.respace(self.process.spaced_timesteps(num_inference_steps, spacing, offset))
+        self.num_steps, self.left_out = len(whole), steps_left_out(len(whole), strength)
+        self.schedule = whole.respace(range(len(whole) - self.left_out))
         self.clip = clipping(config)
         self.prediction_type = config.prediction_type
         self.driven = drives_itself(scheduler)
@@ -84,12 +89,18 @@ class Solver:
         denoiser: Denoiser,
         x_T: Tensor,
         noise: Any,
+        image: Tensor | None = None,
         **options: Any,
     ) -> Iterator[Step]:
-        """`own_steps(denoiser, x_T, schedule, ...)`, an algorithm's loop, or those of a scheduler that is driven."""
+        """`own_steps(denoiser, x_T, schedule, ...)`, an algorithm's loop, or those of a scheduler that is driven.
+
+        `x_T` is unit noise, to which `image`, (N, ...) too, is taken as far as the first step wants it.
+        """
         if self.driven:
-            count = len(self.schedule)
-            return scheduler_steps(denoiser, x_T, self.scheduler, count, self.process, noise.generators)
+            run = {"image": image, "left_out": self.left_out}
+            return scheduler_steps(denoiser, x_T, self.scheduler, self.num_steps, self.process, noise.generators, **run)
+        if image is not None:
+            x_T = noised(image, x_T, self.schedule, len(self.schedule) - 1)
         options |= {"noise": noise, "prediction_type": self.prediction_type, "clip": self.clip}
         return own_steps(denoiser, x_T, self.schedule, **options)
 
@@ -196,25 +207,39 @@ def scheduler_steps(
     num_inference_steps: int,
     process: Process,
     generators: list[torch.Generator],
+    image: Tensor | None = None,
+    left_out: int = 0,
 ) -> Iterator[Step]:
     """Drive any diffusers scheduler, also those that scale the model's input (Heun, Euler).
 
-    `x_T` is unit noise; `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer to it. A
+    `x_T` is unit noise, which is added to `image`, if there is one, where the first `left_out` steps would have ended;
+    `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer to it. A
     learned variance, the second half of the channels, is of no use to these solvers.
     """
     scheduler = _ready(scheduler, num_inference_steps, x_T.device)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
     kind, x = scheduler.config.prediction_type, x_T * scheduler.init_noise_sigma
-    for i, t in enumerate(scheduler.timesteps):
+    begin = left_out * getattr(scheduler, "order", 1)
+    timesteps = scheduler.timesteps[begin:]
+    if image is not None:
+        x = beginning(scheduler, begin, image, x_T)
+    for i, t in enumerate(timesteps):
         x_in = scheduler.scale_model_input(x, t)
         output = denoiser(x_in, t)[:, : x_in.shape[1]]
-        a, b = _marginal_at(scheduler, i, t, process)
+        a, b = _marginal_at(scheduler, begin + i, t, process)
         x0, eps = predict_x0(output, x_in, a, b, kind), predict_eps(output, x_in, a, b, kind)
         x = scheduler.step(output, t, x, **extra).prev_sample
-        step = Step(i, len(scheduler.timesteps), float(t), x_in, x0, eps, x)
+        step = Step(i, len(timesteps), float(t), x_in, x0, eps, x)
         yield step
         x = step.prev_sample
+
+
+def beginning(scheduler: Any, begin: int, image: Tensor, noise: Tensor) -> Tensor:
+    """What a scheduler goes on from at its timestep number `begin`: `image` with that much `noise`, both (N, ...)."""
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    return scheduler.add_noise(image, noise, scheduler.timesteps[begin].expand(len(image)))
 
 
 def _marginal_at(scheduler: Any, index: int, t: Tensor, process: Process) -> tuple[float, float]:

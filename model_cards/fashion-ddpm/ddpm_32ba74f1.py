@@ -16,11 +16,11 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_f2cc9218 import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_8e39acbe import Labels
-from .run_7f3aaf94 import Denoiser, Step
+from .run_ee69045d import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_21e1663b import Clip, DefaultSteps, Solver, predict
+from .solvers_1840c3de import Clip, DefaultSteps, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
@@ -203,3 +203,4 @@ from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
 from .process_8da9cfb2 import __doc__ as _  # noqa: E402, F401
+from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401
