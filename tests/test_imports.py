@@ -31,7 +31,7 @@ COMPANIONS = {
     "base": {"conditions", "facts", "packaging", "run"},
     "about": {"facts"},  # stays here: it reads what travels
 }
-COMPONENTS = {"patched_unet", "patched_condition_unet", "patched_autoencoder", "adm_unet", "noisy_classifier"}  # they travel with their weights
+COMPONENTS = {"patched_unet", "patched_autoencoder", "adm_unet", "noisy_classifier"}  # they travel with their weights
 EVERYTHING_A_FOLDER_MAY_NEED = {"torch", "diffusers", "transformers", "numpy", "huggingface_hub", "PIL"}
 
 
