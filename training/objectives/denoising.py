@@ -12,7 +12,7 @@ T = 1000, and the terms are summed over t. Here t is drawn, so that lambda times
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin
@@ -29,7 +29,7 @@ from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.importance import LossHistory
 from training.objectives.latents import autoencoder_of, open_vae
-from training.objectives.text import Captions, TextConditional, open_captions, text_width
+from training.objectives.text import TextConditional, open_captions, text_width
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_at_least_one, check_one_of, flag
 
@@ -96,26 +96,21 @@ class Denoising(TextConditional):
             """Whether to add variance channels to a network that has none."""
             return self.variance_type == "learned_range"
 
-    def __init__(
-        self,
-        options: Options,
-        network: nn.Module,
-        class_names: tuple[str, ...] | None,
-        vae: nn.Module | None = None,
-        captions: Captions | None = None,
-    ) -> None:
-        super().__init__(options, network, class_names, vae, captions)
+    def __init__(self, options: Options, network: nn.Module, *told: Any) -> None:
+        super().__init__(options, network, *told)
         self.guidance_interval = (0.0, 1.0)
         self.learned = Facts(network.config).learns_variance
-        scheduler_class = DDIMScheduler if class_names else DDPMScheduler
-        variance = {} if class_names else {"variance_type": "learned_range" if self.learned else options.variance_type}
+        scheduler_class = DDIMScheduler if self.class_names else DDPMScheduler
+        variance = (
+            {} if self.class_names else {"variance_type": "learned_range" if self.learned else options.variance_type}
+        )
         self.scheduler = scheduler_class(
             **variance,
             num_train_timesteps=options.ddpm_num_steps,
             beta_schedule=options.ddpm_beta_schedule,
             prediction_type=options.prediction_type,
             timestep_spacing="trailing",
-            clip_sample=vae is None,  # latents have no range
+            clip_sample=self.vae is None,  # latents have no range
         )
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
         self.history = LossHistory(len(self.schedule)) if options.timestep_sampling == "importance" else None

@@ -9,7 +9,7 @@ is stratified over the batch.
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -25,7 +25,7 @@ from training.networks.open import load_pipeline
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.latents import open_vae
-from training.objectives.text import Captions, TextConditional, open_captions, text_width
+from training.objectives.text import TextConditional, open_captions, text_width
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_one_of, check_range, flag
 
@@ -53,15 +53,8 @@ class FlowMatching(TextConditional):
             check_one_of(self, path=tuple(PATHS), weighting_scheme=("none", "logit_normal"))
             check_range(self, logit_mean=(-10.0, 10.0), logit_std=(1e-3, 10.0))
 
-    def __init__(
-        self,
-        options: Options,
-        network: nn.Module,
-        class_names: tuple[str, ...] | None,
-        vae: nn.Module | None = None,
-        captions: Captions | None = None,
-    ) -> None:
-        super().__init__(options, network, class_names, vae, captions)
+    def __init__(self, options: Options, network: nn.Module, *told: Any) -> None:
+        super().__init__(options, network, *told)
         self.path_name = options.path
         self.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIME_SCALE)
         self.guidance_interval = (0.0, 1.0)
