@@ -110,7 +110,7 @@ def test_what_cannot_be_fine_tuned_is_named(tmp_path: Path) -> None:
     (foreign / "unet").mkdir()
     (foreign / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (foreign / "unet" / "config.json").write_text('{"sample_size": 8, "in_channels": 1}')
-    for path, expected in ((empty, "hold unet/config.json"), (foreign, "got a StableDiffusionPipeline")):
+    for path, expected in ((empty, "hold model_index.json"), (foreign, "got a StableDiffusionPipeline")):
         flags = {"train_data_dir": folder, "pretrained_model_name_or_path": path, "output_dir": tmp_path / "run"}
         with pytest.raises(SystemExit, match=f"pretrained_model_name_or_path must .*{expected}"):
             run_here(command("--recipe finetune", **flags))

@@ -29,7 +29,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
 
 
 def drawn(catalogue: Catalogue, **values: object) -> Progress:
-    settings = Settings.checked({"model": "words", "steps": 3, "count": 2} | values, catalogue)
+    settings = Settings.checked(
+        {"model": "words", "steps": 3, "count": 2, "guidance_low": 0, "guidance_high": 1} | values, catalogue
+    )
     *_, last = draw(settings, catalogue)
     return last
 
@@ -61,6 +63,7 @@ def test_the_code_on_the_page_draws_the_same_images(catalogue: Catalogue, tmp_pa
     from ui import device
 
     values = {"model": "words", "steps": 3, "count": 2, "prompt": 'a "red" apple', "sampler": "UniPC"}
+    values |= {"guidance_low": 0, "guidance_high": 1}
     settings = Settings.checked(values, catalogue)
     code = snippet(settings, catalogue["words"], device.detect())
     assert 'prompt="a \\"red\\" apple",' in code and "batch_size=2," in code and "use_flow_sigmas=True" in code

@@ -218,10 +218,10 @@ def _shape(facts: Facts) -> tuple[int, int, int]:
 
 
 def _interval(index: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Where the model guides unless told otherwise, for the two settings that say so."""
-    if "guidance_interval" not in index:
+    """Where the model guides unless told otherwise, for the two settings that say so; {} where nobody has chosen."""
+    low, high = index.get("guidance_interval") or (0.0, 1.0)
+    if (low, high) == (0.0, 1.0):
         return {}
-    low, high = index["guidance_interval"]
     return {"guidance_low": {"value": low}, "guidance_high": {"value": high}}
 
 
