@@ -142,6 +142,7 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--guidance_interval", "0.5"), "guidance_interval must be LOW HIGH"),
         (command("--scheduler", "DPMSolver"), "got 'DPMSolver'; did you mean DPMSolver++?"),
         (command("--scheduler", "DDIM", "Unipc2"), "got 'Unipc2'; did you mean UniPC?"),
+        (command("--scheduler", "DDIM", model="plain"), "scheduler must not be DDIM: a DDPMPipeline takes steps of"),
         (command("--num_inference_steps", "2000"), "num_inference_steps must be at most 1000"),
         (command("--bits_per_dim", "31"), "bits_per_dim must be at most 30, the images of 'test', got 31"),
         (command("--bits_per_dim", "1"), "bits_per_dim must be 0, or at least 2"),

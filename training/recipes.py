@@ -178,7 +178,8 @@ _FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
 
 RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe fashion-cfg
-    # model_cards/fashion-cfg, 544,000 images: Frechet distance 0.503 at guidance 2 (real images: 0.335)
+    # model_cards/fashion-cfg, 544,000 images: Frechet distance 0.288 in 16 steps of UniPC at guidance 2 (real images:
+    # 0.335)
     "fashion-cfg": {"dataset_name": "data/fashion", "class_conditional": True, **_FAST_CPU},
     # accelerate launch -m training.train --recipe fashion-ddpm
     # model_cards/fashion-ddpm, with --variance_type learned_range, 396,800 images on from fashion-cfg: Frechet distance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from pipelines.about import of_class
 from training.data import ImageData, load_images
 from training.data.sources import evenly_spaced
 from training.evaluation.options import Options
@@ -66,7 +67,15 @@ def check_fit(model: Model, options: Options, network: nn.Module, test: ImageDat
 
 
 def check_schedulers(model: Model, options: Options) -> None:
-    """Raise ValueError for a scheduler of another family than the model's own."""
+    """Raise ValueError for a scheduler of another family than the model's own, or that its class does not step by."""
+    about = of_class(type(model.pipe).__name__)
+    others = about.says.get("samplers", {}) if about else {}
+    for name in set(options.scheduler or []) & set(others):
+        if name != model.scheduler:
+            raise ValueError(
+                f"scheduler must not be {name}: a {type(model.pipe).__name__} takes steps of its own whichever it has, "
+                f"and {others[name]} takes those of {name}"
+            )
     if "beta_schedule" in model.own_scheduler.config:
         return
     others = FLOW_SOLVERS if model.is_flow and "sampler" not in model.arguments else ()
