@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from conftest import ROOT
 from evaluation_runs import NAMES, command, fill, measured, tiny_feature_classifier
 from PIL import Image
+from toys import ddpm
 
 from training import evaluate, feature_classifier
 from training.data import load_images
+from training.evaluation.checks import check_schedulers
 from training.metrics.features import FeatureClassifier, classifier_hash, to_input
 
 
@@ -142,7 +145,6 @@ def test_class_accuracy_is_the_share_recognised_as_the_class_asked_for(
         (command("--guidance_interval", "0.5"), "guidance_interval must be LOW HIGH"),
         (command("--scheduler", "DPMSolver"), "got 'DPMSolver'; did you mean DPMSolver++?"),
         (command("--scheduler", "DDIM", "Unipc2"), "got 'Unipc2'; did you mean UniPC?"),
-        (command("--scheduler", "DDIM", model="plain"), "scheduler must not be DDIM: a DDPMPipeline takes steps of"),
         (command("--num_inference_steps", "2000"), "num_inference_steps must be at most 1000"),
         (command("--bits_per_dim", "31"), "bits_per_dim must be at most 30, the images of 'test', got 31"),
         (command("--bits_per_dim", "1"), "bits_per_dim must be 0, or at least 2"),
@@ -207,3 +209,12 @@ def test_the_classifier_trains_to_a_folder_that_loads_the_same_twice(place: Path
 def test_the_classifier_needs_labels() -> None:
     with pytest.raises(ValueError, match="unnamed has no labels"):
         feature_classifier.run(feature_classifier.Options(output_dir="none", dataset_name="unnamed"))
+
+
+def test_a_scheduler_that_a_pipeline_only_reads_is_refused() -> None:
+    """A DDPMPipeline takes its own steps with a DDIMScheduler too: a row that names DDIM would be wrong."""
+    pipe = ddpm()
+    model = SimpleNamespace(pipe=pipe, scheduler="DDPM", own_scheduler=pipe.scheduler)
+    check_schedulers(model, SimpleNamespace(scheduler=["DDPM", "UniPC"]))
+    with pytest.raises(ValueError, match="^scheduler must not be DDIM: a DDPMPipeline takes steps of its own"):
+        check_schedulers(model, SimpleNamespace(scheduler=["DDPM", "DDIM"]))

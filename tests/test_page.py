@@ -28,10 +28,11 @@ PATIENCE = 60_000  # milliseconds; the cores may be busy with something else
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py --model ...` with two tiny models, until the page answers."""
+    """`python app.py --model ...` with two tiny models, and one whose runs take long, until the page answers."""
     folder = tmp_path_factory.mktemp("served")
     port = free_port()
-    flags = [part for path in save_models(folder).values() for part in ("--model", str(path))]
+    models = [*save_models(folder).values(), ROOT / "model_cards" / "fashion-ddpm"]
+    flags = [part for path in models for part in ("--model", str(path))]
     environment = os.environ | {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_OFFLINE": "1",
@@ -181,9 +182,9 @@ def _file(folder: Path, content: bytes) -> Path:
 
 
 def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: Callable[..., Page]) -> None:
-    page = visit(query="?steps=1000&sampler=Heun")  # two evaluations per step: 1000 take long enough to be stopped
+    page = visit(query="?model=fashion-ddpm&steps=1000&sampler=Heun")  # minutes, unless it is stopped
     page.locator("#draw").click()
-    expect(page.locator("#status")).to_contain_text(re.compile(r"Step \d{3,} of 1999"), timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"Step ([5-9]\d|\d{3,}) of 1999"), timeout=PATIENCE)
     page.locator("#stop").click()
     expect(page.locator("#status")).to_contain_text("Stopped after", timeout=PATIENCE)
     stopped = int(re.search(r"step (\d+) of 1999", page.locator("#status").inner_text()).group(1))

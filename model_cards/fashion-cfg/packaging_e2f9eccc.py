@@ -25,7 +25,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, create_co
 
 from .facts_532b3e4f import where_to_look
 from .saved_files_ce9a389c import HASHED, has_variant, replaced
-from .staging_31f15737 import staged, sweep
+from .staging_5ca18f0b import staged, sweep
 
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)

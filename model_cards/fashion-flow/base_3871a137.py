@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .conditions_8e39acbe import Classes, Conditions, Labels, Nulls
 from .facts_532b3e4f import Facts
-from .packaging_3ef90494 import CodeCarryingPipeline
+from .packaging_e2f9eccc import CodeCarryingPipeline
 from .run_ee69045d import Run, Step, evaluate, plain
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -380,4 +380,4 @@ class StepwisePipeline(CodeCarryingPipeline):
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
-from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
+from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401

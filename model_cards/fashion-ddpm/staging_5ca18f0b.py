@@ -48,9 +48,17 @@ def sweep(parent: Path, names: str) -> None:
             continue
         lock = _locked(folder)
         if lock is not None:
-            if {path.name for path in folder.iterdir()} <= {found[1]}:
+            if _holds_only(folder, found[1]):
                 shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def _holds_only(folder: Path, name: str) -> bool:
+    """Whether a folder is there and holds nothing, or that alone."""
+    try:
+        return {path.name for path in folder.iterdir()} <= {name}
+    except FileNotFoundError:  # its writer was done in the moment before it was locked
+        return False
 
 
 def _locked(folder: Path, wait: bool = False) -> int | None:

@@ -19,10 +19,10 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels
-from .ddim_ee0dc0b2 import check_eta, ddim_steps
-from .ddpm_32ba74f1 import MeanShift, ancestral_steps
+from .ddim_14921bf1 import check_eta, ddim_steps
+from .ddpm_785f8965 import MeanShift, ancestral_steps
 from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
 from .run_ee69045d import Denoiser, Step, padded_rows, scale_now
 from .schedule_052d5882 import NoiseSchedule
@@ -274,7 +274,7 @@ def _mean_shift(gradient: Gradient, scale: float) -> MeanShift:
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
-from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
+from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
-from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
+from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
 from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401

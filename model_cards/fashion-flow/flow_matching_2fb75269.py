@@ -18,8 +18,8 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_1037806e import check_interval, guided_network
+from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
+from .classifier_free_guidance_dcb6f4fd import check_interval, guided_network
 from .conditions_8e39acbe import Labels
 from .from_image_1035d346 import noised
 from .process_8da9cfb2 import Path, from_velocity, unit_time, up
@@ -332,9 +332,9 @@ class FlowMatchingPipeline(StepwisePipeline):
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
-from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
+from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
-from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
-from .ddim_ee0dc0b2 import __doc__ as _  # noqa: E402, F401
+from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
+from .ddim_14921bf1 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
 from .solvers_1840c3de import __doc__ as _  # noqa: E402, F401

@@ -25,9 +25,9 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_ee0dc0b2 import check_eta, ddim_steps
+from .ddim_14921bf1 import check_eta, ddim_steps
 from .process_8da9cfb2 import Clock
 from .run_ee69045d import Denoiser, Step, evaluate, scale_now
 from .solvers_1840c3de import PROCESS_SCHEDULERS, DefaultSteps, Solver
@@ -288,8 +288,8 @@ def check_interval(interval: tuple[float, float] | list[float]) -> tuple[float, 
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
-from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
+from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
-from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
+from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
 from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401

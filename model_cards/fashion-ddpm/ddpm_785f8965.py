@@ -16,7 +16,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_e70460a0 import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_8e39acbe import Labels
 from .run_ee69045d import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
@@ -199,8 +199,8 @@ class DDPMPipeline(StepwisePipeline):
 
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
-from .packaging_3ef90494 import __doc__ as _  # noqa: E402, F401
+from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
-from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
+from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
 from .process_8da9cfb2 import __doc__ as _  # noqa: E402, F401
 from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401

@@ -11,11 +11,11 @@ import torch
 from diffusers import AutoencoderKL, ImagePipelineOutput
 from torch import Tensor
 
-from .base_e70460a0 import OUTPUT_TYPES, StepwisePipeline
+from .base_3871a137 import OUTPUT_TYPES, StepwisePipeline
 from .facts_532b3e4f import spatial_factor
 from .image_inputs_41773f3d import Images, pixels_of
 from .latents_13fdccc7 import decode, encode
-from .packaging_3ef90494 import CodeCarryingPipeline
+from .packaging_e2f9eccc import CodeCarryingPipeline
 
 
 class AutoencoderPipeline(CodeCarryingPipeline):
@@ -86,5 +86,5 @@ class AutoencoderPipeline(CodeCarryingPipeline):
 # what the imports above import: diffusers' loader fetches only the files that this one names
 from .conditions_8e39acbe import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
-from .staging_31f15737 import __doc__ as _  # noqa: E402, F401
+from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
 from .run_ee69045d import __doc__ as _  # noqa: E402, F401
