@@ -7,9 +7,7 @@ The weights may be wrapped, as training scripts do it: beside the optimizer's st
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
@@ -19,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.pickles import foreign_names
 
 ANCHOR = "time_embed.0.weight"  # each published U-Net and classifier has a weight of this name
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -117,7 +117,7 @@ def reason(path: Path, error: Exception) -> str:
         return damage
     text = ESCAPES.sub("", str(error)).strip()
     told = BLOCKED.search(text)
-    blocked = told[1].rstrip(".") if told else next(foreign_names(path), None)
+    blocked = told[1].rstrip(".") if told else next(iter(foreign_names(path)), None)
     if blocked is not None:
         return f"Unsupported global: GLOBAL {blocked} was not an allowed global by default."
     text = text.partition("WeightsUnpickler error: ")[2] or text
@@ -125,27 +125,6 @@ def reason(path: Path, error: Exception) -> str:
     if not text or "weights_only" in text:
         return "a tar file of an old version of torch" if ".tar" in text else "nothing in it can be read"
     return text if isinstance(error, (pickle.UnpicklingError, RuntimeError)) else f"{type(error).__name__} {text}"
-
-
-def foreign_names(path: Path) -> Iterator[str]:
-    """The classes and functions that a pickle asks for beyond those of weights, where torch does not come to them."""
-    strings: list[str] = []
-    with contextlib.suppress(Exception):  # a file of anything
-        for operation, argument, _ in pickletools.genops(pickle_in(path)):
-            if operation.name not in ("GLOBAL", "STACK_GLOBAL"):
-                strings += [argument] if isinstance(argument, str) else []
-                continue
-            name = ".".join(strings[-2:]) if argument is None else argument.replace(" ", ".")
-            if not name.startswith(("torch._utils.", "collections.OrderedDict")):
-                yield name
-
-
-def pickle_in(path: Path) -> bytes:
-    """The pickle in a file of torch, or the file itself."""
-    if not zipfile.is_zipfile(path):
-        return path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
 
 
 def damage_of_zip(path: Path) -> str | None:
