@@ -28,7 +28,7 @@ from training_runs import (
 
 from training import loop
 from training.objectives.denoising import Denoising
-from training.signals import Interrupted, Noted, noted, raised
+from training.signals import NUMBERS, Interrupted, Noted, noted, raised
 from training.stopping import cause_of, exit_early, resume_command
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -76,6 +76,16 @@ def to_go_on(text: str) -> list[str]:
 # --- signals ---
 
 
+@pytest.fixture
+def in_a_terminal() -> Iterator[None]:
+    """No signal is ignored, as they are in what a shell starts in the background or under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in NUMBERS}
+    yield
+    for number, old in before.items():
+        signal.signal(number, old)
+
+
+@pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_writes_a_checkpoint_and_names_the_command_that_goes_on(
     name: str,
