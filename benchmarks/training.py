@@ -61,11 +61,13 @@ def images_per_second(update: Callable[[], float], steps: int, batch_size: int) 
 
 def run(options: Options) -> list[Row]:
     """Time all contestants; the first row is the peer's."""
-    updates = contestants(options)
-    runs = {
-        name: partial(images_per_second, update, options.steps, options.batch_size) for name, update in updates.items()
-    }
-    speeds = alternate(runs, options.repeats, warmups=1, description="Training")
+    return timed(contestants(options), options.repeats, options.steps, options.batch_size)
+
+
+def timed(updates: dict[str, Callable[[], float]], repeats: int, steps: int, batch_size: int) -> list[Row]:
+    """The speeds of functions for one update each, by name; the first is the peer's."""
+    runs = {name: partial(images_per_second, update, steps, batch_size) for name, update in updates.items()}
+    speeds = alternate(runs, repeats, warmups=1, description="Training")
     peer = median(next(iter(speeds.values())))
     return [
         {"name": name, "images_per_second": median(found), "all": found, "ratio": median(found) / peer}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,8 @@ from text_models import WIDTH, text_unet, tiny_bert, tiny_tokenizer
 from toys import quiet
 from training_runs import alone, command, noise, noise_images, run_here
 
+from benchmarks import text_training
+from benchmarks.stock_text import StockTextTrainer
 from pipelines import LatentDiffusionPipeline
 from pipelines.text import embed
 from training import caption_embeddings as embeddings_module
@@ -163,3 +167,24 @@ def test_images_without_captions_are_refused(place: Path, tmp_path: Path) -> Non
     Image.fromarray(noise(16, 16, 3)).save(tmp_path / "1.png")
     with pytest.raises(SystemExit, match="caption_column must be a column of captions with a text_encoder, got 'text'"):
         run_here(arguments(place, train_data_dir=tmp_path, output_dir=tmp_path / "run"))
+
+
+def test_the_benchmark_times_the_loop_of_the_stock_script_beside_ours(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    features = datasets.Features(image=datasets.Image(), captions=datasets.List(datasets.Value("string")))
+    files = sorted(str(file) for file in (place / "images").glob("*.png"))
+    rows = {"image": files, "captions": [["a red apple", "a blue pear"]] * len(files)}
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    where = f"--dataset_name {tmp_path}/data --vae {place}/autoencoder --text_encoder {place}/encoder"
+    found = text_training.main(f"{where} --repeats 1 --steps 1 --batch_size 4 --compile false".split())
+    assert [row["name"] for row in found] == ["stock loop, float32", "ours, bf16"]
+    assert "| stock loop, float32 |" in capsys.readouterr().out
+
+    parts = tiny_vae(), tiny_bert(), tiny_tokenizer()
+    stock = StockTextTrainer(text_unet(), *parts, str(tmp_path / "data"), "captions", 16, 4)
+    batch, before = next(iter(stock.loader)), copy.deepcopy(stock.ema.shadow_params)
+    assert batch["pixel_values"].shape == (4, 3, 16, 16) and batch["input_ids"].shape == (4, 12)
+    assert 0.3 < stock.update() < 3, "the loss of a network that knows nothing is about 1"
+    assert any(not torch.equal(a, b) for a, b in zip(before, stock.ema.shadow_params, strict=True))
