@@ -228,7 +228,8 @@ def write(path: Path, rows: list[Row]) -> None:
     """Table and plot."""
     plot = write_figure(path.with_suffix(".png"), lambda: figure(rows))
     about = __doc__.split("\n\n")
-    parts = ["# Samplers on an exact network", *map(str.strip, about[2:]), f"![Errors of samplers over evaluations]({plot.name})"]
+    image = f"![Errors of samplers over evaluations]({plot.name})"
+    parts = ["# Samplers on an exact network", *map(str.strip, about[2:]), image]
     command = about[1].strip()
     write_whole(path, ("\n\n".join([*parts, show(rows), f"*Written by `{command}`.*"]) + "\n").encode())
 
