@@ -30,7 +30,13 @@ from .facts import Facts
 FOLDER = Path(__file__).resolve().parent
 BASE = "StepwisePipeline"  # its `stream` takes the arguments of `__call__`, but for these:
 WITHOUT_STEPS = "CodeCarryingPipeline"  # what inherits this one alone has no steps to watch
-OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
+OUTPUT_ARGUMENTS = (
+    "output_type",
+    "return_dict",
+    "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+    "return_stages",
+)
 
 
 @dataclass(frozen=True)

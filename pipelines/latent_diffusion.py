@@ -32,8 +32,8 @@ from .classifier_free_guidance import check_interval, guided_network
 from .conditions import Conditions, Labels, Nulls
 from .ddim import check_eta, ddim_steps
 from .ddpm import ancestral_steps
-from .flow_matching import TimeShare, find_path, flow_steps, is_of_flows, scheduler_steps, shifted_times
-from .from_image import checked_strength, keeping, known_output, known_velocity, noised, steps_left_out
+from .flow_matching import find_path, is_of_flows, run_of_flow
+from .from_image import checked_strength, keeping, known_output
 from .image_inputs import Images, mask_of, pixels_of
 from .latents import check_latents, decode, latents_of
 from .process import Clock
@@ -234,7 +234,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return guided_network(self, conditions, nulls, scale, process, interval, guidance_rescale)
 
         if self.config.path is not None:
-            return self._flow(guided, z_T, num_inference_steps, y, strength, drawn)
+            return run_of_flow(guided, z_T, self.scheduler, self.config.path, num_inference_steps, y, strength, drawn)
         solver = Solver(self.scheduler, num_inference_steps, strength)
         denoiser = guided(solver.process)
         if drawn is not None:
@@ -254,35 +254,6 @@ class LatentDiffusionPipeline(StepwisePipeline):
         check_count("num_inference_steps", num_inference_steps)
         if eta != 0.0:
             raise ValueError(f"eta must be 0 for a flow, got {eta!r}")
-
-    def _flow(
-        self,
-        guided: Callable[[Clock], Denoiser],
-        z_1: Tensor,
-        num_inference_steps: int,
-        y: Tensor | None,
-        strength: float,
-        drawn: Tensor | None,
-    ) -> Iterator[Step]:
-        """The steps of a flow from noise z_1 (N, C, h, w), or from an image y."""
-        config, left_out = self.scheduler.config, steps_left_out(num_inference_steps, strength)
-        scale = config.num_train_timesteps
-        denoiser, path = guided(TimeShare(scale)), find_path(self.config.path)
-
-        if drawn is not None:
-            denoiser = keeping(denoiser, drawn, known_velocity(y, path, scale))
-
-        def velocity(z_t: Tensor, t: float) -> Tensor:
-            return denoiser(z_t, scale * t)
-
-        name = type(self.scheduler).__name__
-        if name != "FlowMatchEulerDiscreteScheduler":
-            if self.config.path != "linear":
-                only = "FlowMatchEulerDiscreteScheduler"
-                raise ValueError(f"scheduler must be a {only} on the path {self.config.path!r}, got {name}")
-            return scheduler_steps(velocity, z_1, self.scheduler, num_inference_steps, y, left_out)
-        times = shifted_times(num_inference_steps, config.shift)[left_out:]
-        return flow_steps(velocity, z_1 if y is None else noised(y, z_1, path, times[0]), times, path, "euler", scale)
 
     @torch.no_grad()
     def __call__(

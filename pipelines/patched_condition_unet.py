@@ -92,6 +92,7 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         encoder_hidden_states: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        timestep_cond: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
         """The prediction (N, out_channels, H, W) for samples (N, in_channels, H, W).
@@ -102,6 +103,7 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
             encoder_hidden_states: (N, tokens, width), for networks with cross-attention
             class_labels: (N, width) embeddings, or (N,) labels
             encoder_attention_mask: (N, tokens), 1 for tokens to attend to
+            timestep_cond: (N, time_cond_proj_dim), added to the embedding of the time
             return_dict: False gives a tuple
         """
         (output,) = super().forward(
@@ -110,6 +112,7 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
             encoder_hidden_states,
             class_labels=class_labels,
             encoder_attention_mask=encoder_attention_mask,
+            timestep_cond=timestep_cond,
             return_dict=False,
         )
         output = pixel_shuffle(output, self.config.patch_size)

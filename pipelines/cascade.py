@@ -1,0 +1,442 @@
+"""Cascaded diffusion: a small image, and networks that enlarge it (Ho et al. 2022, https://arxiv.org/abs/2106.15282).
+
+    p(x) = p(z) p(x | z)                              z at low resolution, x at high; a diffusion model for each factor
+    z_s = sqrt(1 - s^2) z + s eps,  x ~ p(x | z_s, s) conditioning augmentation: z is drawn, and not quite right
+
+Each stage has a network, a scheduler and a noise process of its own, and is guided by itself. Its steps are DDIM's,
+ancestral, Euler's along a flow, or those of any diffusers scheduler. low_resolution.py has what a stage is told of the
+one before. With `image`, the enlarging stages alone are run, on a user's own image.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel, UNet2DModel
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .base import (
+    Generators,
+    ImagePipelineOutput,
+    NoiseStreams,
+    StepwisePipeline,
+    check_count,
+    check_number,
+    image_generators,
+    variance_type_of,
+)
+from .classifier_free_guidance import guide
+from .conditions import Classes, Conditions, Labels, Nulls
+from .ddim import check_eta, ddim_steps
+from .ddpm import ancestral_steps
+from .facts import Facts
+from .flow_matching import find_path, is_of_flows, run_of_flow
+from .image_inputs import Images, pixels_of
+from .low_resolution import beside, enlarged, is_told_levels, noisy_condition, told_level
+from .run import Denoiser, Step, evaluate, plain
+from .solvers import DefaultSteps, Solver
+from .text import check_prompts, check_text_encoder, takes_embedding, takes_tokens, text_conditions, warn_of_truncation
+
+STEPS = DefaultSteps(20)
+PerStage = float | list[float] | tuple[float, ...]
+
+
+@dataclass
+class CascadeOutput(ImagePipelineOutput):
+    """`ImagePipelineOutput`, with `stages`: the images of each stage, the smallest first; None unless asked for."""
+
+    stages: list[list[Image.Image] | np.ndarray | Tensor] | None = None
+
+
+@dataclass
+class StageNoise:
+    """The noise of a stage, all of it unit noise: of the smaller image (None for the first), x_T, and what follows."""
+
+    eps: Tensor | None
+    x_T: Tensor
+    later: NoiseStreams
+
+
+class CascadePipeline(StepwisePipeline):
+    """Images of the last stage, drawn from small to large; every Step says its `stage`, from 0.
+
+    Args:
+        unet, scheduler: the first stage, which draws small images
+        unet_2, scheduler_2: the second, whose network's input is x_t with the enlarged smaller image in the channels
+            after it, and which is told the level of augmentation if its config has a `time_cond_proj_dim`
+        unet_3, scheduler_3: a third, likewise
+        id2label: class names by index
+        text_encoder, tokenizer: of transformers, for networks that are told prompts
+        paths: for each stage, "linear" or "variance_preserving" where its network predicts the velocity of a flow, and
+            None where it predicts what its scheduler's `prediction_type` says; None: no flow at all
+        max_augmentations: for each stage but the first, the highest level that it was trained with, in [0, 1)
+        augmentations: the levels of calls that name none, likewise
+
+    Raises:
+        ValueError: parts that do not fit one another, by name.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->unet_2->unet_3"
+    _optional_components = ["unet_3", "scheduler_3", "text_encoder", "tokenizer"]
+    about = {
+        "summary": "Draws {subject} at low resolution, and enlarges them by diffusion "
+        "([Ho et al. 2022](https://arxiv.org/abs/2106.15282)).",
+        "paper": "https://arxiv.org/abs/2106.15282",
+        "last_label_is_null": True,
+        "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+    }
+
+    def __init__(
+        self,
+        unet: UNet2DModel | UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        unet_2: UNet2DModel | UNet2DConditionModel,
+        scheduler_2: SchedulerMixin,
+        unet_3: UNet2DModel | UNet2DConditionModel | None = None,
+        scheduler_3: SchedulerMixin | None = None,
+        id2label: dict[str, str] | None = None,
+        text_encoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        paths: list | None = None,
+        max_augmentations: list | None = None,
+        augmentations: list | None = None,
+    ) -> None:
+        super().__init__()
+        networks = {"unet": unet, "unet_2": unet_2, "unet_3": unet_3}
+        schedulers = {"scheduler": scheduler, "scheduler_2": scheduler_2, "scheduler_3": scheduler_3}
+        self.register_modules(**networks, **schedulers, text_encoder=text_encoder, tokenizer=tokenizer)
+        count = 2 if unet_3 is None else 3
+        highest = list(max_augmentations or [0.0] * (count - 1))
+        self.register_to_config(
+            id2label=id2label,
+            paths=list(paths or [None] * count),
+            max_augmentations=highest,
+            augmentations=list(augmentations or [0.0] * (count - 1)),
+        )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Raise ValueError where the parts do not fit one another."""
+        if (self.unet_3 is None) != (self.scheduler_3 is None):
+            missing = "unet_3" if self.unet_3 is None else "scheduler_3"
+            raise ValueError(f"{missing} must be given, as unet_3 and scheduler_3 go together, got None")
+        if (self.text_encoder is None) != (self.tokenizer is None):
+            missing = "tokenizer" if self.tokenizer is None else "text_encoder"
+            raise ValueError(f"{missing} must be given, as text_encoder and tokenizer go together, got None")
+        for name, wanted in (("paths", self.num_stages), ("max_augmentations", self.num_stages - 1)):
+            if len(self.config[name]) != wanted:
+                raise ValueError(f"{name} must have {wanted} entries, got {self.config[name]}")
+        for level in self.config.max_augmentations:
+            check_number("max_augmentations", level, 0.0, 0.999)
+        for path in self.config.paths:
+            if path is not None:
+                find_path(path)
+        for stage in range(self.num_stages):
+            self._check_stage(stage)
+        self._levels(None)
+
+    def _check_stage(self, stage: int) -> None:
+        name, config = self._names[stage], self.networks[stage].config
+        is_flow = self.config.paths[stage] is not None
+        if is_of_flows(self.schedulers[stage]) != is_flow:
+            allowed = "a FlowMatchEulerDiscreteScheduler or one with use_flow_sigmas" if is_flow else "one of diffusion"
+            got = type(self.schedulers[stage]).__name__
+            raise ValueError(f"{name.replace('unet', 'scheduler')} must be {allowed} for its network, got {got}")
+        if self.text_encoder is not None and (takes_tokens(config) or takes_embedding(config)):
+            check_text_encoder(config, self.text_encoder)
+        if stage == 0:
+            return
+        channels, size = self.unet.config.in_channels, self.sizes[stage]
+        if config.in_channels != 2 * channels:
+            raise ValueError(
+                f"{name} must have {2 * channels} in_channels, x_t and the smaller image, got {config.in_channels}"
+            )
+        before = self.sizes[stage - 1]
+        if not (size[0] > before[0] and size[1] > before[1]):
+            raise ValueError(f"{name} must draw larger images than the stage before it, {before}, got {size}")
+        if self.config.max_augmentations[stage - 1] > 0 and not is_told_levels(config):
+            told = "a time_cond_proj_dim, by which it is told the level of augmentation"
+            raise ValueError(f"{name} must have {told}, got {config.get('time_cond_proj_dim')}")
+
+    # ---------------------------------------------------------------------------------------------------- the stages
+
+    @property
+    def num_stages(self) -> int:
+        """2 or 3."""
+        return 2 if self.unet_3 is None else 3
+
+    @property
+    def _names(self) -> list[str]:
+        return ["unet", "unet_2", "unet_3"][: self.num_stages]
+
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """One per stage."""
+        return [getattr(self, name) for name in self._names]
+
+    @property
+    def denoising_networks(self) -> list[torch.nn.Module]:
+        """All networks whose evaluations count as `nfe`."""
+        return self.networks
+
+    @property
+    def schedulers(self) -> list[SchedulerMixin]:
+        """One per stage."""
+        return [getattr(self, name.replace("unet", "scheduler")) for name in self._names]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of each stage's images."""
+        return [Facts(network.config).sample_shape[1:] for network in self.networks]
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the networks are told prompts, rather than classes or nothing."""
+        return self.text_encoder is not None
+
+    def _levels(self, asked: PerStage | None) -> list[float]:
+        """The level of augmentation of each stage but the first; ValueError outside of what it was trained with."""
+        asked = self.config.augmentations if asked is None else asked
+        levels = self._each("conditioning_augmentation", asked, self.num_stages - 1)
+        for level, highest in zip(levels, self.config.max_augmentations, strict=True):
+            check_number("conditioning_augmentation", level, 0.0, highest)
+        return levels
+
+    @staticmethod
+    def _each(name: str, value: Any, count: int) -> list[Any]:
+        """`value` for each of `count` stages, or a list with one for each."""
+        given = list(value) if isinstance(value, (list, tuple, np.ndarray, Tensor)) else [value] * count
+        if len(given) != count:
+            raise ValueError(f"{name} must be a number, or a list with one for each of {count} stages, got {value!r}")
+        return [plain(one) for one in given]
+
+    def _of_stage(self, stage: int, given: dict[str, Any], count: int) -> tuple[Conditions, Nulls]:
+        """What a stage's network is told of labels or prompts, and what instead of that to guide away from it."""
+        config = self.networks[stage].config
+        if "prompts" in given:
+            if not takes_tokens(config) and not takes_embedding(config):
+                return {}, {}
+            parts = config, self.text_encoder, self.tokenizer
+            return text_conditions(*parts, given["prompts"]), text_conditions(*parts, given["negative_prompts"])
+        null = Facts(config, last_label_is_null=True).null_label
+        if null is None or given["labels"] is None:
+            return ({} if null is None else {"class_labels": torch.full((count,), null)}), {}
+        return {"class_labels": given["labels"]}, {"class_labels": null}
+
+    def _given(
+        self, prompt: Labels, class_labels: Labels, negative_prompt: str | list[str] | None, batch_size: int | None
+    ) -> dict[str, Any]:
+        """Prompts or labels, one per image, and how many images; ValueError for what the networks are not told."""
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        if self.takes_prompts:
+            if class_labels is not None:
+                raise ValueError(f"class_labels must be None for networks that take prompts, got {class_labels!r}")
+            wanted = check_prompts("prompt", "" if prompt is None else prompt, batch_size)
+            unwanted = check_prompts("negative_prompt", negative_prompt or "", len(wanted))
+            warn_of_truncation(self.tokenizer, wanted + unwanted)
+            return {"prompts": wanted, "negative_prompts": unwanted, "count": len(wanted)}
+        if negative_prompt is not None:
+            raise ValueError(f"negative_prompt must be None for networks that take no prompts, got {negative_prompt!r}")
+        asked = prompt if class_labels is None else class_labels
+        labels, count = Classes(self.num_classes, self.class_names, self.null_label, False).resolve(asked, batch_size)
+        return {"labels": None if asked is None else labels, "count": count}
+
+    # ---------------------------------------------------------------------------------------------------- the run
+
+    def start(
+        self,
+        prompt: Labels,
+        batch_size: int | None,
+        num_inference_steps: Any,
+        guidance_scale: PerStage,
+        conditioning_augmentation: PerStage | None,
+        eta: float,
+        generator: Generators,
+        latents: Tensor | None,
+        class_labels: Labels,
+        negative_prompt: str | list[str] | None,
+        image: Images | None,
+    ) -> Iterator[Step]:
+        steps = self._each("num_inference_steps", num_inference_steps, self.num_stages)
+        scales = self._each("guidance_scale", guidance_scale, self.num_stages)
+        for scale in scales:
+            check_number("guidance_scale", scale, 0.0)
+        levels = [0.0, *self._levels(conditioning_augmentation)]
+        small, first = self._image(image)
+        given = self._given(
+            prompt, class_labels, negative_prompt, batch_size or (None if small is None else len(small))
+        )
+        count = given["count"]
+        if small is not None and len(small) not in (1, count):
+            raise ValueError(f"image must be one, or one per image drawn, got {len(small)} for {count}")
+        runs = [
+            self._stage(stage, steps[stage], scales[stage], eta, given, count)
+            for stage in range(first, self.num_stages)
+        ]
+        noise = self._noise(first, count, generator, latents)
+        small = None if small is None else small.to(self._execution_device).expand(count, -1, -1, -1)
+        return self._one_after_another(runs, noise, small, first, steps, levels)
+
+    def _image(self, image: Images | None) -> tuple[Tensor | None, int]:
+        """A user's own image, (N, C, h, w) in [-1, 1], and the stage that enlarges it; None and 0 without.
+
+        Raises:
+            ValueError: an image of a size that no stage enlarges.
+        """
+        if image is None:
+            return None, 0
+        pixels = pixels_of(image, self.unet.config.in_channels, "image")
+        size, enlarging = tuple(pixels.shape[2:]), self.sizes[:-1]
+        if size not in enlarging:
+            allowed = " or ".join(f"{width}x{height}" for height, width in enlarging)
+            raise ValueError(f"image must have {allowed} pixels, got {size[1]}x{size[0]}")
+        return pixels, enlarging.index(size) + 1
+
+    def _noise(self, first: int, count: int, generator: Generators, latents: Tensor | None) -> "list[StageNoise]":
+        """The noise of the stages from `first` on; that of an early one does not depend on those after it."""
+        generators, found = image_generators(generator, count), []
+        for stage in range(first, self.num_stages):
+            before, own = (self._streams(generators, self.sizes[at]) for at in (max(stage - 1, 0), stage))
+            eps = before() if stage else None
+            found.append(StageNoise(eps, own(), own))
+        if latents is not None:
+            expected = tuple(found[0].x_T.shape)
+            if not isinstance(latents, Tensor) or tuple(latents.shape) != expected or not latents.isfinite().all():
+                got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+                raise ValueError(f"latents must be a finite tensor of shape {expected}, got {got}")
+            found[0].x_T = latents.to(found[0].x_T)
+        return found
+
+    def _streams(self, generators: list[torch.Generator], size: tuple[int, int]) -> NoiseStreams:
+        return NoiseStreams(generators, (self.unet.config.in_channels, *size), self._execution_device)
+
+    def _stage(
+        self, stage: int, num_inference_steps: int, scale: float, eta: float, given: dict[str, Any], count: int
+    ) -> "Callable[[StageNoise, Conditions], Iterator[Step]]":
+        """A stage's steps, from its noise and from what it is told of the stage before; checked now, run later."""
+        network, scheduler, path = self.networks[stage], self.schedulers[stage], self.config.paths[stage]
+        conditions, nulls = self._of_stage(stage, given, count)
+        denoiser = beside(network) if stage else lambda x_t, t, **told: evaluate(network, x_t, t, told)
+        scale = scale if nulls else 1.0
+
+        def guided(of_before: Conditions) -> Denoiser:
+            if scale == 1.0:
+                return lambda x_t, t: denoiser(x_t, t, **conditions, **of_before)
+            return guide(denoiser, conditions | of_before, nulls, scale)
+
+        if path is not None:
+            check_count("num_inference_steps", num_inference_steps)
+            return lambda noise, of_before: run_of_flow(
+                lambda clock: guided(of_before), noise.x_T, scheduler, path, num_inference_steps
+            )
+        check_eta(eta, scheduler, ("DDIMScheduler", "DDPMScheduler"))
+        solver = Solver(scheduler, num_inference_steps)
+        if type(scheduler).__name__ != "DDPMScheduler":
+            return lambda noise, of_before: solver.steps(ddim_steps, guided(of_before), noise.x_T, noise.later, eta=eta)
+        variance = variance_type_of(scheduler, network.config.out_channels == 2 * self.unet.config.in_channels)
+        return lambda noise, of_before: solver.steps(
+            ancestral_steps, guided(of_before), noise.x_T, noise.later, variance=variance
+        )
+
+    def _one_after_another(
+        self,
+        runs: "list[Callable[[StageNoise, Conditions], Iterator[Step]]]",
+        noise: "list[StageNoise]",
+        small: Tensor | None,
+        first: int,
+        asked: list[int],
+        levels: list[float],
+    ) -> Iterator[Step]:
+        """The steps of the stages from `first` on, numbered through."""
+        before, after = 0, sum(int(count) for count in asked[first:])
+        for stage, (run, own) in enumerate(zip(runs, noise, strict=True), first):
+            after -= int(asked[stage])
+            of_before = {} if small is None else self._told(stage, small, levels[stage], own.eps)
+            for step in run(own, of_before):
+                taken = step.num_steps
+                step.index, step.num_steps, step.stage = before + step.index, before + taken + after, stage
+                yield step
+                small = step.prev_sample
+            before += taken
+            small = small.clamp(-1, 1)
+
+    def _told(self, stage: int, small: Tensor, level: float, eps: Tensor) -> Conditions:
+        """What a stage is told of the images before it, (N, C, h, w)."""
+        levels = torch.full((len(small),), level, device=small.device)
+        large = enlarged(noisy_condition(small, levels, eps), self.sizes[stage])
+        return {"low_resolution": large} | told_level(self.networks[stage].config, levels)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Labels = None,
+        batch_size: int | None = None,
+        num_inference_steps: int | list[int] = STEPS,
+        guidance_scale: PerStage = 2.0,
+        conditioning_augmentation: PerStage | None = None,
+        eta: float = 0.0,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        class_labels: Labels = None,
+        negative_prompt: str | list[str] | None = None,
+        image: Images | None = None,
+        return_stages: bool = False,
+    ) -> CascadeOutput | tuple:
+        """Draw images of prompts or of classes, or enlarge an image.
+
+        Args:
+            prompt: text, or a list with one per image; for networks of classes, the same as `class_labels`
+            batch_size: how many images of a single prompt or label, or without one
+            num_inference_steps: of each stage, or a list with one number per stage
+            guidance_scale: w >= 0, of each stage, or a list with one number per stage; 1 is conditional only
+            conditioning_augmentation: how much noise is put on each smaller image before it is enlarged, s in [0, 1),
+                or a list with one number for each stage but the first; at most the model's own `max_augmentations`.
+                None: the model's own
+            eta: share of DDPM's noise with a DDIMScheduler, at least 0
+            generator: one generator, or a list with one per image
+            latents: x_T of the first stage that is run, (N, C, h, w) unit noise, instead of drawing it
+            output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent"
+            return_dict: False gives a tuple
+            callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step of each stage
+            callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+            class_labels: index, name (or a synonym of it), or a list with one per image; None draws without a class,
+                and without guidance
+            negative_prompt: what to guide away from, instead of the empty prompt: text, or a list with one per image
+            image: enlarge this image, or these, one per image drawn: PIL images or their paths, an array (N, H, W, C)
+                or a tensor (N, C, H, W) in [0, 1], of the size of a stage but the last
+            return_stages: whether to return the images of each stage, too
+
+        Returns:
+            `CascadeOutput` with `images`, `nfe`, the evaluations of all networks, and `stages`
+
+        Raises:
+            ValueError: an argument out of its range, by name, before any work
+        """
+        self.check_output(output_type, callback_on_step_end_tensor_inputs)
+        run = self.stream(
+            prompt,
+            batch_size,
+            num_inference_steps,
+            guidance_scale,
+            conditioning_augmentation,
+            eta,
+            generator,
+            latents,
+            class_labels,
+            negative_prompt,
+            image,
+        )
+        drawn = self.drain(run, output_type, True, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        steps = [run.last_steps[stage] for stage in sorted(run.last_steps)]
+        stages = [self.to_images(step.prev_sample, output_type) for step in steps] if return_stages else None
+        output = CascadeOutput(images=drawn.images, nfe=drawn.nfe, stages=stages)
+        return output if return_dict else output.to_tuple()

@@ -1,0 +1,262 @@
+"""Cascades: on Gaussian data the stages together draw the data; what a stage is told; parts that do not fit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    ConfigMixin,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    ModelMixin,
+)
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from PIL import Image, ImageFilter
+from text_models import WIDTH, tiny_bert, tiny_tokenizer
+from torch import Tensor, nn
+from toys import quiet, seeded
+
+from pipelines import CascadePipeline, PatchedUNet2DConditionModel, PatchedUNet2DModel
+from pipelines.cascade import StageNoise
+from pipelines.low_resolution import blurred, enlarged, noisy_condition, told_level
+
+VP = {"timestep_spacing": "trailing", "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+
+
+# ------------------------------------------------------------------------------------------ exact stages, Gaussian data
+
+
+def covariance(size: int = 4) -> Tensor:
+    """Of pixels whose correlation falls with their distance."""
+    at = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"), -1).reshape(-1, 2).double()
+    return 0.09 * (-torch.cdist(at, at) / 2).exp()
+
+
+def averaging(size: int = 4) -> Tensor:
+    """The matrix that makes a pixel of each four."""
+    basis = torch.eye(size * size, dtype=torch.float64).reshape(-1, 1, size, size)
+    return nn.functional.avg_pool2d(basis, 2).flatten(1).T
+
+
+class ExactStage(ModelMixin, ConfigMixin):
+    """The exact velocity of a linear path for Gaussian images, given the smaller image if it has one beside it."""
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        time_cond_proj_dim: int | None = None,
+        level: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        side = sample_size
+        whole = covariance()
+        pool = averaging()
+        self.covariance = whole if in_channels == 2 else pool @ whole @ pool.T
+        if in_channels == 2:  # z_s = sqrt(1 - s^2) A x + s eps, which the enlarged image tells
+            seen = math.sqrt(1 - level**2) * pool
+            noise = level**2 * torch.eye(len(pool), dtype=torch.float64)
+            gain = whole @ seen.T @ torch.linalg.inv(seen @ whole @ seen.T + noise)
+            self.covariance, self.gain = whole - gain @ seen @ whole, gain
+            basis = torch.eye(len(pool), dtype=torch.float64).reshape(-1, 1, side // 2, side // 2)
+            self.shrink = torch.linalg.pinv(enlarged(basis, (side, side)).flatten(1).T)
+
+    def forward(self, sample: Tensor, timestep: Tensor, timestep_cond: Tensor | None = None) -> UNet2DOutput:
+        t, config = float(timestep.flatten()[0]) / 1000, self.config
+        x, mean = sample[:, :1].flatten(1), 0.0
+        if config.in_channels == 2:
+            level = torch.full((len(x),), 1000 * config.level)
+            told = math.sqrt(2) * get_timestep_embedding(level, config.time_cond_proj_dim, True, 0)
+            torch.testing.assert_close(timestep_cond.float(), told)
+            mean = sample[:, 1:].flatten(1) @ self.shrink.T @ self.gain.T
+        a, b, unit = 1 - t, t, torch.eye(len(self.covariance), dtype=torch.float64)
+        gain = a * self.covariance @ torch.linalg.inv(a * a * self.covariance + b * b * unit)
+        x0 = mean + (x - a * mean) @ gain.T
+        return UNet2DOutput(sample=((x - a * x0) / b - x0).reshape(sample[:, :1].shape))
+
+
+class BasisNoise(CascadePipeline):
+    """Image k is what one unit of the noise's value k becomes: together they are the linear map of a run."""
+
+    def _noise(self, first: int, count: int, generator: object, latents: object) -> list[StageNoise]:
+        each = torch.eye(count, dtype=torch.float64)
+        small, eps, large = (part.contiguous() for part in each.split([4, 4, 16], dim=1))
+        return [
+            StageNoise(None, small.reshape(-1, 1, 2, 2), None),
+            StageNoise(eps.reshape(-1, 1, 2, 2), large.reshape(-1, 1, 4, 4), None),
+        ]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4])
+def test_exact_stages_together_draw_the_data(level: float) -> None:
+    schedulers = FlowMatchHeunDiscreteScheduler(), FlowMatchHeunDiscreteScheduler()
+    pipe = quiet(
+        BasisNoise(
+            ExactStage(2),
+            schedulers[0],
+            ExactStage(4, 2, time_cond_proj_dim=8, level=level),
+            schedulers[1],
+            paths=["linear", "linear"],
+            max_augmentations=[0.5],
+        )
+    )
+    arguments = {"num_inference_steps": 60, "conditioning_augmentation": level, "output_type": "latent"}
+    output = pipe(batch_size=24, return_stages=True, **arguments)
+    small, large = (stage.flatten(1).T for stage in output.stages)
+    expected = averaging() @ covariance() @ averaging().T
+    torch.testing.assert_close(small @ small.T, expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(large @ large.T, covariance(), rtol=0, atol=2e-4)
+    from_eps = (large[:, 4:8] @ large[:, 4:8].T).diagonal().sum()
+    assert (from_eps > 1e-3) == (level > 0), "the noise of the augmentation is part of what is drawn"
+
+
+# ---------------------------------------------------------------------------------------------------------- tiny stages
+
+
+def unet(size: int, channels: int = 3, **changes: object) -> PatchedUNet2DConditionModel:
+    torch.manual_seed(size)
+    shape = dict(
+        sample_size=size, in_channels=channels, out_channels=3, patch_size=2, block_out_channels=(16, 16),
+        attention_head_dim=8, norm_num_groups=4, class_embed_type=None, num_class_embeds=4,
+    )  # fmt: skip
+    return PatchedUNet2DConditionModel(**shape | changes).eval()
+
+
+def cascade(**changes: object) -> CascadePipeline:
+    """A flow at 8 pixels, and DDIM at 16."""
+    parts = {"unet": unet(8), "scheduler": FlowMatchEulerDiscreteScheduler()}
+    parts |= {"unet_2": unet(16, 6, time_cond_proj_dim=32), "scheduler_2": DDIMScheduler(**VP)}
+    config = {"paths": ["linear", None], "max_augmentations": [0.5], "augmentations": [0.2]}
+    return quiet(CascadePipeline(**parts | config | {"id2label": {"0": "a", "1": "b", "2": "c"}} | changes))
+
+
+def test_steps_are_numbered_through_and_say_their_stage() -> None:
+    pipe = cascade()
+    run = pipe.stream("b", num_inference_steps=[3, 2], guidance_scale=[2.0, 1.0])
+    steps = [(step.index, step.num_steps, step.stage, step.x_t.shape[-1]) for step in run]
+    assert steps == [(0, 5, 0, 8), (1, 5, 0, 8), (2, 5, 0, 8), (3, 5, 1, 16), (4, 5, 1, 16)]
+    assert run.nfe == 3 * 2 + 2, "both networks count; guidance asks twice"
+
+
+def test_an_image_depends_on_its_seed_alone_and_on_no_later_stage() -> None:
+    pipe = cascade()
+    options = {"num_inference_steps": 2, "output_type": "np", "return_stages": True}
+    together = pipe("a", 2, generator=[seeded(1), seeded(2)], **options)
+    alone = pipe("a", generator=[seeded(2)], **options)
+    np.testing.assert_array_equal(together.images[1], alone.images[0])
+    plain = pipe("a", generator=[seeded(2)], conditioning_augmentation=0.0, **options)
+    np.testing.assert_array_equal(plain.stages[0], alone.stages[0])
+    assert np.abs(plain.images - alone.images).max() > 1e-3
+    again = pipe("a", image=alone.stages[0], generator=[seeded(3)], **options)
+    assert len(again.stages) == 1 and again.images.shape == (1, 16, 16, 3) and again.nfe == 4
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
+def test_a_stage_has_steps_of_its_own(kind: type) -> None:
+    flow = kind is FlowMatchEulerDiscreteScheduler
+    scheduler = kind() if flow else kind(**VP)
+    pipe = cascade(scheduler_2=scheduler, paths=["linear", "linear" if flow else None])
+    assert pipe("a", num_inference_steps=2).nfe == 8
+
+
+def test_networks_of_prompts_and_of_nothing_and_three_stages() -> None:
+    told = {"class_embed_type": "projection", "num_class_embeds": None, "cross_attention_dim": WIDTH}
+    told |= {"projection_class_embeddings_input_dim": WIDTH}
+    torch.manual_seed(5)
+    plain = PatchedUNet2DModel(
+        sample_size=32, in_channels=6, out_channels=3, patch_size=2, block_out_channels=(16, 16), layers_per_block=1,
+        attention_head_dim=8, norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    pipe = cascade(
+        unet=unet(8, **told),
+        unet_2=unet(16, 6, time_cond_proj_dim=32, **told),
+        unet_3=plain.eval(),
+        scheduler_3=DDIMScheduler(**VP),
+        text_encoder=tiny_bert(),
+        tokenizer=tiny_tokenizer(),
+        paths=["linear", None, None],
+        max_augmentations=[0.5, 0.0],
+        augmentations=None,
+        id2label=None,
+    )
+    options = {"num_inference_steps": 2, "output_type": "np", "return_stages": True}
+    red = pipe("a red apple", generator=seeded(), **options)
+    assert [stage.shape[1] for stage in red.stages] == [8, 16, 32] and red.nfe == 4 + 4 + 2
+    blue = pipe("a blue pear", generator=seeded(), **options)
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(red.stages, blue.stages, strict=True))
+
+
+def test_what_a_stage_is_told() -> None:
+    z, eps = torch.randn(2, 3, 4, 4, generator=seeded()), torch.randn(2, 3, 4, 4, generator=seeded(1))
+    levels = torch.tensor([0.0, 0.6])
+    found = noisy_condition(z, levels, eps)
+    torch.testing.assert_close(found, torch.stack([z[0], 0.8 * z[1] + 0.6 * eps[1]]))
+    assert told_level({"time_cond_proj_dim": None}, levels) == {}
+    (cond,) = told_level({"time_cond_proj_dim": 64}, levels).values()
+    torch.testing.assert_close(cond.square().mean(1), torch.ones(2))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9), dtype=np.uint8)
+    side = math.exp(-0.5 / 0.5**2)
+    row = np.array([side, 1, side])
+    kernel = ImageFilter.Kernel((3, 3), np.outer(row, row).ravel().tolist(), scale=row.sum() ** 2)
+    expected = np.asarray(Image.fromarray(pixels).filter(kernel)).astype(float)
+    grey = torch.from_numpy(pixels.astype(np.float32))[None, None]
+    blurry = blurred(torch.cat([grey, grey]), torch.tensor([0.5, 0.0]))
+    assert np.abs(blurry[0, 0].numpy() - expected)[1:-1, 1:-1].max() <= 0.51 and torch.equal(blurry[1], grey[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"unet_2": unet(16, 3)}, "^unet_2 must have 6 in_channels, x_t and the smaller image, got 3$"),
+        (
+            {"unet_2": unet(8, 6, time_cond_proj_dim=32)},
+            r"^unet_2 must draw larger images than .* \(8, 8\), got \(8, 8\)",
+        ),
+        ({"unet_2": unet(16, 6)}, "^unet_2 must have a time_cond_proj_dim, .* got None$"),
+        ({"scheduler_2": FlowMatchEulerDiscreteScheduler()}, "^scheduler_2 must be one of diffusion for its network"),
+        ({"paths": ["linear"]}, r"^paths must have 2 entries, got \['linear'\]$"),
+        ({"paths": ["curved", None]}, "^path must be "),
+        ({"augmentations": [0.6]}, r"^conditioning_augmentation must be a finite number in \[0, 0.5\], got 0.6$"),
+        ({"unet_3": unet(32, 6)}, "^scheduler_3 must be given, as unet_3 and scheduler_3 go together"),
+        ({"text_encoder": tiny_bert()}, "^tokenizer must be given"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_by_name(changes: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        cascade(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            {"conditioning_augmentation": 0.7},
+            r"^conditioning_augmentation must be a finite number in \[0, 0.5\], got 0.7",
+        ),
+        ({"image": Image.new("RGB", (16, 16))}, "^image must have 8x8 pixels, got 16x16$"),
+        ({"image": "none.png"}, "none.png"),
+        ({"num_inference_steps": [1, 2, 3]}, "^num_inference_steps must be a number, or a list with one for each of 2"),
+        ({"num_inference_steps": 0}, "^num_inference_steps must be an integer of at least 1, got 0$"),
+        ({"guidance_scale": [1.0, -1.0]}, "^guidance_scale must be a finite number"),
+        ({"prompt": "zebra"}, "^class_labels must be 0 to 2 or one of a, b, c, got 'zebra'$"),
+        ({"negative_prompt": "a"}, "^negative_prompt must be None for networks that take no prompts"),
+        ({"latents": torch.zeros(1, 3, 16, 16)}, r"^latents must be a finite tensor of shape \(1, 3, 8, 8\)"),
+        ({"eta": 0.5, "num_inference_steps": 2000}, "^num_inference_steps must be "),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(arguments: dict, told: str) -> None:
+    pipe = cascade()
+    with pytest.raises((ValueError, OSError), match=told):
+        pipe(**{"num_inference_steps": 2} | arguments)
