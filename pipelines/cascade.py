@@ -61,11 +61,14 @@ class StageNoise:
     later: NoiseStreams
 
 
+NETWORKS = ("unet", "unet_2", "unet_3")  # and scheduler, scheduler_2, scheduler_3
+
+
 class CascadePipeline(StepwisePipeline):
     """Images of the last stage, drawn from small to large; every Step says its `stage`, from 0.
 
     Args:
-        unet, scheduler: the first stage, which draws small images
+        unet, scheduler: the first stage, which draws small images; a pipeline without it only enlarges images
         unet_2, scheduler_2: the second, whose network's input is x_t with the enlarged smaller image in the channels
             after it, and which is told the level of augmentation if its config has a `time_cond_proj_dim`
         unet_3, scheduler_3: a third, likewise
@@ -75,13 +78,17 @@ class CascadePipeline(StepwisePipeline):
             None where it predicts what its scheduler's `prediction_type` says; None: no flow at all
         max_augmentations: for each stage but the first, the highest level that it was trained with, in [0, 1)
         augmentations: the levels of calls that name none, likewise
+        base_size: the size of images to enlarge, a side or (height, width), without a `unet`
 
     Raises:
         ValueError: parts that do not fit one another, by name.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->unet_2->unet_3"
-    _optional_components = ["unet_3", "scheduler_3", "text_encoder", "tokenizer"]
+    _optional_components = [
+        *("unet", "scheduler", "unet_2", "scheduler_2", "unet_3", "scheduler_3"),
+        *("text_encoder", "tokenizer"),
+    ]
     about = {
         "summary": "Draws {subject} at low resolution, and enlarges them by diffusion "
         "([Ho et al. 2022](https://arxiv.org/abs/2106.15282)).",
@@ -92,10 +99,10 @@ class CascadePipeline(StepwisePipeline):
 
     def __init__(
         self,
-        unet: UNet2DModel | UNet2DConditionModel,
-        scheduler: SchedulerMixin,
-        unet_2: UNet2DModel | UNet2DConditionModel,
-        scheduler_2: SchedulerMixin,
+        unet: UNet2DModel | UNet2DConditionModel | None = None,
+        scheduler: SchedulerMixin | None = None,
+        unet_2: UNet2DModel | UNet2DConditionModel | None = None,
+        scheduler_2: SchedulerMixin | None = None,
         unet_3: UNet2DModel | UNet2DConditionModel | None = None,
         scheduler_3: SchedulerMixin | None = None,
         id2label: dict[str, str] | None = None,
@@ -104,29 +111,35 @@ class CascadePipeline(StepwisePipeline):
         paths: list | None = None,
         max_augmentations: list | None = None,
         augmentations: list | None = None,
+        base_size: int | list[int] | None = None,
     ) -> None:
         super().__init__()
         networks = {"unet": unet, "unet_2": unet_2, "unet_3": unet_3}
         schedulers = {"scheduler": scheduler, "scheduler_2": scheduler_2, "scheduler_3": scheduler_3}
         self.register_modules(**networks, **schedulers, text_encoder=text_encoder, tokenizer=tokenizer)
-        count = 2 if unet_3 is None else 3
-        highest = list(max_augmentations or [0.0] * (count - 1))
+        count = max((stage for stage, name in enumerate(networks, 1) if networks[name] is not None), default=0)
         self.register_to_config(
             id2label=id2label,
             paths=list(paths or [None] * count),
-            max_augmentations=highest,
+            max_augmentations=list(max_augmentations or [0.0] * (count - 1)),
             augmentations=list(augmentations or [0.0] * (count - 1)),
+            base_size=base_size if unet is None else None,
         )
         self._check_parts()
 
     def _check_parts(self) -> None:
         """Raise ValueError where the parts do not fit one another."""
-        if (self.unet_3 is None) != (self.scheduler_3 is None):
-            missing = "unet_3" if self.unet_3 is None else "scheduler_3"
-            raise ValueError(f"{missing} must be given, as unet_3 and scheduler_3 go together, got None")
-        if (self.text_encoder is None) != (self.tokenizer is None):
-            missing = "tokenizer" if self.tokenizer is None else "text_encoder"
-            raise ValueError(f"{missing} must be given, as text_encoder and tokenizer go together, got None")
+        pairs = [("text_encoder", "tokenizer"), *((name, name.replace("unet", "scheduler")) for name in NETWORKS)]
+        for one, other in pairs:
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                missing = one if getattr(self, one) is None else other
+                raise ValueError(f"{missing} must be given, as {one} and {other} go together, got None")
+        if not self.networks:
+            raise ValueError("unet must be given, or unet_2 to enlarge images, got neither")
+        if self.unet_2 is None and self.unet_3 is not None:
+            raise ValueError("unet_2 must be given with unet_3, got None")
+        if self.unet is None and self.config.base_size is None:
+            raise ValueError("base_size must be given without a unet: the size of images to enlarge, got None")
         for name, wanted in (("paths", self.num_stages), ("max_augmentations", self.num_stages - 1)):
             if len(self.config[name]) != wanted:
                 raise ValueError(f"{name} must have {wanted} entries, got {self.config[name]}")
@@ -135,12 +148,12 @@ class CascadePipeline(StepwisePipeline):
         for path in self.config.paths:
             if path is not None:
                 find_path(path)
-        for stage in range(self.num_stages):
+        for stage in self.networks:
             self._check_stage(stage)
         self._levels(None)
 
     def _check_stage(self, stage: int) -> None:
-        name, config = self._names[stage], self.networks[stage].config
+        name, config = NETWORKS[stage], self.networks[stage].config
         is_flow = self.config.paths[stage] is not None
         if is_of_flows(self.schedulers[stage]) != is_flow:
             allowed = "a FlowMatchEulerDiscreteScheduler or one with use_flow_sigmas" if is_flow else "one of diffusion"
@@ -150,7 +163,7 @@ class CascadePipeline(StepwisePipeline):
             check_text_encoder(config, self.text_encoder)
         if stage == 0:
             return
-        channels, size = self.unet.config.in_channels, self.sizes[stage]
+        channels, size = self.channels, self.sizes[stage]
         if config.in_channels != 2 * channels:
             raise ValueError(
                 f"{name} must have {2 * channels} in_channels, x_t and the smaller image, got {config.in_channels}"
@@ -165,33 +178,43 @@ class CascadePipeline(StepwisePipeline):
     # ---------------------------------------------------------------------------------------------------- the stages
 
     @property
+    def networks(self) -> dict[int, torch.nn.Module]:
+        """By stage; the first is missing from a pipeline that only enlarges images."""
+        found = {stage: getattr(self, name) for stage, name in enumerate(NETWORKS)}
+        return {stage: network for stage, network in found.items() if network is not None}
+
+    @property
+    def schedulers(self) -> dict[int, SchedulerMixin]:
+        """By stage."""
+        return {stage: getattr(self, NETWORKS[stage].replace("unet", "scheduler")) for stage in self.networks}
+
+    @property
     def num_stages(self) -> int:
-        """2 or 3."""
-        return 2 if self.unet_3 is None else 3
+        """1 to 3, one that is missing included."""
+        return max(self.networks) + 1
 
     @property
-    def _names(self) -> list[str]:
-        return ["unet", "unet_2", "unet_3"][: self.num_stages]
-
-    @property
-    def networks(self) -> list[torch.nn.Module]:
-        """One per stage."""
-        return [getattr(self, name) for name in self._names]
+    def denoising_network(self) -> torch.nn.Module:
+        """That of the first stage that there is."""
+        return next(iter(self.networks.values()))
 
     @property
     def denoising_networks(self) -> list[torch.nn.Module]:
         """All networks whose evaluations count as `nfe`."""
-        return self.networks
+        return list(self.networks.values())
 
     @property
-    def schedulers(self) -> list[SchedulerMixin]:
-        """One per stage."""
-        return [getattr(self, name.replace("unet", "scheduler")) for name in self._names]
+    def channels(self) -> int:
+        """Of an image."""
+        config = self.denoising_network.config
+        return config.in_channels if self.unet is not None else config.in_channels // 2
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of each stage's images."""
-        return [Facts(network.config).sample_shape[1:] for network in self.networks]
+        found = [Facts(network.config).sample_shape[1:] for network in self.networks.values()]
+        base = self.config.base_size
+        return found if self.unet is not None else [(base, base) if isinstance(base, int) else tuple(base), *found]
 
     @property
     def takes_prompts(self) -> bool:
@@ -288,9 +311,11 @@ class CascadePipeline(StepwisePipeline):
         Raises:
             ValueError: an image of a size that no stage enlarges.
         """
+        if image is None and self.unet is None:
+            raise ValueError("image must be given to a pipeline that only enlarges images, got None")
         if image is None:
             return None, 0
-        pixels = pixels_of(image, self.unet.config.in_channels, "image")
+        pixels = pixels_of(image, self.channels, "image")
         size, enlarging = tuple(pixels.shape[2:]), self.sizes[:-1]
         if size not in enlarging:
             allowed = " or ".join(f"{width}x{height}" for height, width in enlarging)
@@ -313,7 +338,7 @@ class CascadePipeline(StepwisePipeline):
         return found
 
     def _streams(self, generators: list[torch.Generator], size: tuple[int, int]) -> NoiseStreams:
-        return NoiseStreams(generators, (self.unet.config.in_channels, *size), self._execution_device)
+        return NoiseStreams(generators, (self.channels, *size), self._execution_device)
 
     def _stage(
         self, stage: int, num_inference_steps: int, scale: float, eta: float, given: dict[str, Any], count: int
@@ -338,7 +363,7 @@ class CascadePipeline(StepwisePipeline):
         solver = Solver(scheduler, num_inference_steps)
         if type(scheduler).__name__ != "DDPMScheduler":
             return lambda noise, of_before: solver.steps(ddim_steps, guided(of_before), noise.x_T, noise.later, eta=eta)
-        variance = variance_type_of(scheduler, network.config.out_channels == 2 * self.unet.config.in_channels)
+        variance = variance_type_of(scheduler, network.config.out_channels == 2 * self.channels)
         return lambda noise, of_before: solver.steps(
             ancestral_steps, guided(of_before), noise.x_T, noise.later, variance=variance
         )

@@ -162,6 +162,20 @@ def test_an_image_depends_on_its_seed_alone_and_on_no_later_stage() -> None:
     assert len(again.stages) == 1 and again.images.shape == (1, 16, 16, 3) and again.nfe == 4
 
 
+def test_stages_alone_draw_what_they_draw_together() -> None:
+    whole = cascade(augmentations=[0.0])
+    first = quiet(CascadePipeline(whole.unet, whole.scheduler, id2label=whole.config.id2label, paths=["linear"]))
+    options = {"num_inference_steps": 2, "output_type": "np", "return_stages": True}
+    small = whole("a", generator=seeded(), **options).stages[0]
+    np.testing.assert_array_equal(first("a", generator=seeded(), **options).images, small)
+    parts = {"unet_2": whole.unet_2, "scheduler_2": whole.scheduler_2, "max_augmentations": [0.5], "base_size": 8}
+    second = quiet(CascadePipeline(**parts, id2label=whole.config.id2label))
+    ours = second("a", image=small, generator=seeded(1), **options).images
+    np.testing.assert_array_equal(ours, whole("a", image=small, generator=seeded(1), **options).images)
+    with pytest.raises(ValueError, match="^image must be given to a pipeline that only enlarges"):
+        second("a")
+
+
 @pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
 def test_a_stage_has_steps_of_its_own(kind: type) -> None:
     flow = kind is FlowMatchEulerDiscreteScheduler
@@ -231,6 +245,8 @@ def test_what_a_stage_is_told() -> None:
         ({"augmentations": [0.6]}, r"^conditioning_augmentation must be a finite number in \[0, 0.5\], got 0.6$"),
         ({"unet_3": unet(32, 6)}, "^scheduler_3 must be given, as unet_3 and scheduler_3 go together"),
         ({"text_encoder": tiny_bert()}, "^tokenizer must be given"),
+        ({"unet": None}, "^unet must be given, as unet and scheduler go together, got None$"),
+        ({"unet": None, "scheduler": None}, "^base_size must be given without a unet"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_by_name(changes: dict, told: str) -> None:
