@@ -147,7 +147,6 @@ def test_the_loss_is_of_the_caption_and_of_the_empty_one_as_often_as_asked(place
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"vae": None}, "vae must be given with a text_encoder, got None"),
         ({"class_conditional": True}, "class_conditional must be False with a text_encoder, got True"),
         ({"caption_column": "words"}, "words"),
         ({"text_encoder": "nowhere/here"}, "text_encoder must be a folder or a Hub id, got 'nowhere/here'"),

@@ -29,6 +29,14 @@ NETWORK: dict[str, Any] = {
 }
 # and for captions: an embedding of the whole caption tells more, sooner, than attention to its tokens
 TEXT_NETWORK: dict[str, Any] = {"_class_name": "PatchedUNet2DConditionModel"}
+# and for super-resolution: large images in large patches
+UPSAMPLING_NETWORK: dict[str, Any] = {
+    "_class_name": "PatchedUNet2DConditionModel",
+    "patch_size": 4,
+    "block_out_channels": [64, 128, 256],
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+}
 
 
 def build_network(
@@ -42,12 +50,16 @@ def build_network(
     """A new network for images of the data's size and channels; its weights depend only on the seed.
 
     With `learned_variance` it has twice as many output channels. `text_width` is that of the embeddings of captions,
-    None for a network that is told none. `settings` override those of the config.
+    None for a network that is told none. `settings` override those of the config; those of super-resolution have other
+    `in_channels`.
 
     Raises:
         ValueError: a size that the network cannot halve, or a config that names no known class.
     """
-    config = _network_config(recipe, NETWORK if text_width is None else TEXT_NETWORK)
+    default = NETWORK if text_width is None else TEXT_NETWORK
+    if "in_channels" in settings:
+        default = UPSAMPLING_NETWORK | ({"class_embed_type": None} if text_width is None else {})
+    config = _network_config(recipe, default)
     config = {k: v for k, v in config.items() if k not in ("_diffusers_version", "_name_or_path")}
     class_name = config.pop("_class_name", "UNet2DModel")
     _, channels, height, width = data.images.shape
@@ -60,6 +72,11 @@ def build_network(
             f"model_config_name_or_path must name a class of diffusers or of pipelines, got {class_name!r}"
         )
     defaults = {k: p.default for k, p in inspect.signature(model_class.__init__).parameters.items()}
+    lacking = sorted(set(settings) - set(defaults))
+    if lacking:
+        raise ValueError(
+            f"model_config_name_or_path must be of a network with {', '.join(lacking)}, got a {class_name}"
+        )
     if text_width is not None:
         config |= _text_inputs(class_name, defaults | config, text_width)
     check_divisible(defaults | config, height, width, data.unit)

@@ -29,22 +29,23 @@ from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.importance import LossHistory
 from training.objectives.latents import autoencoder_of, open_vae
-from training.objectives.text import TextConditional, open_captions, text_width
+from training.objectives.text import open_captions, text_width
+from training.objectives.upsampling import Upsampling
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_at_least_one, check_one_of, flag
 
 logger = logging.getLogger(__name__)
 
 
-class Denoising(TextConditional):
+class Denoising(Upsampling):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(TextConditional.Options):
+    class Options(Upsampling.Options):
         """The prediction type, noise schedule, loss weights, and whether to train with classes."""
 
         FIXED: ClassVar[tuple[str, ...]] = (
-            *TextConditional.Options.FIXED,
+            *Upsampling.Options.FIXED,
             "prediction_type",
             "ddpm_num_steps",
             "ddpm_beta_schedule",
@@ -88,6 +89,10 @@ class Denoising(TextConditional):
         def check(self, recipe: Recipe) -> None:
             """Raise ValueError for what latents cannot have, too: a bound in bits/dim of 8-bit levels."""
             super().check(recipe)
+            if self.learns_variance and self.low_resolution is not None:
+                raise ValueError(
+                    "variance_type must be fixed_small or fixed_large with --low_resolution, got learned_range"
+                )
             if self.learns_variance and autoencoder_of(recipe, self) is not None:
                 raise ValueError("variance_type must be fixed_small or fixed_large with latents, got learned_range")
 
@@ -129,8 +134,11 @@ class Denoising(TextConditional):
         )
         width = text_width(captions)
         if recipe.pretrained_model_name_or_path is None:
-            network = build_network(recipe, data, num_class_embeds(names), options.learns_variance, width)
-            return cls(options, network, names, vae, captions)
+            settings = options.network_settings(data)
+            network = build_network(recipe, data, num_class_embeds(names), options.learns_variance, width, **settings)
+            objective = cls(options, network, names, vae, captions)
+            objective.show(data)
+            return objective
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         network = fit_network(pipeline, data, names, width)
         network = with_variance_channels(network) if options.learns_variance else network
@@ -160,7 +168,7 @@ class Denoising(TextConditional):
         noise = rng.normal("noise", tuple(x0.shape[1:])).to(x0)
         t, weights = (values.to(x0.device) for values in self._timesteps(rng))
         x_t = self.schedule.add_noise(x0, noise, t)
-        output = self.network(x_t, t, **conditions, return_dict=False)[0].to(x0.dtype)
+        output = self.output(x_t, t, conditions).to(x0.dtype)
         simple = simple_loss(output, x0, noise, t, self.schedule, kind) * self._weights(t).to(x0)
         if not self.learned:
             return simple
@@ -188,6 +196,8 @@ class Denoising(TextConditional):
         """The pipeline to save and to draw samples with, over `network`."""
         if self.vae is not None:
             return self.latent_pipeline(network, self.scheduler, guidance_interval=self.guidance_interval)
+        if self.in_cascade:
+            return self.cascade(network, self.scheduler)
         if not self.class_names:
             return DDPMPipeline(unet=network, scheduler=self.scheduler)
         return ClassifierFreeGuidancePipeline(

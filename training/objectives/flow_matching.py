@@ -25,7 +25,8 @@ from training.networks.open import load_pipeline
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.latents import open_vae
-from training.objectives.text import TextConditional, open_captions, text_width
+from training.objectives.text import open_captions, text_width
+from training.objectives.upsampling import Upsampling
 from training.randomness import BatchRandom
 from training.recipes import Recipe, check_one_of, check_range, flag
 
@@ -33,14 +34,14 @@ logger = logging.getLogger(__name__)
 TIME_SCALE = 1000  # the network is given 1000 t, as diffusers' FlowMatch schedulers do
 
 
-class FlowMatching(TextConditional):
+class FlowMatching(Upsampling):
     """`build` the network, `loss` of a batch, `pipeline` to save."""
 
     @dataclass(frozen=True)
-    class Options(TextConditional.Options):
+    class Options(Upsampling.Options):
         """The path, how times are drawn, and whether with classes."""
 
-        FIXED: ClassVar[tuple[str, ...]] = (*TextConditional.Options.FIXED, "path")
+        FIXED: ClassVar[tuple[str, ...]] = (*Upsampling.Options.FIXED, "path")
 
         path: str = flag("linear", "linear (rectified flow) or variance_preserving")
         weighting_scheme: str = flag("none", "how times are drawn: none (uniform) or logit_normal")
@@ -72,8 +73,11 @@ class FlowMatching(TextConditional):
             open_captions(recipe, options, data),
         )
         if recipe.pretrained_model_name_or_path is None:
-            network = build_network(recipe, data, num_class_embeds(names), text_width=text_width(captions))
-            return cls(options, network, names, vae, captions)
+            settings = {"text_width": text_width(captions)} | options.network_settings(data)
+            network = build_network(recipe, data, num_class_embeds(names), **settings)
+            objective = cls(options, network, names, vae, captions)
+            objective.show(data)
+            return objective
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         if pipeline.facts.learns_variance:
             raise ValueError("pretrained_model_name_or_path must predict no variance, but its network does")
@@ -101,7 +105,7 @@ class FlowMatching(TextConditional):
         eps, t = rng.normal("noise", tuple(x0.shape[1:])).to(x0), self.times(rng)
         a, b = (broadcast(level, x0) for level in self.path.marginal(t))
         timestep = (TIME_SCALE * t).to(x0)
-        velocity = self.network(a * x0 + b * eps, timestep, **conditions, return_dict=False)[0]
+        velocity = self.output(a * x0 + b * eps, timestep, conditions)
         return (velocity.to(x0) - path_velocity(self.path, x0, eps, t)).square().mean()
 
     def times(self, rng: BatchRandom) -> Tensor:
@@ -116,6 +120,8 @@ class FlowMatching(TextConditional):
         config = {"path": self.path_name, "guidance_interval": self.guidance_interval}
         if self.vae is not None:
             return self.latent_pipeline(network, self.scheduler, **config)
+        if self.in_cascade:
+            return self.cascade(network, self.scheduler, self.path_name)
         parts = {"unet": self.drawn(network), "scheduler": self.scheduler, "id2label": self.id2label}
         return FlowMatchingPipeline(**parts, **config)
 

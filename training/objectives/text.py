@@ -1,4 +1,4 @@
-"""An objective over latents whose network may be told captions (Rombach et al. 2022, section 3.3)."""
+"""An objective whose network may be told captions (Rombach et al. 2022, section 3.3)."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from training.networks.open import is_told_prompts
 from training.networks.text import open_text_encoder
 from training.objectives.base import Batch
 from training.objectives.conditions import drop
-from training.objectives.latents import LatentConditional, autoencoder_of
+from training.objectives.latents import LatentConditional
 from training.randomness import BatchRandom
 from training.recipes import Recipe, flag
 from training.sample_grid import COLUMNS, sample_grid
@@ -57,14 +57,12 @@ class TextConditional(LatentConditional):
         )
 
         def check(self, recipe: Recipe) -> None:
-            """Raise ValueError for captions beside classes, or without latents."""
+            """Raise ValueError for captions beside classes."""
             super().check(recipe)
             if text_encoder_of(recipe, self) is None:
                 return
             if self.class_conditional:
                 raise ValueError("class_conditional must be False with a text_encoder, got True")
-            if autoencoder_of(recipe, self) is None:
-                raise ValueError("vae must be given with a text_encoder, got None")
 
     def __init__(
         self,
