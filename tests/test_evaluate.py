@@ -47,6 +47,7 @@ def test_a_fresh_process_and_this_one_write_the_same_numbers(place: Path) -> Non
         "class_entropy_bits",
         "frechet_distance",
         "kernel_distance",
+        "monge_distance",
         "nearest_train_distance",
         "nearest_train_ratio",
         "precision",

@@ -106,7 +106,7 @@ def test_inception_gets_bytes_in_colour_and_says_what_it_lacks(monkeypatch: pyte
 class Small(torch.nn.Module):
     """A network that names no classes, named as none of the known ones."""
 
-    frechet_name, kernel_name, chunk = "fd_effnet_lite0", "kd_effnet_lite0", 7
+    frechet_name, kernel_name, monge_name, chunk = "fd_effnet_lite0", "kd_effnet_lite0", "md_effnet_lite0", 7
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,8 +129,11 @@ def test_a_network_without_classes_measures_all_but_the_classes(place: Path, mon
         "class_entropy_bits",
         "frechet_distance",
         "kernel_distance",
+        "monge_distance",
     }
-    assert set(theirs["measured"]) - set(ours["measured"]) == {"fd_effnet_lite0", "kd_effnet_lite0"}
+    distances = {"fd_effnet_lite0", "kd_effnet_lite0", "md_effnet_lite0"}
+    copies = {"nearest_feature_distance", "nearest_to_second_ratio", "copied_share"}
+    assert set(theirs["measured"]) - set(ours["measured"]) == distances | copies
     assert theirs["settings"]["features"] == "efficientnet-lite0" and ours["settings"]["features"] is None
     assert theirs["features"]["test_accuracy"] is None and len(theirs["features"]["weights"]) == 16
     assert set(theirs["floor"]) == set(theirs["measured"]) - {"nfe", "images_per_second"} | {"num_samples"}

@@ -3,9 +3,10 @@
     python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion --guidance_scale 1 1.5 2
 
 Draws images, the same number of each class or one of each test image's caption, and compares them with real images in
-the features of a network that no generator was trained with: class accuracy, Frechet and kernel distance to all test
-images, precision and recall. In pixels it measures the distance to the nearest training image. Each metric is shown
-beside its floor, the score of as many real images. Several values of a setting make a sweep; each row is written as
+the features of a network that no generator was trained with: class accuracy, Frechet, Monge (MIND) and kernel distance
+to all test images, precision and recall. Whether images are copied is measured by the distance to the nearest training
+image, in pixels and, with a network that has not seen these images, in features. Each metric is shown beside its floor,
+the score of as many real images. Several values of a setting make a sweep; each row is written as
 soon as it is measured, and is not measured again when the command is repeated. Bits/dim are measured with
 --bits_per_dim and --ode_bits_per_dim only.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,12 +27,22 @@ from training.evaluation.options import Options, parse
 from training.evaluation.prepare import Evaluation, prepare, sweep
 from training.evaluation.processes import Processes
 from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
+from training.evaluation.sheets import write_contact_sheet, write_nearest
 from training.machine import is_reporter
+from training.metrics.feature_memorization import Neighbours
 from training.metrics.sample_quality import measure_names
 
 
-def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | None) -> np.ndarray | None:
-    """Draw with a row's settings, fill in its numbers and write it; returns its 8-bit images (N, C, H, W).
+@dataclass(frozen=True)
+class Shown:
+    """What the images show of a row: 8-bit samples (N, C, H, W), and the training images nearest to the first ones."""
+
+    pixels: np.ndarray
+    neighbours: Neighbours | None
+
+
+def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | None) -> Shown | None:
+    """Draw with a row's settings, fill in its numbers and write it; returns what images show of it.
 
     In every process but the first, `measuring` and the result are None.
     """
@@ -50,18 +62,18 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
         print(f"{drawn.resumed} of {options.num_samples} images were drawn by an earlier run: {name}")
     speed = options.num_samples * evaluation.processes.count / drawn.seconds
     measured = measuring.measure(drawn.pixels, model.num_classes)
-    row["measured"] = measured | {"nfe": drawn.nfe, "images_per_second": round(speed, 2)}
+    row["measured"] = measured.numbers | {"nfe": drawn.nfe, "images_per_second": round(speed, 2)}
     row["floor"] = measuring.floor
     row["features"]["test_accuracy"] = measuring.test_accuracy
     for key in merge(evaluation.output, row):
         print(f"dropped from {evaluation.output}, because the weights or configs have changed since: {key}")
     kept.remove()
-    return drawn.pixels
+    return Shown(drawn.pixels, measured.neighbours)
 
 
 def measure_rows(evaluation: Evaluation) -> list[Row]:
     """Every row of the sweep; those that metrics.json already holds are not measured again."""
-    options, model, processes = evaluation.options, evaluation.model, evaluation.processes
+    options, processes = evaluation.options, evaluation.processes
     wanted, names = sweep(evaluation), measure_names(evaluation.network, bool(options.nearest))
     rows = [None if options.overwrite else find_done(evaluation.output, row, names) for row in wanted]
     processes.wait()  # until all have read the same rows; then the first one may be written
@@ -70,16 +82,27 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
         print(f"{len(rows) - len(missing)} of {len(rows)} settings are in {evaluation.output} already")
     measuring = Measuring(evaluation) if processes.first and missing else None
     for index in missing:
-        pixels = draw_and_measure(evaluation, wanted[index], measuring)
+        shown = draw_and_measure(evaluation, wanted[index], measuring)
         rows[index] = wanted[index]
-        if options.grid and pixels is not None and is_best(rows[index], rows, evaluation.network.frechet_name):
-            image = evaluation.output.with_name("samples.png")
-            write_grid(image, pixels, model.num_classes or 10, key_of(rows[index]["settings"]))
+        if options.grid and shown is not None and is_best(rows[index], rows, evaluation.network.frechet_name):
+            write_images(evaluation, key_of(rows[index]["settings"]), shown)
     return rows
 
 
+def write_images(evaluation: Evaluation, note: str, shown: Shown) -> None:
+    """Write samples.png, contact_sheet.png and, where copies are looked for in features, nearest.png."""
+    model, folder = evaluation.model, evaluation.output.parent
+    write_grid(folder / "samples.png", shown.pixels, model.num_classes or 10, note)
+    told = model.told or ("",)
+    is_grid, seed = model.num_classes is not None and not model.prompts, evaluation.options.seed
+    write_contact_sheet(folder / "contact_sheet.png", shown.pixels, told, is_grid, seed, note)
+    if shown.neighbours is not None:
+        train = evaluation.train.images
+        write_nearest(folder / "nearest.png", shown.pixels, train, shown.neighbours, told, note)
+
+
 def is_best(row: Row, rows: list[Row | None], distance: str) -> bool:
-    """Whether no measured row has a smaller `distance`: samples.png shows the best row of a sweep."""
+    """Whether no measured row has a smaller `distance`: the images show the best row of a sweep."""
     return all(row["measured"][distance] <= other["measured"][distance] for other in rows if other)
 
 

@@ -68,7 +68,7 @@ class Options:
         "model_cards/fashion-features",
         f"the network whose features are compared: {', '.join(NAMED)}, or a classifier's folder or Hub id",
     )
-    nearest_samples: int = flag(1000, "samples whose distance to the nearest training image is measured; 0 for none")
+    nearest_samples: int = flag(1000, "samples that are compared with the nearest training images; 0 for none")
     bits_per_dim: int = flag(0, "test images whose bits/dim (the variational bound) are measured; 0 for none")
     bits_per_dim_steps: int = flag(1000, "steps in the sum of the bound")
     bits_per_dim_timesteps: int = flag(100, "number of these steps that are evaluated per image, at random")
@@ -80,7 +80,9 @@ class Options:
     )
     ode_tolerance: float = flag(1e-4, "the ODE solver's rtol and atol")
     output: str | None = flag(None, "the file to write; default: metrics.json in the model's folder")
-    grid: bool = flag(True, "write samples.png beside metrics.json, with the samples of the lowest Frechet distance")
+    grid: bool = flag(
+        True, "write samples.png, contact_sheet.png and nearest.png beside metrics.json, of the lowest Frechet distance"
+    )
     overwrite: bool = flag(False, "measure again what metrics.json already holds")
 
     def __post_init__(self) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
+from training.evaluation.sheets import png_bytes
 from training.files import write_whole
 from training.sample_grid import tile
 
@@ -22,6 +22,9 @@ COLUMNS = {
     "frechet_distance": "{:.3f}",
     "fd_effnet_lite0": "{:.3f}",
     "fid": "{:.2f}",
+    "monge_distance": "{:.3f}",
+    "md_effnet_lite0": "{:.3f}",
+    "mind": "{:.3f}",
     "kernel_distance": "{:.4f}",
     "kd_effnet_lite0": "{:.4f}",
     "kid": "{:.5f}",
@@ -29,10 +32,20 @@ COLUMNS = {
     "recall": "{:.3f}",
     "nearest_train_distance": "{:.4f}",
     "nearest_train_ratio": "{:.3f}",
+    "nearest_feature_distance": "{:.3f}",
+    "nearest_to_second_ratio": "{:.3f}",
+    "copied_share": "{:.1%}",
     "nfe": "{:.1f}",
     "images_per_second": "{:.1f}",
 }
-HEADS = {"nearest_train_distance": "nearest_train", "nearest_train_ratio": "ratio", "images_per_second": "images/s"}
+HEADS = {
+    "nearest_train_distance": "nearest_train",
+    "nearest_train_ratio": "ratio",
+    "nearest_feature_distance": "nearest_feature",
+    "nearest_to_second_ratio": "to_second",
+    "copied_share": "copied",
+    "images_per_second": "images/s",
+}
 
 
 def key_of(settings: Row) -> str:
@@ -143,8 +156,4 @@ def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Im
 
 def write_grid(path: Path, pixels: np.ndarray, columns: int, note: str) -> None:
     """Write `grid` as a PNG, with the settings of the samples (`note`) in its metadata."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text("settings", note)
-    buffer = io.BytesIO()
-    grid(pixels, columns).save(buffer, format="png", pnginfo=info)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, png_bytes(grid(pixels, columns), note))

@@ -68,6 +68,13 @@ class Model:
         self.pipe.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config, **more)
 
     @property
+    def told(self) -> tuple[str, ...]:
+        """What image k is told, of number k modulo theirs: prompts or names of classes; nothing if there are none."""
+        if self.prompts or self.num_classes is None:
+            return self.prompts
+        return self.class_names or tuple(f"class {number}" for number in range(self.num_classes))
+
+    @property
     def is_flow(self) -> bool:
         """Whether its network predicts the velocity of a flow."""
         return bool(self.pipe.config.get("path"))

@@ -1,7 +1,7 @@
 """The feature networks that images are measured with, by name.
 
 A feature network is a module with `features(x)`: images (N, C, H, W) in [-1, 1] -> (N, D). One that predicts classes
-also has a `head`. Each network names the distances in its features: only those of Inception are called FID and KID.
+also has a `head`. Each network names the distances in its features: only those of Inception are FID, KID and MIND.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EfficientNetLite0(nn.Module):
         ValueError: the packages are not installed.
     """
 
-    frechet_name, kernel_name = "fd_effnet_lite0", "kd_effnet_lite0"
+    frechet_name, kernel_name, monge_name = "fd_effnet_lite0", "kd_effnet_lite0", "md_effnet_lite0"
     chunk = 50  # images per batch: 224 x 224 images need much memory
     side = 224
 
@@ -58,7 +58,7 @@ class Inception(nn.Module):
         ValueError: the package is not installed, or its weights cannot be downloaded.
     """
 
-    frechet_name, kernel_name = "fid", "kid"
+    frechet_name, kernel_name, monge_name = "fid", "kid", "mind"
     chunk = 50
 
     def __init__(self) -> None:

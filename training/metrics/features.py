@@ -54,7 +54,8 @@ class FeatureClassifier(ModelMixin, ConfigMixin):
         dataset_fingerprint: that of the training images (`training.data.ImageData.fingerprint`)
     """
 
-    frechet_name, kernel_name = "frechet_distance", "kernel_distance"  # the names of the distances in its features
+    # the names of the distances in its features
+    frechet_name, kernel_name, monge_name = "frechet_distance", "kernel_distance", "monge_distance"
     chunk = CHUNK
 
     @register_to_config

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from training.metrics.feature_memorization import MEASURES
 from training.metrics.features import extract
 from training.metrics.frechet import frechet_distance, statistics
 from training.metrics.kernel import kernel_distance, mean_within
+from training.metrics.monge import monge_distance
 from training.metrics.precision_recall import precision_recall
 
 NEIGHBOURS = 3  # k of precision and recall
@@ -18,9 +20,9 @@ NEIGHBOURS = 3  # k of precision and recall
 class SampleEvaluator:
     """Measures sets of `count` samples.
 
-    The Frechet and the kernel distance are taken to the whole test split. Precision and recall depend on the number of
-    real images, so they use as many real images as samples, but at least 1,000 (if the split has them) and at most
-    5,000 (more would only take longer).
+    The Frechet, kernel and Monge distances are taken to the whole test split. Precision and recall depend on the
+    number of real images, so they use as many real images as samples, but at least 1,000 (if the split has them) and at
+    most 5,000 (more would only take longer).
 
     Args:
         network: gives the features, and predicts classes if it has a `head` (training.metrics.feature_nets)
@@ -41,7 +43,11 @@ class SampleEvaluator:
         If the network predicts classes, they include the entropy of the predicted classes (log2 of their number if all
         are equally frequent, 0 if there is only one), and class accuracy if `labels` (N,) say which were asked for.
         """
-        return self.compare(*extract(self.network, pixels, name), labels)
+        return self.compare(*self.extract(pixels, name), labels)
+
+    def extract(self, pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """The features (M, D) of 8-bit images (M, C, H, W), and their predicted classes (M,) if there are any."""
+        return extract(self.network, pixels, name)
 
     def compare(self, features: np.ndarray, predicted: np.ndarray | None, labels: np.ndarray | None) -> dict[str, Any]:
         """`measure` for images whose features (M, D) and predicted classes (M,) are known already."""
@@ -51,6 +57,7 @@ class SampleEvaluator:
         return class_measures(predicted, labels) | {
             self.network.frechet_name: distance,
             self.network.kernel_name: kernel_distance(self.features, features, self.within_test),
+            self.network.monge_name: monge_distance(self.features, features),
             "precision": precision,
             "recall": recall,
         }
@@ -62,10 +69,17 @@ def subset_size(count: int, available: int) -> int:
 
 
 def measure_names(network: nn.Module, nearest: bool) -> set[str]:
-    """The names of the metrics that every set of samples gets with `network`, with or without `Memorization`."""
-    names = {network.frechet_name, network.kernel_name, "precision", "recall"}
+    """The names of the metrics that every set of samples gets with `network`, with or without memorization."""
+    names = {network.frechet_name, network.kernel_name, network.monge_name, "precision", "recall"}
     names |= {"class_entropy_bits"} if hasattr(network, "head") else set()
-    return names | ({"nearest_train_distance"} if nearest else set())
+    copies = {"nearest_train_distance"} | (set(MEASURES) if sees_copies(network) else set())
+    return names | (copies if nearest else set())
+
+
+def sees_copies(network: nn.Module) -> bool:
+    """Whether memorization is measured in the features of `network`: not in those of a classifier of the same images,
+    which may know those that it was trained on apart from others."""
+    return not hasattr(network, "head")
 
 
 def class_measures(predicted: np.ndarray | None, labels: np.ndarray | None) -> dict[str, float]:

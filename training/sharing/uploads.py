@@ -20,7 +20,19 @@ RECORDS = (
     "training.json",
     "noise_accuracy.json",
 )  # written by this project; they hold commands and flags
-IMAGES = ("samples.png", "guidance.png", "steps.png", "likelihood.png", "noise_accuracy.png", "reconstructions.png")
+IMAGES = (
+    "samples.png",
+    "contact_sheet.png",
+    "guidance_sheet.png",
+    "nearest.png",
+    "nearest_sheet.png",
+    "checkpoints.png",
+    "guidance.png",
+    "steps.png",
+    "likelihood.png",
+    "noise_accuracy.png",
+    "reconstructions.png",
+)
 NEVER_DELETED = (
     "README.md",
     "LICENSE",
