@@ -81,6 +81,9 @@ CELLS = {
     "samples": lambda row: f"{row['settings']['num_samples']:,}",
     "class accuracy": lambda row: f"{row['measured']['class_accuracy']:.1%}",
     "Fréchet distance": lambda row: f"{row['measured']['frechet_distance']:.3f}",
+    "Monge distance": lambda row: (
+        f"{row['measured']['monge_distance']:.3f}" if "monge_distance" in row["measured"] else ""
+    ),
     "precision": lambda row: f"{row['measured']['precision']:.3f}",
     "recall": lambda row: f"{row['measured']['recall']:.3f}",
     "distance to the training set": lambda row: f"{row['measured']['nearest_train_ratio']:.3f}",

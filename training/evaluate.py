@@ -9,6 +9,10 @@ image, in pixels and, with a network that has not seen these images, in features
 the score of as many real images. Several values of a setting make a sweep; each row is written as
 soon as it is measured, and is not measured again when the command is repeated. Bits/dim are measured with
 --bits_per_dim and --ode_bits_per_dim only.
+
+    python -m training.evaluate runs/mine/checkpoint-*/pipeline --dataset_name data/emoji
+
+measures each checkpoint, and plots the distances to real and to training images over the images seen in training.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from training.evaluation.options import Options, parse
 from training.evaluation.prepare import Evaluation, prepare, sweep
 from training.evaluation.processes import Processes
 from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
+from training.evaluation.series import images_seen, run_folder, series_table, write_series
 from training.evaluation.sheets import write_contact_sheet, write_nearest
 from training.machine import is_reporter
 from training.metrics.feature_memorization import Neighbours
@@ -106,9 +111,8 @@ def is_best(row: Row, rows: list[Row | None], distance: str) -> bool:
     return all(row["measured"][distance] <= other["measured"][distance] for other in rows if other)
 
 
-def run(location: str, options: Options, command: str) -> list[Row]:
+def run(location: str, options: Options, command: str, processes: Processes) -> list[Row]:
     """Measure every setting, writing metrics.json after each, then write the plots. Returns the rows."""
-    processes = Processes.launched()
     with processes.main_process_first():  # the others then find decoded and downloaded data in the caches
         evaluation = prepare(location, options, command, processes)
     try:
@@ -119,8 +123,28 @@ def run(location: str, options: Options, command: str) -> list[Row]:
         raise
     if processes.first:
         print_summary(evaluation, rows)
-    processes.close()
     return rows
+
+
+def run_all(locations: list[str], options: Options, command: str) -> None:
+    """Measure one model, or a series of checkpoints, of which checkpoints.png is written into the folder of the run.
+
+    Raises:
+        ValueError: several models that are no checkpoints, or would all be written to one file.
+    """
+    if len(locations) > 1 and options.output:
+        raise ValueError(f"output must be left out for several models, got {options.output!r}")
+    seen = {location: images_seen(location) for location in locations if len(locations) > 1}
+    processes = Processes.launched()
+    rows = {location: run(location, options, command, processes) for location in locations}
+    if processes.first and seen:
+        distance = next(name for name in plots.DISTANCES if name in rows[locations[0]][0]["measured"])
+        best = {location: min(some, key=lambda row: row["measured"][distance]) for location, some in rows.items()}
+        series = sorted(((seen[location], row) for location, row in best.items()), key=lambda point: point[0])
+        folder = run_folder(locations[-1])
+        print(series_table(series))
+        print(f"written to {write_series(folder / 'checkpoints.png', series, folder.name)}")
+    processes.close()
 
 
 def print_summary(evaluation: Evaluation, rows: list[Row]) -> None:
@@ -146,8 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        location, options = parse(arguments, __doc__.splitlines()[0])
-        run(location, options, shlex.join(["python", "-m", "training.evaluate", *arguments]))
+        locations, options = parse(arguments, __doc__.splitlines()[0])
+        run_all(locations, options, shlex.join(["python", "-m", "training.evaluate", *arguments]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}" if is_reporter() else 1)
 

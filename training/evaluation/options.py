@@ -19,6 +19,7 @@ from training.metrics.sample_quality import NEIGHBOURS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
+OWN_CODE = "A model's own code is run (trust_remote_code): measure only models that you trust"
 RESERVED = {"class_labels", "generator", "output_type", "return_dict", "latents"}  # of a pipeline's call
 EXAMPLES = """examples:
   python -m training.evaluate model_cards/fashion-cfg --dataset_name data/fashion
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
       --guidance_scale 0 1 2 4 --scheduler DDIM UniPC --num_inference_steps 10 20 50
   python -m training.evaluate model_cards/fashion-ddpm --dataset_name data/fashion \\
       --bits_per_dim 500 --variance_type fixed_small fixed_large
+  python -m training.evaluate runs/mine/checkpoint-*/pipeline --dataset_name mine
   accelerate launch --multi_gpu --num_processes 4 -m training.evaluate ...
 
 An interrupted run continues when it is started again. Several values of a setting make a sweep, with plots beside
@@ -171,8 +173,8 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: {default})" if told and not action.required else action.help
 
 
-def parse(arguments: list[str], description: str) -> tuple[str, Options]:
-    """The model and the options of a command line.
+def parse(arguments: list[str], description: str) -> tuple[list[str], Options]:
+    """The models and the options of a command line.
 
     Raises:
         ValueError: an unknown flag, with the nearest known one, or a value out of range.
@@ -184,7 +186,7 @@ def parse(arguments: list[str], description: str) -> tuple[str, Options]:
         epilog=EXAMPLES,
         formatter_class=lambda prog: Formatter(prog, max_help_position=34, width=118),
     )
-    parser.add_argument("model", help="a pipeline's folder, or a Hub id")
+    parser.add_argument("model", nargs="+", help=f"a pipeline's folder or Hub id, or several checkpoints. {OWN_CODE}")
     for action in parser._actions:  # one spelling per flag, and the type as its placeholder
         action.option_strings = [text for text in action.option_strings if "-" not in text[2:] or text == "-h"]
         if action.option_strings and action.nargs != 0 and action.metavar is None:

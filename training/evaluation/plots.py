@@ -45,6 +45,9 @@ LABELS = {
     "class_accuracy": "Class accuracy",
     "precision": "Precision (are they real?)",
     "recall": "Recall (is everything there?)",
+    "nearest_to_second_ratio": "Nearest to second-nearest training image (copies: near 0)",
+    "nearest_train_ratio": "Distance to the training images over that of test images (copies: near 0)",
+    "copied_share": "Copies (the ratio is below a third)",
 }
 DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 SHARES = ("class_accuracy", "precision", "recall")

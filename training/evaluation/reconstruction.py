@@ -27,7 +27,7 @@ from training.command_line import parse_dataclasses
 from training.data import ImageData, load_images
 from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
-from training.evaluation.options import DTYPES, flag, one_of
+from training.evaluation.options import DTYPES, OWN_CODE, flag, one_of
 from training.evaluation.prepare import default_output
 from training.evaluation.results import Row, aligned, find_done, merge, read_rows
 from training.evaluation.sampling import find_folder
@@ -84,7 +84,7 @@ def parse(arguments: list[str]) -> tuple[str, Options]:
     """
     program = "python -m training.metrics.reconstruction"
     parser = HfArgumentParser(Options, prog=program, description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="the folder or the Hub id of a pipeline with an autoencoder")
+    parser.add_argument("model", help=f"the folder or the Hub id of a pipeline with an autoencoder. {OWN_CODE}")
     options, rest = parse_dataclasses(parser, arguments)
     return rest.model, options
 

@@ -11,9 +11,14 @@ METRICS = {
     "frechet_distance": "Fréchet distance",
     "fd_effnet_lite0": "FD-EffNet-Lite0",
     "fid": "FID",
+    "monge_distance": "Monge distance",
+    "md_effnet_lite0": "MD-EffNet-Lite0",
+    "mind": "MIND",
     "precision": "precision",
     "recall": "recall",
     "nearest_train_ratio": "distance to the training set",
+    "nearest_to_second_ratio": "nearest to second-nearest",
+    "copied_share": "copies",
 }
 _USUAL = (  # settings of every row; others are arguments of the pipeline's own call
     "model scheduler num_inference_steps guidance_scale guidance_interval num_samples seed dtype dataset features"
@@ -128,7 +133,7 @@ def _line(what: str, count: int, measured: dict[str, Any], names: list[str], nfe
 
 
 def _value(name: str, value: float) -> str:
-    return f"{value:.1%}" if name == "class_accuracy" else f"{value:.3f}"
+    return f"{value:.1%}" if name in ("class_accuracy", "copied_share") else f"{value:.3f}"
 
 
 def bits_table(folder: Path) -> str:

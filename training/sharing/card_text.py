@@ -32,6 +32,11 @@ from training.sharing.local_paths import without_path
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "TEMPLATE.md"
 WRITTEN = "<!-- written by training.card: take this line out to keep the card as it is -->"
 PLOTS = {
+    "contact_sheet.png": "Fixed classes or prompts, and fixed seeds",
+    "guidance_sheet.png": "Fixed prompts or classes, at several guidance scales",
+    "nearest.png": "Samples, each beside the nearest and the second-nearest training image, the likeliest copies first",
+    "nearest_sheet.png": "Prompts, each drawn beside its nearest training images",
+    "checkpoints.png": "Distances to real images and to training images, over the images seen in training",
     "guidance.png": "Guidance scale against fidelity and diversity",
     "steps.png": "Steps against the distance to real images",
     "likelihood.png": "The terms of the bound over t",
@@ -192,7 +197,7 @@ def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]
     seen = f"Nothing but {names} was ever seen. " if names else ""
     if "limits" in model.words:
         return seen + model.words["limits"]
-    if any("nearest_train_ratio" in row["measured"] for row in rows):
+    if any({"nearest_train_ratio", "nearest_to_second_ratio"} & set(row["measured"]) for row in rows):
         copies = "How near samples are to training images stands in the table above."
     else:
         copies = "Whether samples repeat training images has not been measured; a model of few images does repeat them."
@@ -212,6 +217,13 @@ def _note(rows: list[dict[str, Any]]) -> str:
         notes.append(
             "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
             "image, over the same for test images: well below 1, samples are copies."
+        )
+    if any("nearest_to_second_ratio" in row["measured"] for row in rows):
+        notes.append(
+            "Nearest to second-nearest is the median, in the features, of a sample's distance to the nearest training "
+            "image over that to the second-nearest; below a third, a sample counts as a copy. Beside them, in the line "
+            "of real images, stand those of test images, which were not seen in training. A copy of one of several "
+            "similar training images is not found by this ratio: look at the pairs."
         )
     return "\n\n".join(notes)
 
