@@ -96,9 +96,7 @@ class Options:
             self.variance_type = [one_of("variance_type", name, list(VARIANCES)) for name in self.variance_type]
         self.dtype = one_of("dtype", self.dtype, list(DTYPES))
         self._check_counts()
-        for scale in self.guidance_scale or []:
-            if not (math.isfinite(scale) and scale >= 0):
-                raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale}")
+        check_scales(self.guidance_scale)
         interval = self.guidance_interval
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
             raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
@@ -154,6 +152,13 @@ def _as_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def check_scales(scales: list[float] | None) -> None:
+    """Raise ValueError for a guidance scale that is none."""
+    for scale in scales or []:
+        if not (math.isfinite(scale) and scale >= 0):
+            raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale}")
 
 
 def one_of(name: str, value: str, allowed: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def facts_of(pipe: DiffusionPipeline) -> Facts:
     )
 
 
-def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch:
+def draw_batch(model: Model, chosen: Sequence[int], seed: int, **settings: Any) -> Batch:
     """Draw the images with the numbers in `chosen`.
 
     Image k has the seed `seed` + k and, if there are classes or prompts, the one of number k modulo theirs, so that
@@ -197,9 +198,7 @@ def draw_batch(model: Model, chosen: range, seed: int, **settings: Any) -> Batch
     images, evaluations = call(model.pipe, generator=generators, output_type="np", **number, **labels, **settings)
     seconds = time.perf_counter() - began
     if not np.isfinite(images).all():
-        raise ValueError(
-            f"{model.name} drew values that are not finite, among images {chosen.start} to {chosen.stop - 1}"
-        )
+        raise ValueError(f"{model.name} drew values that are not finite, among images {chosen[0]} to {chosen[-1]}")
     return Batch((images * 255).round().astype(np.uint8).transpose(0, 3, 1, 2), evaluations, seconds)
 
 
