@@ -1,6 +1,7 @@
 """metrics.json: a row per setting, true of some weights and data, and the grid of samples beside it."""
 
 import json
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from toys import tiny_unet
 
 from training.evaluation.results import find_done, grid, key_of, merge, on_one_line, read_rows
 from training.files import weights_hash
+from training.sharing.card_tables import sorted_rows
 
 
 def row(weights: str, value: float, **settings: object) -> dict:
@@ -80,3 +82,46 @@ def test_the_grid_has_a_class_a_column() -> None:
     assert image.size == (10 * 3 * 3, 2 * 2 * 3) and image.mode == "L"
     assert (np.asarray(image) == np.repeat(np.arange(10), 9)).all()
     assert grid(np.zeros((4, 3, 2, 3), dtype=np.uint8), columns=10).mode == "RGB"
+
+
+DAMAGE = {
+    "is a list": ([1, 2], "must be an object, it is a list"),
+    "is null": (None, "must be an object, it is a NoneType"),
+    "lacks its numbers": ({"settings": {"model": "m"}, "weights": "a"}, "has no measured"),
+    "lacks its weights": ({"settings": {"model": "m"}, "measured": {}}, "has no weights"),
+    "settings are text": ({"settings": "m", "weights": "a", "measured": {}}, "has a str as settings"),
+    "has no model": ({"settings": {}, "weights": "a", "measured": {}}, "has no model among its settings"),
+    "text for a number": (row("a", "1.0"), "has '1.0' as measured.frechet_distance, which is no finite number"),
+    "not a number": (row("a", float("nan")), "has nan as measured.frechet_distance, which is no finite number"),
+    "in the floor": (row("a", 1.0) | {"floor": {"recall": None}}, "has None as floor.recall"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_row_is_named_wherever_rows_are_read(damage: str, tmp_path: Path) -> None:
+    path, (broken, fault) = tmp_path / "metrics.json", DAMAGE[damage]
+    written = json.dumps({"results": {"m seed=0": row("a", 1.0, seed=0), "m seed=1": broken}})
+    path.write_text(written)
+    reads = (lambda: read_rows(path), lambda: merge(path, row("a", 1.0, seed=2)), lambda: sorted_rows(tmp_path))
+    for read in reads:
+        with pytest.raises(ValueError, match="holds a damaged row in 'results': 'm seed=1' ") as raised:
+            read()
+        assert fault in str(raised.value) and str(path) in str(raised.value) and "\n" not in str(raised.value)
+    assert path.read_text() == written
+
+
+def write_rows(path: Path, process: int) -> None:
+    for number in range(25):
+        merge(path, row("a", float(number), process=process, number=number))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_rows_of_several_processes_are_all_kept(tmp_path: Path) -> None:
+    path, context = tmp_path / "new" / "metrics.json", get_context("fork")
+    writers = [context.Process(target=write_rows, args=(path, process)) for process in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 4 and len(read_rows(path)) == 100
+    assert [file.name for file in path.parent.iterdir()] == ["metrics.json"], "no lock file is left"

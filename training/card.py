@@ -40,10 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
         if not (folder / "model_index.json").is_file():
             hint = where_to_look(folder)
             sys.exit(f"error: FOLDER must be that of a pipeline, but {folder} has no model_index.json{hint}")
-    for folder in folders:
-        write_whole(folder / "README.md", render(folder).encode())
-        print(f"wrote {folder / 'README.md'}")
-    write_whole(README, with_results(README.read_text()).encode())
+    try:
+        for folder in folders:
+            write_whole(folder / "README.md", render(folder).encode())
+            print(f"wrote {folder / 'README.md'}")
+        write_whole(README, with_results(README.read_text()).encode())
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -149,17 +150,20 @@ def run_all(locations: list[str], options: Options, command: str) -> None:
 
 def print_summary(evaluation: Evaluation, rows: list[Row]) -> None:
     """Print the tables and write the plots; measure bits/dim if they are requested."""
-    folder = evaluation.output.parent
+    folder, options = evaluation.output.parent, evaluation.options
+    count, channels, *_ = evaluation.test.images.shape
+    kind, network = "colour" if channels == 3 else "grey", Path(options.features).name
+    print(f"measured on {count:,} {kind} images of {options.dataset} ({options.test_split}), in features of {network}")
     print(table(rows))
     if any(row["measured"].get("nearest_train_ratio", 1) < 1 for row in rows):
         print(
             "warning: a ratio below 1: samples are nearer to training images than unseen images are (copies, or smooth)"
         )
     written = plots.write_plots(folder, rows)
-    bounds = bits_per_dim.measure_rows(evaluation) if evaluation.options.bits_per_dim else []
+    bounds = bits_per_dim.measure_rows(evaluation) if options.bits_per_dim else []
     if bounds:
         written.append(plots.write_likelihood(folder, bounds))
-    if evaluation.options.ode_bits_per_dim:
+    if options.ode_bits_per_dim:
         bounds.append(bits_per_dim.measure_ode_row(evaluation))
     if bounds:
         print(likelihood_table(bounds))

@@ -44,7 +44,13 @@ class Recipe:
     """The settings of every training run, whatever its objective. Flags are named as in diffusers' example scripts."""
 
     _argument_group_name: ClassVar[str] = "flags of every run"
-    FIXED: ClassVar[tuple[str, ...]] = ("recipe", "objective", "resolution", "second_ema_decay")  # when a run goes on
+    FIXED: ClassVar[tuple[str, ...]] = (
+        "recipe",
+        "objective",
+        "resolution",
+        "second_ema_decay",
+        "validation_share",
+    )  # when a run goes on
 
     recipe: str = flag("", "the recipe whose values are the defaults of the other flags")
     output_dir: str | None = flag(None, "folder for checkpoints, samples and the model [runs/RECIPE]")
@@ -57,6 +63,11 @@ class Recipe:
     label_column: str = flag("label", "name of the column with the class labels")
     caption_column: str = flag("text", "name of the column with the captions; of a list of them one is drawn")
     max_train_samples: int | None = flag(None, "use only this many images")
+    validation_share: float | None = flag(
+        None,
+        "share of the images that is held back for training.evaluate; nothing where there is a split to measure on [a "
+        "tenth, if that is at least 4 images]",
+    )
     random_flip: bool = flag(False, "mirror images at random")
     # what is learned
     objective: str = flag(
@@ -126,6 +137,8 @@ class Recipe:
             lr_warmup_steps=(0, math.inf),
             seed=(0, 2**32 - 1),
         )
+        if self.validation_share is not None:
+            check_range(self, validation_share=(0.0, 0.9))
         if self.second_ema_decay is not None:
             check_range(self, second_ema_decay=(0.0, 1.0))
         if self.guide_step is not None and self.guide_step > self.max_train_steps:

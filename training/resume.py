@@ -25,7 +25,11 @@ from training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
-_OF_THE_DATA = ("resolution", "latent_channels")  # None: as the data or the config are, which is compared later
+_OF_THE_DATA = (
+    "resolution",
+    "latent_channels",
+    "validation_share",
+)  # None: as the data or the config are, which is compared later
 _MEASURED = {"scaling_factor", "shift_factor", "latent_rgb_factors", "latent_rgb_bias"}  # anew at each save
 _SCHEDULE = {
     "num_train_timesteps",
@@ -65,7 +69,7 @@ def saved_settings(checkpoint: Path) -> dict[str, Any]:
     missing = [key for key in ("steps", "images", "seconds", "dataset_fingerprint", "recipe") if key not in record]
     if missing:
         raise ValueError(f"{checkpoint / 'training.json'} must record a run, it lacks {', '.join(missing)}")
-    settings = record["recipe"]
+    settings = {"validation_share": 0.0} | record["recipe"]  # a run that does not say has held nothing back
     return {name: value for name, value in settings.items() if name != "resume_from_checkpoint"}
 
 

@@ -27,6 +27,7 @@ def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[st
     return {
         "dataset_fingerprint": data.fingerprint,
         "dataset_images": len(data.images),
+        "dataset_loaded": data.loaded,
         "dataset_id": None if recipe.train_data_dir else _hub_id(recipe.dataset_name),
         "recipe": settings,
         "base_model": _hub_id(start) or (pushed_id(Path(start)) if start else None),

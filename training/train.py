@@ -125,6 +125,7 @@ def load_data(recipe: Recipe, options: Objective.Options) -> ImageData:
             max_samples=recipe.max_train_samples,
             resolution=recipe.resolution or own_size,
             channels=channels,
+            validation_share=recipe.validation_share,
         )
         return kind.prepare_data(recipe, options, data)
 
@@ -151,6 +152,7 @@ def run(recipe: Recipe, options: Objective.Options, processes: PartialState, arg
     checkpoint = intact_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
     check_output_dir(recipe, checkpoint)
     data = load_data(recipe, options)
+    recipe = replace(recipe, validation_share=data.loaded["validation_share"])
     objective = find_objective(recipe.objective).build(recipe, options, data)
     if checkpoint is not None:
         check_same_model(checkpoint, objective)

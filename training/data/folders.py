@@ -9,10 +9,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from training.data.labels import Labels, labels_of
-from training.data.layout import EXTENSIONS, find_split, image_files, is_image, split_folders, unwrapped
+from training.data.layout import EXTENSIONS, find_split, image_files, is_image, measured_on, split_folders, unwrapped
 from training.data.metadata import Table, metadata_of, read_metadata, unread_metadata
 from training.data.runs import is_run, report_runs
 from training.data.sources import (
@@ -58,11 +59,13 @@ def folder_source(root: Path, split: str, columns: Columns) -> Source:
     if metadata is None:
         classes = class_folders([files, *map(image_files, others)])
         digest.update(json.dumps(classes).encode())
-        return Source(str(folder), digest.hexdigest(), lambda most: folder_rows(folder, files, classes, most), unread)
+        read = partial(folder_rows, folder, files, classes)
+        return Source(str(folder), digest.hexdigest(), read, partial(measured_on, splits), unread)
     tables = [metadata, *filter(None, map(metadata_of, others))]
     for path in tables:
         digest.update(path.read_bytes())
-    return Source(str(folder), digest.hexdigest(), lambda most: metadata_rows(tables, files, columns, most), unread)
+    read = partial(metadata_rows, tables, files, columns)
+    return Source(str(folder), digest.hexdigest(), read, partial(measured_on, splits), unread)
 
 
 def class_folders(splits: Iterable[list[str]]) -> list[str]:

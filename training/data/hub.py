@@ -7,16 +7,22 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.data.decode import Item
 from training.data.labels import Labels, labels_of
+from training.data.layout import measured_on
 from training.data.sources import Columns, Rows, Source, caption_of, column, evenly_spaced, offer, visible_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+IN_FILES = {  # words in the names of files that make them a split, as `datasets` reads them
+    "test": {"test", "testing", "eval", "evaluation"},
+    "validation": {"validation", "valid", "val", "dev"},
+}
 
 
 def dataset_source(name: str, config: str | None, split: str, columns: Columns) -> Source:
@@ -27,11 +33,18 @@ def dataset_source(name: str, config: str | None, split: str, columns: Columns) 
     if folder.is_dir():
         opened = Opened(str(folder), config, split)
         identity = f"{config}:{contents_of(folder)}"
-        return Source(name, identity, lambda most: dataset_rows(opened, columns, most))
+        return Source(name, identity, partial(dataset_rows, opened, columns), partial(split_in_files, folder))
     if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"dataset_name={name!r}: there is no such folder")
     opened = Opened(name, config, split)
-    return Source(name, f"{name}:{opened.dataset._fingerprint}", lambda most: dataset_rows(opened, columns, most))
+    identity = f"{name}:{opened.dataset._fingerprint}"
+    return Source(name, identity, partial(dataset_rows, opened, columns), lambda: measured_on(opened.splits()))
+
+
+def split_in_files(folder: Path) -> str | None:
+    """The split that a model is measured on, by the names of the files, which `datasets` goes by, too."""
+    words = {word for name in visible_files(folder) for word in re.split(r"[^a-z]+", name.lower())}
+    return measured_on(split for split, names in IN_FILES.items() if words & names)
 
 
 def contents_of(folder: Path, whole_below: int = 256 << 20, tail: int = 1 << 20) -> str:
@@ -74,6 +87,10 @@ class Opened:
         folder, usual = Path(self.name), Path(config.HF_DATASETS_CACHE)
         cache = str(usual / f"folder-{contents_of(folder)[:16]}") if folder.is_dir() else None
         return load_dataset(self.name, self.config, cache_dir=cache, **chosen)
+
+    def splits(self) -> list[str]:
+        """The names of all splits."""
+        return list(self._load())
 
     def of_all_splits(self, column: str) -> list[Any]:
         """The values of a column in all splits that have it, which number the classes."""

@@ -6,12 +6,13 @@ data = load_images(train_data_dir="my_photos", resolution=64)  # class folders, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from tqdm.auto import tqdm
 from training.data import cache
 from training.data.decode import Answer, Decoded, decode_all
 from training.data.folders import folder_source
+from training.data.held_back import part_of, share_of
 from training.data.hub import dataset_source
-from training.data.sources import Source, formats
+from training.data.sources import Columns, Rows, Source, formats
 
 logger = logging.getLogger(__name__)
 CLASSES_TOLD = 20
@@ -43,6 +45,9 @@ class ImageData:
     fingerprint: str  # hash of the decoded content and the decode settings
     unlabelled: str = ""  # why there are no labels, where more is known than that there are none
     uncaptioned: str = ""  # and no captions
+    loaded: dict[str, Any] | None = (
+        None  # how: size, channels, the share that is left out, and the fingerprint of the pixels
+    )
 
     @property
     def unit(self) -> int:
@@ -95,6 +100,8 @@ def load_images(
     caption_column: str | None = "text",
     cache_dir: str | Path | None = None,
     max_samples: int | None = None,
+    validation_share: float | None = 0.0,
+    is_held_back: bool = False,
 ) -> ImageData:
     """Load one split of `dataset_name` (a Hub id, or a folder of parquet) or of `train_data_dir` (a folder of images).
 
@@ -103,24 +110,26 @@ def load_images(
     `channels`: 1 or 3 converts; None gives 1 if every image is grey, else 3.
     `label_column`, `caption_column`: None leaves them out. A default column may be missing from the data.
     `max_samples`: load only this many images, evenly spaced through the data, so that data sorted by class keep all.
+    `validation_share`: leave out this share of the images, or with None the usual one, unless there is a split to
+    measure on; with `is_held_back`, load these and no others.
     `cache_dir`: default $STEPWISE_CACHE, else ~/.cache/stepwise.
 
     Images that cannot be decoded are skipped, counted, and named in warnings. Raises ValueError, with what is allowed,
     for a source, split, column or setting that does not exist, and if no image can be decoded.
     """
     settings = Settings(resolution, channels, max_samples)
-    if (dataset_name is None) == (train_data_dir is None):
-        raise ValueError("give one of dataset_name (a Hub id or a folder of parquet) and train_data_dir (of images)")
     columns = {"image": image_column, "label": label_column, "text": caption_column}
-    if train_data_dir is not None:
-        source = folder_source(Path(train_data_dir), split, columns)
-    else:
-        source = dataset_source(str(dataset_name), dataset_config_name, split, columns)
+    source = open_source(dataset_name, dataset_config_name, train_data_dir, split, columns)
+    source = replace(source, read=functools.cache(source.read))  # what is wrong with it is told once
+    share = share_of(validation_share, source, max_samples)
 
     def build(path: Path) -> dict[str, Any]:
-        return decode_into(path, source, settings)
+        rows = source.read(settings.max_samples)
+        rows = part_of(rows, share, is_held_back) if share else rows
+        return decode_into(path, source.name, rows, settings)
 
-    key = cache.key_of(source.identity, asdict(settings), columns, split)
+    part = [share, is_held_back] if share else []
+    key = cache.key_of(source.identity, asdict(settings), columns, split, *part)
     place = Path(cache_dir) if cache_dir is not None else cache.default_cache_dir()
     pixels, about = cache.cached(place, key, build)
     report(source, pixels, about)
@@ -133,18 +142,33 @@ def load_images(
         fingerprint=about["fingerprint"],
         unlabelled=about["unlabelled"],
         uncaptioned=about["uncaptioned"],
+        loaded=asdict(settings) | {"validation_share": share, "fingerprint": about["fingerprint"]},
     )
 
 
-def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any]:
-    """Decode a source into the .npy file `path`; returns the content of about.json."""
-    rows = source.read(settings.max_samples)
+def open_source(
+    dataset_name: str | None,
+    dataset_config_name: str | None,
+    train_data_dir: str | Path | None,
+    split: str,
+    columns: Columns,
+) -> Source:
+    """The source of a split. Raises ValueError unless one of `dataset_name` and `train_data_dir` is given."""
+    if (dataset_name is None) == (train_data_dir is None):
+        raise ValueError("give one of dataset_name (a Hub id or a folder of parquet) and train_data_dir (of images)")
+    if train_data_dir is not None:
+        return folder_source(Path(train_data_dir), split, columns)
+    return dataset_source(str(dataset_name), dataset_config_name, split, columns)
+
+
+def decode_into(path: Path, source: str, rows: Rows, settings: Settings) -> dict[str, Any]:
+    """Decode the rows of the source of this name into the .npy file `path`; returns the content of about.json."""
     kept: list[int] = []
     skipped: list[str] = []
     grey = 0
     digest = hashlib.sha256()
     answers = decode_all(rows.items, settings.resolution, settings.channels)
-    bar = tqdm(answers, total=rows.count, desc=f"Decoding {source.name}", unit="img", disable=None)
+    bar = tqdm(answers, total=rows.count, desc=f"Decoding {source}", unit="img", disable=None)
     with cache.PixelWriter(path) as writer:
         for index, (name, answer) in enumerate(bar):
             if isinstance(answer, Exception):
@@ -152,13 +176,13 @@ def decode_into(path: Path, source: Source, settings: Settings) -> dict[str, Any
                 skipped.append(name)
                 continue
             if writer.shape is not None and answer.pixels.shape[1:] != writer.shape[1:]:
-                raise different_sizes(source.name, writer.shape, answer, bar)
+                raise different_sizes(source, writer.shape, answer, bar)
             writer.append(answer.pixels)
             digest.update(answer.pixels.tobytes())
             kept.append(index)
             grey += answer.grey
     if not kept:
-        raise ValueError(f"{source.name} holds no image that can be decoded ({len(skipped)} failed)")
+        raise ValueError(f"{source} holds no image that can be decoded ({len(skipped)} failed)")
     about = {
         "labels": pick(rows.labels, kept),
         "class_names": rows.class_names,

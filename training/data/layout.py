@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -23,6 +24,12 @@ SPLITS = {  # the names of a split's folder, in any case
     "validation": ("validation", "valid", "val", "dev", "eval"),
 }
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+
+
+def measured_on(splits: Iterable[str]) -> str | None:
+    """The split that a model is measured on: one for testing, or else for validation; None if there is neither."""
+    named = {SPLIT_OF[name.lower()]: name for name in splits if name.lower() in SPLIT_OF}
+    return named.get("test") or named.get("validation")
 
 
 def is_image(name: str) -> bool:

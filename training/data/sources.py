@@ -48,12 +48,14 @@ class Rows:
 class Source:
     """`name` is for messages, `identity` for the cache's key; `read(max_samples)` returns the rows.
 
-    `unread` are the files that lie beside the images and are of no format that is read.
+    `unread` are the files that lie beside the images and are of no format that is read. `measured_on` gives the name of
+    the split that a model is measured on, None if there is only one to train on.
     """
 
     name: str
     identity: str
     read: Callable[[int | None], Rows]
+    measured_on: Callable[[], str | None]
     unread: tuple[str, ...] = ()
 
 

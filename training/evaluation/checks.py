@@ -5,16 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from pipelines.about import of_class
-from training.data import ImageData, load_images
+from training.data import ImageData
 from training.data.sources import evenly_spaced
 from training.evaluation.options import Options
 from training.evaluation.sampling import FLOW_SOLVERS, Model
 from training.metrics.sample_quality import NEIGHBOURS
-
-
-def load_split(options: Options, split: str) -> ImageData:
-    """Load a split of the real images."""
-    return load_images(dataset_name=options.dataset_name, split=split, resolution=options.resolution)
 
 
 def dimensions(shape: tuple[int, ...]) -> str:

@@ -14,10 +14,11 @@ from transformers import HfArgumentParser
 
 from training.command_line import did_you_mean, parse_dataclasses
 from training.evaluation.sampling import SCHEDULERS
-from training.metrics.feature_nets import NAMED
+from training.metrics.feature_nets import EFFICIENTNET, NAMED
 from training.metrics.sample_quality import NEIGHBOURS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+GREY = "model_cards/fashion-features"  # the classifier of Fashion-MNIST
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 OWN_CODE = "A model's own code is run (trust_remote_code): measure only models that you trust"
 RESERVED = {"class_labels", "generator", "output_type", "return_dict", "latents"}  # of a pipeline's call
@@ -46,7 +47,7 @@ def flag(default: Any, text: str) -> Any:
 class Options:
     """The options of the command."""
 
-    dataset_name: str = field(metadata={"help": "the real images: a Hub id, or a folder of parquet"})
+    dataset_name: str = field(metadata={"help": "the real images: a folder of image files or of parquet, or a Hub id"})
     num_samples: int = flag(1000, "images to draw for each setting")
     batch_size: int = flag(100, "images per batch")
     guidance_scale: list[float] | None = flag(None, "one or more; default: that of the pipeline")
@@ -60,15 +61,22 @@ class Options:
     )
     seed: int = flag(0, "image k is drawn with seed + k")
     dtype: str = flag("bfloat16", "number format of the network: bfloat16 or float32")
-    resolution: int | None = flag(None, "side in pixels that the real images are resized to; default: as they are")
-    test_split: str = flag("test", "the split to measure against")
+    resolution: int | None = flag(
+        None, "side in pixels that the real images are resized to; default: as in training, or as they are"
+    )
+    test_split: str | None = flag(
+        None,
+        "the split to measure against; default: test, or validation, or else the images that the run held back, or "
+        "else those that it was trained on",
+    )
     train_split: str = flag(
         "train",
         "the split of which real images are measured for comparison, and which memorization is measured against",
     )
-    features: str = flag(
-        "model_cards/fashion-features",
-        f"the network whose features are compared: {', '.join(NAMED)}, or a classifier's folder or Hub id",
+    features: str | None = flag(
+        None,
+        f"the network whose features are compared: {', '.join(NAMED)}, or a classifier's folder or Hub id; default: "
+        f"{GREY} for the grey images that it was trained on, {EFFICIENTNET} for all others",
     )
     nearest_samples: int = flag(1000, "samples that are compared with the nearest training images; 0 for none")
     bits_per_dim: int = flag(0, "test images whose bits/dim (the variational bound) are measured; 0 for none")

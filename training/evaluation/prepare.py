@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from training.data import ImageData
 from training.evaluation import checks
-from training.evaluation.options import DTYPES, Options
+from training.evaluation.options import DTYPES, GREY, Options
 from training.evaluation.processes import Processes
+from training.evaluation.real_images import load_real
 from training.evaluation.results import Row, read_rows
 from training.evaluation.sampling import Model, find_folder, open_model, pipeline_hash, short_name
 from training.files import weights_hash
 from training.machine import versions
-from training.metrics.feature_nets import open_features
-from training.metrics.features import classifier_hash
+from training.metrics.feature_nets import EFFICIENTNET, open_features
+from training.metrics.features import FeatureClassifier, classifier_hash
 from training.metrics.sample_quality import NEIGHBOURS, subset_size
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
     folder = find_folder(location)
     output = Path(options.output) if options.output else default_output(location)
     read_rows(output)  # raises for another kind of file now, not after the work
-    network = open_features(options.features)
-    test = checks.load_split(options, options.test_split)
+    network = None if options.features is None else open_features(options.features)
+    images = load_real(options.dataset_name, options.test_split, options.train_split, options.resolution, folder)
+    test, train = images.test, images.train
+    chosen = options.features or features_for(test)
+    options = replace(options, test_split=images.split, features=chosen)
+    network = network or open_features(chosen)
     checks.check_features(options, network, test)
-    train = checks.load_split(options, options.train_split)
     checks.check_splits(options, train, test)
     model = open_model(location, DTYPES[options.dtype], device=processes.device)
     checks.check_fit(model, options, network, test)
@@ -64,6 +70,17 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
     }
     network = network.to(processes.device)
     return Evaluation(options, output, model, pipeline_hash(folder), network, test, train, processes, about)
+
+
+def features_for(images: ImageData) -> str:
+    """The network for these images: the grey classifier for those of its classes, EfficientNet for all others."""
+    classifier = next((path for path in (Path(GREY), ROOT / GREY) if path.is_dir()), None)
+    if classifier is None or images.class_names is None:
+        return EFFICIENTNET
+    config = FeatureClassifier.load_config(classifier)
+    takes = (config["in_channels"], config["sample_size"], config["sample_size"])
+    names, known = ([name.lower() for name in some or ()] for some in (images.class_names, config["class_names"]))
+    return str(classifier) if names == known and images.images.shape[1:] == takes else EFFICIENTNET
 
 
 def default_output(location: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from training import files
 from training.evaluation.sheets import png_bytes
 from training.files import write_whole
 from training.sample_grid import tile
@@ -58,16 +59,14 @@ def read_sections(path: Path) -> dict[str, dict[str, Row]]:
     """The rows of a metrics.json by section and key; both sections are empty if there is no such file.
 
     Raises:
-        ValueError: the file is not a metrics.json of this command.
+        ValueError: the file is not a metrics.json of this command, or holds a damaged row, which is named.
     """
     if not path.exists():
         return {section: {} for section in SECTIONS}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = {"results": content["results"]} | {name: content.get(name, {}) for name in SECTIONS[1:]}
-        return {section: {key: dict(row) for key, row in rows.items()} for section, rows in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"output must be a metrics.json of this command, but {path} is not one ({error})") from error
+        return files.read_rows(path, SECTIONS)
+    except ValueError as error:
+        raise ValueError(f"output must be a metrics.json of this command: {error}") from error
 
 
 def read_rows(path: Path, section: str = "results") -> dict[str, Row]:
@@ -87,8 +86,14 @@ def find_done(path: Path, row: Row, names: set[str], section: str = "results") -
 def merge(path: Path, row: Row, section: str = "results") -> list[str]:
     """Write a row to metrics.json, replacing one with the same settings; returns the keys of dropped rows.
 
-    Rows of the same model with other weights or configs are dropped: they do not describe the current model.
+    Rows of the same model with other weights or configs are dropped: they do not describe the current model. Other
+    processes may write rows of theirs at the same time: none is lost.
     """
+    with files.locked_folder(path.parent):
+        return _merge(path, row, section)
+
+
+def _merge(path: Path, row: Row, section: str) -> list[str]:
     sections = read_sections(path)
     name, weights = row["settings"]["model"], row["weights"]
     stale = []

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from training.evaluation.plots import COLOURS, DISTANCES, LABELS, write_figure
+from training.evaluation.real_images import record_of
 from training.evaluation.results import HEADS, Row, aligned, cell
-from training.files import read_json_object
 
 SHOWN = (*DISTANCES, "nearest_to_second_ratio", "nearest_train_ratio", "copied_share")
 SHARES = {"copied_share"}
@@ -26,10 +26,7 @@ def images_seen(model: str) -> int:
     Raises:
         ValueError: it has none, or one that does not say.
     """
-    folder = Path(model)
-    places = [folder / "training.json", folder.parent / "training.json"][: 1 + (folder.name == "pipeline")]
-    path = next((place for place in places if place.is_file()), None)
-    seen = None if path is None else read_json_object(path).get("images")
+    seen = record_of(Path(model)).get("images")
     if not isinstance(seen, int):
         raise ValueError(
             f"model must be several checkpoints of a run, checkpoint-N/pipeline, or one model: {model!r} has no "

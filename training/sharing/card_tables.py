@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.files import read_json_object, weights_hash
+from training.files import read_json_object, read_rows, weights_hash
 from training.sharing.local_paths import without_path
 
 METRICS = {
@@ -34,13 +34,17 @@ DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 def sorted_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a folder's metrics.json for its current weights, sorted by samples, scheduler, steps and guidance."""
     rows = _measured(folder, "results")
+    for row in rows:
+        missing = [name for name in ("floor", "features", "real", "command") if name not in row]
+        if missing:
+            raise ValueError(f"{folder / 'metrics.json'} holds a row without {', '.join(missing)}: {row['settings']}")
     names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
     return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
 
 
 def _measured(folder: Path, section: str) -> list[dict[str, Any]]:
     path = folder / "metrics.json"
-    rows = read_json_object(path).get(section, {}).values() if path.is_file() else ()
+    rows = read_rows(path, [section])[section].values() if path.is_file() else ()
     weights = weights_hash(folder)
     return [row for row in rows if row["weights"] == weights]
 
@@ -48,7 +52,8 @@ def _measured(folder: Path, section: str) -> list[dict[str, Any]]:
 def is_stale(folder: Path) -> bool:
     """Whether metrics.json holds rows of other weights or configs than the folder's; its plots then show those, too."""
     path = folder / "metrics.json"
-    rows = [row for rows in read_json_object(path).values() for row in rows.values()] if path.is_file() else []
+    sections = read_rows(path, read_json_object(path)) if path.is_file() else {}
+    rows = [row for rows in sections.values() for row in rows.values()]
     weights = weights_hash(folder)
     return any(row["weights"] != weights for row in rows)
 
