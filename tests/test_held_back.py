@@ -134,6 +134,17 @@ def test_without_held_back_images_a_model_is_measured_on_its_own_and_that_is_sai
     assert "where copies score best" in capsys.readouterr().out
 
 
+def test_too_few_held_back_images_are_named(tmp_path: Path, own_caches: None) -> None:
+    mine, model = image_folder(tmp_path / "mine", 20), tmp_path / "model"
+    data = load_images(train_data_dir=mine, validation_share=0.1)
+    recipe = {"train_data_dir": "elsewhere/mine", "validation_share": 0.1}
+    model.mkdir()
+    (model / "training.json").write_text(json.dumps({"recipe": recipe, "dataset_loaded": data.loaded}))
+    with pytest.raises(ValueError, match="held at least 4 images back, model held 2: train with a larger --validation"):
+        load_real(str(mine), None, "train", None, model)
+    assert load_real(str(mine), "train", "train", None, model).split == "train"
+
+
 def test_features_follow_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("training.evaluation.prepare.ROOT", tmp_path)

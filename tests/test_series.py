@@ -96,7 +96,7 @@ def test_a_sheet_shows_every_image_as_it_is_and_words_below() -> None:
     step, first = 96 + 8, (8 + 2 * 15, 8)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, 3)
-        y, x = first[0] + row * (96 + 3 * 15 + 4 + 8), first[1] + column * step
+        y, x = first[0] + row * (96 + 15 + 4 + 8), first[1] + column * step
         assert np.array_equal(drawn[y : y + 96, x : x + 96], tile)
         assert drawn[y + 96 : y + 96 + 18, x : x + 60].min() < 100, "words"
     assert drawn[8:22].min() < 100, "a title"

@@ -159,6 +159,9 @@ def print_summary(evaluation: Evaluation, rows: list[Row]) -> None:
         print(
             "warning: a ratio below 1: samples are nearer to training images than unseen images are (copies, or smooth)"
         )
+    copied = max(row["measured"].get("copied_share", 0) for row in rows)
+    if copied > rows[0]["floor"].get("copied_share", 0):
+        print(f"warning: up to {copied:.1%} of the samples look like copies of training images: see nearest.png")
     written = plots.write_plots(folder, rows)
     bounds = bits_per_dim.measure_rows(evaluation) if options.bits_per_dim else []
     if bounds:

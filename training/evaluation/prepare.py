@@ -19,6 +19,7 @@ from training.files import weights_hash
 from training.machine import versions
 from training.metrics.feature_nets import EFFICIENTNET, open_features
 from training.metrics.features import FeatureClassifier, classifier_hash
+from training.metrics.monge import DIRECTIONS
 from training.metrics.sample_quality import NEIGHBOURS, subset_size
 
 ROOT = Path(__file__).parents[2]
@@ -137,4 +138,5 @@ def real(evaluation: Evaluation) -> Row:
         "precision_recall_images": subset_size(options.num_samples, len(test.images)),
         "neighbours": NEIGHBOURS,
         "nearest_samples": options.nearest,
+        "monge_directions": DIRECTIONS,
     }

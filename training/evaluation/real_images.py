@@ -17,6 +17,7 @@ from training.data.layout import holds_data
 from training.data.sources import visible_files
 from training.files import read_json_object
 from training.machine import is_reporter
+from training.metrics.sample_quality import NEIGHBOURS
 from training.model_index import read_index
 
 USUAL = {"image": ("image", "image"), "label": ("label", "label"), "text": ("caption", "text")}  # our names of columns
@@ -63,6 +64,11 @@ def load_real(
         return RealImages(train, train, train_split)
     check_unchanged(dataset_name, train, record, resolution, model)
     test = load_images(split=train_split, validation_share=share, is_held_back=True, **how)
+    if len(test.images) <= NEIGHBOURS:
+        raise ValueError(
+            f"model must have held at least {NEIGHBOURS + 1} images back, {model.name} held {len(test.images)}: train "
+            "with a larger --validation_share, or measure on the training images with --test_split train"
+        )
     tell(f"{model.name} held {len(test.images)} images back in training: it is measured on these")
     return RealImages(test, train, f"held back, {share:g}")
 

@@ -42,19 +42,21 @@ def sheet(cells: Sequence[Cell], columns: int, title: str) -> Image.Image:
     """Cells in rows of `columns` on white, below a title; words that do not fit in three lines end in dots."""
     height, width = cells[0].images[0].shape[1:]
     scale, across = max(1, round(SIDE / width)), len(cells[0].images)
-    wide, high = across * (width * scale + 2) - 2, height * scale + LINES * LINE + 4
+    wide = across * (width * scale + 2) - 2
+    words = [fitting(cell.text, wide, LINES) for cell in cells]
+    high = height * scale + max(map(len, words)) * LINE + 4
     rows = -(-len(cells) // columns)
     size = (columns * (wide + GAP) + GAP, rows * (high + GAP) + GAP + 2 * LINE)
     drawn = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(drawn)
     pen.text((GAP, GAP), fitting(title, size[0] - 2 * GAP, 1)[0], "black", font())
-    for number, cell in enumerate(cells):
+    for number, (cell, below) in enumerate(zip(cells, words, strict=True)):
         row, column = divmod(number, columns)
         x, y = GAP + column * (wide + GAP), GAP + 2 * LINE + row * (high + GAP)
         for place, pixels in enumerate(cell.images):
             drawn.paste(enlarged(pixels, scale), (x + place * (width * scale + 2), y))
-        for line, words in enumerate(fitting(cell.text, wide, LINES)):
-            pen.text((x, y + height * scale + 3 + line * LINE), words, "black", font())
+        for number_below, line in enumerate(below):
+            pen.text((x, y + height * scale + 3 + number_below * LINE), line, "black", font())
     return drawn
 
 
