@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from training.evaluation.plots import LABELS, guidance_figure, likelihood_figure, steps_figure, write_plots
+from training.evaluation.results import table
 from training.files import weights_hash
 from training.sharing.card_tables import best_rows, bits_table, metrics_table
+from training.sharing.card_text import _note
 
 FLOOR = {"num_samples": 1000, "frechet_distance": 0.3, "class_accuracy": 0.95, "precision": 0.92, "recall": 0.9}
 
@@ -130,6 +132,20 @@ def test_a_measure_that_only_some_rows_have_leaves_the_others_empty() -> None:
     assert "distance to the training set" in head
     assert older.split("|")[-3].strip() == "" and new.split("|")[-3].strip() == "0.980"
     assert floor.split("|")[-3].strip() == ""
+
+
+def test_a_card_shows_copies_beside_images_that_were_not_seen_and_copies_that_were_made() -> None:
+    found = row(2.0, distance="fd_effnet_lite0")
+    found["measured"] |= {"md_effnet_lite0": 2.5, "nearest_to_second_ratio": 0.75, "copied_share": 0.125}
+    found["floor"] |= {"nearest_to_second_ratio": 0.95, "copied_share": 0.0}
+    found["copies"] = {"num_samples": 9, "nearest_to_second_ratio": 0.25, "copied_share": 0.8}
+    found |= {"command": "c", "real": {"test": {"frechet_images": 9}, "neighbours": 3, "precision_recall_images": 9}}
+    heads, _, ours, floor = ([cell.strip() for cell in line.split("|")] for line in metrics_table([found]).splitlines())
+    column = {name: heads.index(name) for name in ("MD-EffNet-Lite0", "nearest to second-nearest", "copies")}
+    assert [ours[place] for place in column.values()] == ["2.500", "0.750", "12.5%"]
+    assert [floor[place] for place in column.values()] == ["", "0.950", "0.0%"]
+    assert "score 0.250, and 80.0% of them count as copies" in _note([found])
+    assert table([found]).splitlines()[-1].split() == ["copies", "9", "0.250", "80.0%"]
 
 
 def test_a_card_shows_bits_per_dim_where_they_were_measured(tmp_path: Path) -> None:

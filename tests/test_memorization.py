@@ -1,13 +1,19 @@
 """Memorization in features, and the Monge distance (MIND): closed forms, brute force, SciPy."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from latent_folders import tiny_vae
 from scipy.stats import wasserstein_distance
+from training_runs import noise
 
+from training.evaluation.measuring import copies_of
 from training.metrics.feature_memorization import memorization, two_nearest
 from training.metrics.frechet import frechet_distance
 from training.metrics.monge import monge_distance, wasserstein
+from training.metrics.reconstruction import reconstruct
 
 
 def test_the_two_nearest_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +53,38 @@ def test_new_images_of_the_same_kind_have_the_ratio_of_held_back_ones_and_copies
     assert drawn["nearest_to_second_ratio"] == pytest.approx(floor["nearest_to_second_ratio"], abs=0.02)
     copies = memorization(two_nearest(train[:100] + 0.1 * rng.normal(size=(100, 32)), train))
     assert copies["copied_share"] == 1 and copies["nearest_to_second_ratio"] < 0.2
+
+
+class Pixels(torch.nn.Module):
+    """Features that are the pixels."""
+
+    chunk = 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) * self.weight
+
+
+def test_beside_a_latent_model_stand_copies_that_went_through_its_autoencoder() -> None:
+    images = noise(9, 3, 16, 16)
+    vae = tiny_vae()
+    options = SimpleNamespace(seed=0, nearest=5, batch_size=2)
+    evaluation = SimpleNamespace(
+        model=SimpleNamespace(pipe=SimpleNamespace(vae=vae)),
+        train=SimpleNamespace(images=images),
+        options=options,
+        network=Pixels(),
+    )
+    known = images.reshape(9, -1) / np.float32(127.5) - 1
+    chosen = np.sort(np.random.default_rng(0).permutation(9)[:5])
+    made = reconstruct(vae, images[chosen], 1).reshape(5, -1) / np.float32(127.5) - 1
+    expected = {"num_samples": 5} | memorization(two_nearest(made, known))
+    assert copies_of(evaluation, known) == pytest.approx(expected, rel=1e-4)
+    evaluation.model.pipe.vae = None
+    assert copies_of(evaluation, known) == {}
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 4)), np.zeros((5, 3)), np.full((5, 4), np.nan)])

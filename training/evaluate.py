@@ -70,6 +70,7 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     measured = measuring.measure(drawn.pixels, model.num_classes)
     row["measured"] = measured.numbers | {"nfe": drawn.nfe, "images_per_second": round(speed, 2)}
     row["floor"] = measuring.floor
+    row |= {"copies": measuring.copies} if measuring.copies else {}
     row["features"]["test_accuracy"] = measuring.test_accuracy
     for key in merge(evaluation.output, row):
         print(f"dropped from {evaluation.output}, because the weights or configs have changed since: {key}")

@@ -12,8 +12,12 @@ from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.prepare import Evaluation
 from training.metrics.feature_memorization import Neighbours, memorization, two_nearest
+from training.metrics.features import extract
 from training.metrics.memorization import Memorization
+from training.metrics.reconstruction import reconstruct
 from training.metrics.sample_quality import SampleEvaluator, class_measures, sees_copies
+
+MOST_RECONSTRUCTED = 25  # images at once
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Measuring:
     """The metrics of an evaluation; the features of its real images are cached.
 
     `floor` holds the metrics of as many training images; of memorization those of test images, which were not seen.
-    `test_accuracy` is that of the network on the test images, None if it predicts no classes or they have no labels.
+    `copies` is what memorization is of training images that went through the model's autoencoder, as copies do; empty
+    for a model without one, whose copies score 0. `test_accuracy` is that of the network on the test images, None if it
+    predicts no classes or they have no labels.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -38,7 +44,7 @@ class Measuring:
         self.test_accuracy = class_measures(recognised, test.labels).get("class_accuracy")
         self.evaluator = SampleEvaluator(network, features, options.num_samples)
         self.floor = floor_of(self.evaluator, evaluation.train, options.num_samples, options.seed)
-        self.memorization, self.train_features, self.count = None, None, options.nearest
+        self.memorization, self.train_features, self.count, self.copies = None, None, options.nearest, {}
         if options.nearest:
             images = evaluation.train.images
             self.memorization = Memorization(images, test.images, options.nearest, options.seed)
@@ -51,6 +57,7 @@ class Measuring:
             if test.fingerprint != train.fingerprint:  # else each of them is its own copy
                 chosen = np.sort(np.random.default_rng(options.seed).permutation(len(features))[: options.nearest])
                 self.floor |= memorization(two_nearest(features[chosen], self.train_features))
+            self.copies = copies_of(evaluation, self.train_features)
 
     def measure(self, pixels: np.ndarray, num_classes: int | None) -> Measured:
         """The metrics of 8-bit images (N, C, H, W), where image k has class k modulo `num_classes`."""
@@ -62,6 +69,17 @@ class Measuring:
             return Measured(found, None)
         neighbours = two_nearest(features[: self.count], self.train_features)
         return Measured(found | memorization(neighbours), neighbours)
+
+
+def copies_of(evaluation: Evaluation, train_features: np.ndarray) -> dict[str, float]:
+    """Memorization of reconstructed training images; empty for a model that draws pixels."""
+    vae, images, options = getattr(evaluation.model.pipe, "vae", None), evaluation.train.images, evaluation.options
+    if vae is None:
+        return {}
+    chosen = np.sort(np.random.default_rng(options.seed).permutation(len(images))[: options.nearest])
+    made = reconstruct(vae, images[chosen], min(options.batch_size, MOST_RECONSTRUCTED))
+    features, _ = extract(evaluation.network, made, "reconstructed training images")
+    return {"num_samples": len(chosen)} | memorization(two_nearest(features, train_features))
 
 
 def floor_of(evaluator: SampleEvaluator, train: ImageData, count: int, seed: int) -> dict[str, Any]:

@@ -115,7 +115,10 @@ def on_one_line(text: str) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows, and the floor of the first row, as aligned text; empty columns are left out."""
+    """The rows, and the floor of the first row, as aligned text; empty columns are left out.
+
+    Below them stands what copies of training images would score, where that is not 0.
+    """
     names = [name for name in COLUMNS if any(name in row["measured"] for row in rows)]
     varying = {"scheduler": "scheduler", "num_inference_steps": "steps", "guidance_scale": "guidance"}
     varying["num_samples"] = "samples"
@@ -125,6 +128,9 @@ def table(rows: list[Row]) -> str:
         lines.append([*settings, *(cell(row["measured"], name) for name in names)])
     floor = rows[0]["floor"]
     lines.append(["real images", "", "", str(floor["num_samples"]), *(cell(floor, name) for name in names)])
+    copies = rows[0].get("copies", {})
+    if copies:
+        lines.append(["copies", "", "", str(copies["num_samples"]), *(cell(copies, name) for name in names)])
     return aligned(lines)
 
 

@@ -223,9 +223,20 @@ def _note(rows: list[dict[str, Any]]) -> str:
             "Nearest to second-nearest is the median, in the features, of a sample's distance to the nearest training "
             "image over that to the second-nearest; below a third, a sample counts as a copy. Beside them, in the line "
             "of real images, stand those of test images, which were not seen in training. A copy of one of several "
-            "similar training images is not found by this ratio: look at the pairs."
+            f"similar training images is not found by this ratio: look at the pairs.{_copies_note(rows)}"
         )
     return "\n\n".join(notes)
+
+
+def _copies_note(rows: list[dict[str, Any]]) -> str:
+    copies = [row["copies"] for row in rows if "copies" in row]
+    if not copies:
+        return ""
+    ratio, share = copies[-1]["nearest_to_second_ratio"], copies[-1]["copied_share"]
+    return (
+        f" Training images that went through the autoencoder, as copies would, score {ratio:.3f}, and {share:.1%} of "
+        "them count as copies."
+    )
 
 
 def _features_note(row: dict[str, Any]) -> str:
