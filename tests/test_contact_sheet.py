@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from evaluation_runs import fill
 from PIL import Image
 from text_models import text_pipeline
 from training_runs import noise_images
 
-from training import contact_sheet
+from training import contact_sheet, evaluate
 from training.contact_sheet import PROMPTS, main, read_prompts
+from training.evaluation import alignment, reconstruction
 
 QUICK = ["--num_inference_steps", "1", "--dtype", "float32"]
 
@@ -47,16 +49,14 @@ def test_prompts_are_drawn_at_each_scale_with_one_seed_each(cells: list[Any]) ->
     pipe = text_pipeline()
     for number, cell in enumerate(cells):
         for image, scale in zip(cell.images, (1, 3, 6), strict=True):
-            generator = [contact_sheet_generator(5 + number)]
+            generator = [generator_of(5 + number)]
             alone = pipe(cell.text, generator=generator, num_inference_steps=1, guidance_scale=scale, output_type="np")
             assert np.abs(image / 255 - alone.images[0].transpose(2, 0, 1)).max() < 0.01
     with Image.open("text/guidance_sheet.png") as written:
         assert "guidance_scale=1 3 6" in written.text["settings"]
 
 
-def contact_sheet_generator(seed: int) -> Any:
-    import torch
-
+def generator_of(seed: int) -> Any:
     return torch.Generator().manual_seed(seed)
 
 
@@ -64,7 +64,7 @@ def test_classes_are_drawn_with_as_many_seeds_each_and_nothing_is_guided_that_ca
     main(["cfg", "--guidance_scale", "2", *QUICK])
     names = [cell.text.split(" (")[0] for cell in cells]
     assert {name: names.count(name) for name in names} == {"dots": 21, "lines": 21, "noise": 21}
-    assert cells[1].text == "dots (seed 3)" and len(cells[0].images) == 1
+    assert cells[1].text == "dots (seed\N{NO-BREAK SPACE}3)" and len(cells[0].images) == 1
     cells.clear()
     main(["plain", *QUICK, "--output", "elsewhere/sheet.png"])
     assert len(cells) == 64 and Path("elsewhere/sheet.png").is_file()
@@ -116,3 +116,11 @@ def test_a_mistake_is_one_line_before_any_work(
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, *QUICK])
     assert message in str(stopped.value) and "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("command", [evaluate.main, alignment.main, reconstruction.main, main])
+def test_help_says_that_a_model_s_own_code_is_run(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "A model's own code is run (trust_remote_code): measure only models that you trust" in said

@@ -29,7 +29,7 @@ from training.evaluation.options import DTYPES, OWN_CODE, check_scales, flag, on
 from training.evaluation.prepare import default_output
 from training.evaluation.results import key_of
 from training.evaluation.sampling import SCHEDULERS, Model, draw_batch, open_model
-from training.evaluation.sheets import SHOWN, Cell, choose, neighbour_cell, png_bytes, sheet
+from training.evaluation.sheets import SHOWN, Cell, choose, neighbour_cell, png_bytes, sheet, with_seed
 from training.files import write_whole
 from training.metrics.feature_memorization import two_nearest
 from training.metrics.feature_nets import EFFICIENTNET, open_features
@@ -108,7 +108,7 @@ def wanted(model: Model, options: Options) -> Wanted:
     told = model.told or ("",)
     count = -(-SHOWN // len(told)) * len(told)
     numbers, _ = choose(min(count, max(SHOWN, len(told))), len(told), is_grid=True)
-    return Wanted(numbers, [f"{told[k % len(told)]} (seed {options.seed + k})".strip() for k in numbers])
+    return Wanted(numbers, [with_seed(told[k % len(told)], options.seed + k) for k in numbers])
 
 
 def draw(model: Model, numbers: Sequence[int], options: Options, scale: float | None) -> np.ndarray:

@@ -94,8 +94,13 @@ def write_contact_sheet(
     alone, so that the sheets of two models can be compared.
     """
     shown, columns = choose(len(pixels), len(conditions), is_grid)
-    cells = [Cell((pixels[k],), f"{conditions[k % len(conditions)]} (seed {seed + k})".strip()) for k in shown]
+    cells = [Cell((pixels[k],), with_seed(conditions[k % len(conditions)], seed + k)) for k in shown]
     write_whole(path, png_bytes(sheet(cells, columns, note), note))
+
+
+def with_seed(condition: str, seed: int) -> str:
+    """What an image was told, and its seed, in one line where there is room."""
+    return f"{condition} (seed\N{NO-BREAK SPACE}{seed})".strip()
 
 
 def choose(count: int, conditions: int, is_grid: bool) -> tuple[list[int], int]:
