@@ -130,7 +130,10 @@ def test_stages_are_trained_apart_and_joined(place: Path, capsys: pytest.Capture
             {"low_resolution": 8, "objective": "denoising", "variance_type": "learned_range"},
             "variance_type must be fixed",
         ),
-        ({"low_resolution": 8, "pretrained_model_name_or_path": "model_cards/fashion-cfg"}, "pretrained_model_name_or_path must be None"),
+        (
+            {"low_resolution": 8, "pretrained_model_name_or_path": "model_cards/fashion-cfg"},
+            "pretrained_model_name_or_path must be None",
+        ),
     ],
 )
 def test_what_does_not_go_with_smaller_images_is_refused_by_name(place: Path, flags: dict, told: str) -> None:
