@@ -14,7 +14,7 @@ from ui.catalogue import Catalogue
 from ui.controls import looks
 from ui.fields import FIELDS
 from ui.outputs import files, report
-from ui.run import Progress, draw
+from ui.run import PREVIEWS, Progress, draw
 from ui.samplers import FLOW_SCHEDULERS
 from ui.settings import Settings
 from ui.snippet import snippet
@@ -82,6 +82,32 @@ def test_files_are_named_by_the_prompt_and_hold_it(catalogue: Catalogue, tmp_pat
     from ui import image_metadata
 
     assert image_metadata.read(path)["prompt"] == prompt
+
+
+def test_steps_are_shown_by_the_linear_map_and_the_decoder_runs_once_per_image(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = catalogue.pipeline("words").vae
+    factors = np.random.default_rng(0).normal(size=(3, 4)) / 8
+    mapped = {**vae.config, "latent_rgb_factors": factors.tolist(), "latent_rgb_bias": [0.5, 0.25, -0.5]}
+    monkeypatch.setattr(vae, "_internal_dict", type(vae.config)(mapped))
+    decoded, decode = [], vae.decode
+    monkeypatch.setattr(vae, "decode", lambda z, *a, **k: decoded.append(z.float()) or decode(z, *a, **k))
+    last = drawn(catalogue, prompt="a fox")
+    assert [len(z) for z in decoded] == [1, 1] and len(last.frames) == 4
+    shown = last.frames.previews[PREVIEWS[0]][-1]
+    expected = np.stack([(factors @ z[0].flatten(1).numpy()).reshape(3, 8, 8) for z in decoded])
+    expected = ((expected + np.array([0.5, 0.25, -0.5])[:, None, None]) / 2 + 0.5).clip(0, 1) * 255
+    assert np.abs(shown.astype(float) - expected.transpose(0, 2, 3, 1)).max() < 2, "the last x_0 is what is decoded"
+    assert last.frames.image(0, PREVIEWS[1]).shape == last.frames.final.shape == (2, 16, 16, 3)
+
+
+def test_who_does_not_look_pays_for_no_previews(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = catalogue.pipeline("words").vae
+    decoded, decode = [], vae.decode
+    monkeypatch.setattr(vae, "decode", lambda z, *a, **k: decoded.append(1) or decode(z, *a, **k))
+    *_, last = draw(Settings.checked({"model": "words", "steps": 2, "count": 2}, catalogue), catalogue, previews=False)
+    assert len(decoded) == 2 and len(last.frames) == 1 and last.frames.image(0, PREVIEWS[0]).shape == (2, 16, 16, 3)
 
 
 def test_what_is_not_read_of_a_prompt_is_said_on_the_page(catalogue: Catalogue) -> None:

@@ -64,7 +64,7 @@ def _endpoint(catalogue: Catalogue, defaults: dict[str, Any]) -> Callable[..., I
             settings = Settings.checked(_chosen(given, defaults, catalogue), catalogue)
         except ValueError as error:
             raise gr.Error(str(error)) from error
-        with closing(draw(settings, catalogue)) as steps:
+        with closing(draw(settings, catalogue, previews=False)) as steps:
             for progress in steps:
                 if progress.images is None:  # if the client has gone, Gradio closes this generator at a yield
                     yield [], json.dumps({"step": progress.index, "num_steps": progress.num_steps}), ""

@@ -10,7 +10,8 @@ from PIL import Image
 from . import image_metadata
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS
-from .run import Progress, to_uint8
+from .previews import enlarged, to_uint8
+from .run import Progress
 from .settings import Settings
 
 WIDTH = 560  # pixels, about as wide as the page shows the grid
@@ -34,6 +35,11 @@ def grid(images: np.ndarray, width: int = WIDTH) -> Image.Image:
         sheet[i // columns, :height, i % columns, :across, -1] = 255
     flat = sheet.reshape(rows * (height + 1), columns * (across + 1), channels + 1)[:-1, :-1]
     return Image.fromarray(flat.repeat(scale, axis=0).repeat(scale, axis=1), {1: "LA", 3: "RGBA"}[channels])
+
+
+def live(progress: Progress, kind: str) -> Image.Image:
+    """A step of a run as the page shows it while the run goes on."""
+    return grid(enlarged(progress.preview[kind], progress.frames.scale), LIVE_WIDTH)
 
 
 def opening(info: ModelInfo) -> Image.Image:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .catalogue import Catalogue
+from .previews import enlarged, preview_of
 from .samplers import with_sampler
 from .settings import Settings
 
@@ -24,13 +25,15 @@ STORED_FRAMES = 60  # previews of a run that are kept to look back on
 class Frames:
     """What a visitor can look back on: previews of up to `STORED_FRAMES` steps, evenly spaced, and the final images.
 
-    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps` and `timesteps`.
+    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps` and `timesteps`; a pixel of theirs
+    stands for `scale` pixels of a side.
     """
 
     previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in PREVIEWS})
     steps: list[int] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
     num_steps: int = 0
+    scale: int = 1
     final: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -39,7 +42,7 @@ class Frames:
     def image(self, position: int, kind: str) -> np.ndarray:
         """The images at a position, 0 to len - 1; positions outside give the first or the last."""
         position = min(max(position, 0), len(self) - 1)
-        return self.final if position == len(self.steps) else self.previews[kind][position]
+        return self.final if position == len(self.steps) else enlarged(self.previews[kind][position], self.scale)
 
     def caption(self, position: int) -> str:
         """Which step a position shows."""
@@ -56,6 +59,7 @@ class Progress:
     Attributes:
         evaluations: of the network, per image
         images: None until the run is complete
+        preview: of this step by kind, as `Frames` keeps it; {} where nobody looks
         unread: what of the prompt was not read, as it is too long
     """
 
@@ -94,19 +98,24 @@ class StopRequests:
         return session in self._pressed
 
 
-def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
-    """Draw the images of `settings`, yielding after each step and, with the images, at the end."""
+def draw(settings: Settings, catalogue: Catalogue, previews: bool = True) -> Iterator[Progress]:
+    """Draw the images of `settings`, yielding after each step and, with the images, at the end.
+
+    `previews`: whether anybody looks at the steps, or back at them.
+    """
     import torch
 
     info = catalogue[settings.model]
     pipe = with_sampler(catalogue.pipeline(settings.model), settings.sampler if info.samplers else None, settings.steps)
     generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
-    frames, started, step = Frames(), time.perf_counter(), None
+    started, step = time.perf_counter(), None
     steps = pipe.stream(**settings.stream_arguments(info), generator=generators)
     to_images = getattr(steps, "to_images", pipe.to_images)  # code in folders may be older
+    preview_step, scale = preview_of(pipe, to_images)
+    frames = Frames(scale=scale)
     with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
         for step in steps:
-            preview = _preview(to_images, step)
+            preview = _preview(preview_step, step) if previews else {}
             _store(frames, step, preview)
             seconds = time.perf_counter() - started
             yield Progress(frames, step.index + 1, step.num_steps, seconds, nfe(), None, preview)
@@ -115,11 +124,6 @@ def draw(settings: Settings, catalogue: Catalogue) -> Iterator[Progress]:
         frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
         seconds = time.perf_counter() - started
         yield Progress(frames, step.num_steps, step.num_steps, seconds, nfe(), images, unread=unread)
-
-
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) in [0, 1] -> uint8, rounded as diffusers rounds its images."""
-    return (pixels * 255).round().astype(np.uint8)
 
 
 @contextmanager
@@ -132,15 +136,13 @@ def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], flo
         yield lambda: rows() / count
 
 
-def _preview(to_images: Callable[..., Any], step: Any) -> dict[str, np.ndarray]:
-    tensors = (step.pred_original_sample, step.x_t)
-    images = [to_uint8(to_images(tensor, "np")) for tensor in tensors]
-    return dict(zip(PREVIEWS, images, strict=True))
+def _preview(preview_step: Callable[[Any], np.ndarray], step: Any) -> dict[str, np.ndarray]:
+    return dict(zip(PREVIEWS, map(preview_step, (step.pred_original_sample, step.x_t)), strict=True))
 
 
 def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray]) -> None:
     frames.num_steps = step.num_steps
-    if step.index % math.ceil(step.num_steps / STORED_FRAMES):
+    if not preview or step.index % math.ceil(step.num_steps / STORED_FRAMES):
         return
     frames.steps.append(step.index + 1)
     frames.timesteps.append(step.timestep)

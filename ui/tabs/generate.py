@@ -15,7 +15,7 @@ from PIL import Image
 from .. import controls, device, image_metadata
 from ..catalogue import Catalogue
 from ..fields import FIELDS, ROWS
-from ..outputs import LIVE_WIDTH, files, grid, opening, report, status
+from ..outputs import files, grid, live, opening, report, status
 from ..run import PREVIEWS, QUEUE, Frames, Progress, StopRequests, draw
 from ..settings import Settings, problems
 from ..snippet import snippet
@@ -157,7 +157,7 @@ class GenerateTab:
         if model not in self._samples and info.samples:
             self._samples[model] = Image.open(info.samples)
         if model not in self._samples:
-            *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue)
+            *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue, previews=False)
             self._samples[model] = grid(last.frames.final)
         text = status(f"Samples of {model}. Press Draw for images of your own.")
         return self._samples[model], text, snippet(settings, info, device.detect())
@@ -200,7 +200,7 @@ class GenerateTab:
                 shown = progress.seconds
                 seed = settings.seed if progress.index == 1 else keep
                 scrubber = gr.update(interactive=False) if progress.index == 1 else keep
-                image = grid(progress.preview[kind], LIVE_WIDTH)
+                image = live(progress, kind)
                 yield image, report(progress), seed, scrubber, keep, keep, keep, keep, keep
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
             yield self._ending(settings, progress, kind, code, Path(folder))
