@@ -61,6 +61,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
         guidance_interval: where calls guide unless they say otherwise, shares (low, high) of the noise process in
             [0, 1]
         guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
+        prompt_styles, example_prompts: what the page suggests to write: words that follow a comma in many of the
+            captions, and whole prompts
     """
 
     model_cpu_offload_seq = "text_encoder->unet->guide_unet->transformer->vae"
@@ -86,6 +88,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
         path: str | None = None,
         guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
         guide_unet: UNet2DModel | UNet2DConditionModel | None = None,
+        prompt_styles: list[str] | None = None,
+        example_prompts: list[str] | None = None,
     ) -> None:
         super().__init__()
         if (unet is None) == (transformer is None):
@@ -96,6 +100,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
         networks = {"unet": unet, "transformer": transformer, "guide_unet": guide_unet}
         self.register_modules(vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, **networks)
         self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
+        self.register_to_config(prompt_styles=prompt_styles, example_prompts=example_prompts)
         self._check_parts()
 
     def _check_parts(self) -> None:

@@ -245,6 +245,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "random_flip": True,
         "vae": "model_cards/emoji-autoencoder",
         "text_encoder": "sentence-transformers/all-MiniLM-L6-v2",
+        "example_prompts": "a red apple, fluent 3d style|a fox, twemoji style|a grinning face, noto style|"
+        "a rocket, fluent style|a penguin, fluent flat style|a sunflower, noto v1 style|"
+        "a birthday cake, emojione style|a turtle, fxemoji style",
         "max_train_steps": 30_000,  # 1.9 million images
         **_FAST_CPU,
     },

@@ -19,6 +19,11 @@ from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 
 ANY_CLASS = "any"  # a random class per image
 LARGE = 64  # a side in pixels above which a page of images is four of them
+TOLD = {  # a prompt decides while all is noise: guidance that begins later follows it hardly at all
+    "guidance_scale": {"value": 4.0, "info": "1 = the prompt alone, 0 = none, higher follows it more closely"},
+    "guidance_low": {"value": 0.2},
+    "guidance_high": {"value": 1.0},
+}
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "class_name": {"choices": (ANY_CLASS, *names), "visible": bool(names)},
             "prompt": {"visible": told},
             "negative_prompt": {"visible": told},
+            **(TOLD if told else {}),
             "count": {"value": 4 if max(_shape(facts)) > LARGE else 16},
             "steps": {"range": (1, num_train_timesteps)},
             "sampler": {"choices": samplers},

@@ -11,6 +11,7 @@ from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS, ROWS, Field
 from .run import PREVIEWS
 from .settings import Settings
+from .suggestions import Suggestions
 
 NEW_SEED, KEEP_SEED = "new", "keep"
 OWN = ("seed_mode", "preview")  # remembered by the browser under these names, but no settings of a run
@@ -24,6 +25,7 @@ class Controls:
     seed_mode: gr.Radio
     preview: gr.Radio
     image: gr.File
+    suggestions: Suggestions
 
     def settings(self) -> list[Component]:
         """In the order of the rows."""
@@ -37,16 +39,19 @@ class Controls:
 def build(catalogue: Catalogue) -> Controls:
     """Lay out the controls inside the current block."""
     seed_mode = gr.Radio([NEW_SEED, KEEP_SEED], value=NEW_SEED, label="Next seed", min_width=160, render=False)
-    fields = _lay_out(catalogue, [row for row in ROWS if not row.advanced], {"seed": seed_mode})
+    suggestions = Suggestions(catalogue)
+    last = {"seed": seed_mode, "prompt": suggestions}
+    fields = _lay_out(catalogue, [row for row in ROWS if not row.advanced], last)
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced], {})
         preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview")
         image = gr.File(label="Settings from an image", file_types=[".png"], height=150)
-    return Controls(fields, seed_mode, preview, image)
+    return Controls(fields, seed_mode, preview, image, suggestions)
 
 
-def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component]) -> dict[str, Component]:
-    """Controls by setting, side by side where their `row` is the same word; `last` by that word comes after them."""
+def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component | Suggestions]) -> dict[str, Component]:
+    """Controls by setting, side by side where their `row` is the same word; `last`, by that word or the name of the
+    setting, comes after them."""
     start = Settings.checked({}, catalogue)
     shown = looks(catalogue[start.model], start)
     together: dict[str, list[Field]] = {}

@@ -42,6 +42,13 @@ CSS = """
 #gallery:has(.preview) .gallery-container { min-height: 430px; }
 #gallery:has(.preview) .grid-wrap, #gallery:has(.preview) > label { visibility: hidden; }
 #gallery .preview .media-button img { width: 100%; height: 100%; object-fit: contain; }
+#styles .wrap { gap: 0.4rem; }
+#styles label { padding: 0.2rem 0.7rem; border-radius: 999px; cursor: pointer; }
+#styles label:focus-within { outline: 2px solid var(--color-accent); outline-offset: 1px; }
+#styles label input { position: absolute; opacity: 0; pointer-events: none; }
+#styles label input + span { margin: 0; }
+#styles label.selected { background: var(--button-primary-background-fill); color: var(--button-primary-text-color); }
+#examples .gallery-item { border-radius: 999px; padding: 0.2rem 0.7rem; }
 footer { opacity: 0.7; }
 @media (max-width: 768px) {
   #stage { order: -1; }

@@ -157,7 +157,7 @@ class Text:
         placeholder: what the empty box shows
     """
 
-    longest: int = 1000
+    longest: int = 10_000
     placeholder: str = ""
 
     python_type = str

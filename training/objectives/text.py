@@ -1,7 +1,8 @@
 """An objective whose network may be told captions (Rombach et al. 2022, section 3.3)."""
 
 import copy
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffusers import DiffusionPipeline, SchedulerMixin
@@ -31,12 +32,14 @@ class Captions:
         text_encoder, tokenizer: as they are saved
         embeddings: of all captions
         shown: those that the run draws as it goes
+        styles: what the page suggests to add to a prompt
     """
 
     text_encoder: nn.Module
     tokenizer: Any
     embeddings: CaptionEmbeddings
     shown: list[str]
+    styles: list[str] = field(default_factory=list)
 
 
 class TextConditional(LatentConditional):
@@ -55,6 +58,7 @@ class TextConditional(LatentConditional):
             "folder or Hub id of a text encoder, or of a pipeline with one: train on captions, dropped as often as "
             "labels [that of the pipeline that is fine-tuned, if it has one]",
         )
+        example_prompts: str | None = flag(None, "prompts that the page offers with the model, with | between them")
 
         def check(self, recipe: Recipe) -> None:
             """Raise ValueError for captions beside classes."""
@@ -111,6 +115,9 @@ class TextConditional(LatentConditional):
         parts = {"vae": self.vae, "scheduler": scheduler, "unet": self.drawn(network), "id2label": self.id2label}
         if self.captions is not None:
             parts |= {"text_encoder": self.captions.text_encoder, "tokenizer": self.captions.tokenizer}
+            examples = (self.options.example_prompts or "").split("|")
+            parts |= {"example_prompts": [prompt.strip() for prompt in examples if prompt.strip()] or None}
+            parts |= {"prompt_styles": self.captions.styles or None}
         return LatentDiffusionPipeline(**parts, **config)
 
     def samples(self, pipeline: DiffusionPipeline, seed: int) -> Image.Image:
@@ -141,12 +148,18 @@ def open_captions(recipe: Recipe, options: TextConditional.Options, data: ImageD
     text_encoder, tokenizer = open_text_encoder(source)
     embeddings = caption_embeddings(data.captions, text_encoder, tokenizer)
     whole = [caption if isinstance(caption, str) else caption[0] for caption in data.captions]
-    return Captions(text_encoder, tokenizer, embeddings, evenly_spaced(whole, COLUMNS))
+    return Captions(text_encoder, tokenizer, embeddings, evenly_spaced(whole, COLUMNS), common_endings(whole))
 
 
 def evenly_spaced(captions: list[str], count: int) -> list[str]:
     """At most `count` of them, from all parts of the data."""
     return captions[:: max(1, len(captions) // count)][:count]
+
+
+def common_endings(captions: list[str], share: float = 0.05, least: int = 5) -> list[str]:
+    """What follows the last comma in at least `share` of the captions, and in `least` of them; the order is theirs."""
+    endings = Counter(caption.rpartition(",")[2].strip() for caption in captions if "," in caption)
+    return [ending for ending, count in endings.items() if ending and count >= max(least, share * len(captions))]
 
 
 def text_width(captions: Captions | None) -> int | None:

@@ -114,6 +114,7 @@ class GenerateTab:
                 trigger_mode="always_last",
                 **QUIET,
             )
+        self.controls.suggestions.connect(self.controls.fields["model"], self.controls.fields["prompt"])
         self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET)
         for name, followers in controls.followers().items():
             follow, outputs = (
