@@ -9,19 +9,20 @@ import gradio as gr
 from huggingface_hub import RepoCard
 
 from ui import LAUNCH, Catalogue, build_demo
-from ui.catalogue import describe, draws_in_steps
+from ui.catalogue import describe, draws_in_steps, is_told_prompts
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
 
 
 def shipped_models() -> dict[str, str]:
-    """The folders of model_cards/ that hold a pipeline that draws in steps; classifier-free guidance first."""
-    folders = sorted(filter(draws_in_steps, (i.parent for i in CARDS.glob("*/model_index.json"))), key=_guided_first)
+    """The folders of model_cards/ that hold a pipeline that draws in steps, the one that opens the page first."""
+    folders = sorted(filter(draws_in_steps, (i.parent for i in CARDS.glob("*/model_index.json"))), key=_order)
     return {folder.name: _relative(folder) for folder in folders}
 
 
-def _guided_first(folder: Path) -> tuple[bool, str]:
-    return "cfg" not in folder.name, folder.name
+def _order(folder: Path) -> tuple[bool, bool, str]:
+    """Models that are told prompts, then classifier-free guidance, then the rest, each by name."""
+    return not is_told_prompts(folder), "cfg" not in folder.name, folder.name
 
 
 def _relative(folder: Path) -> str:

@@ -100,7 +100,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
         networks = {"unet": unet, "transformer": transformer, "guide_unet": guide_unet}
         self.register_modules(vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, **networks)
         self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
-        self.register_to_config(prompt_styles=prompt_styles, example_prompts=example_prompts)
+        suggested = {"prompt_styles": prompt_styles, "example_prompts": example_prompts}
+        self.register_to_config(**{name: texts for name, texts in suggested.items() if texts is not None})
         self._check_parts()
 
     def _check_parts(self) -> None:

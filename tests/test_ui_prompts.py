@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qsl, urlencode
 
+import gradio as gr
 import numpy as np
 import pytest
 from text_models import text_pipeline
 from toys import latent
 
+from ui import image_metadata
+from ui.api import _endpoint
 from ui.catalogue import Catalogue
 from ui.controls import looks
+from ui.device import Placement
 from ui.fields import FIELDS
-from ui.outputs import files, report
+from ui.outputs import files, grid, report
 from ui.run import PREVIEWS, Progress, draw
 from ui.samplers import FLOW_SCHEDULERS
 from ui.settings import Settings
 from ui.snippet import snippet
+from ui.tabs.generate import GenerateTab
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +88,6 @@ def test_files_are_named_by_the_prompt_and_hold_it(catalogue: Catalogue, tmp_pat
     ((path, caption),) = files(settings, catalogue, last, tmp_path)
     assert Path(path).name.startswith("a-fox---with--hats-----b-") and len(Path(path).name) < 90
     assert prompt in caption
-    from ui import image_metadata
-
     assert image_metadata.read(path)["prompt"] == prompt
 
 
@@ -116,15 +123,71 @@ def test_what_is_not_read_of_a_prompt_is_said_on_the_page(catalogue: Catalogue) 
     assert "not read" not in report(drawn(catalogue, prompt="a fox"))
 
 
-@pytest.mark.parametrize("prompt", ["", "🍎", "一个红苹果", "x" * 1000])
-def test_any_text_up_to_a_length_is_drawn(catalogue: Catalogue, prompt: str) -> None:
-    assert drawn(catalogue, prompt=prompt, steps=1).images is not None
+ANY_TEXT = {
+    "none": "",
+    "emoji": "🍎 👩‍🚀",
+    "Chinese": "一个红苹果",
+    "quotes": """a "red" 'apple' \\ \\n \\u0041 {x} %s $HOME ''\' """,
+    "lines": "a red\napple\r\n\tor two\x00\x0c\u2028",
+    "HTML": "<img src=x onerror=alert(1)></p>&amp;",
+    "long": "apple " * 1666,
+}
 
 
-@pytest.mark.parametrize("prompt, message", [("x" * 1001, "at most 1000 characters, got 1001"), (3, "must be text")])
+@pytest.mark.parametrize("text", ANY_TEXT.values(), ids=ANY_TEXT)
+def test_any_text_is_drawn_and_comes_back_from_links_files_code_and_the_endpoint(
+    catalogue: Catalogue, text: str, tmp_path: Path, tab: GenerateTab
+) -> None:
+    asked = {"model": "words", "prompt": text, "negative_prompt": text, "steps": "1", "count": "1"}
+    query = dict(parse_qsl(urlencode(asked), keep_blank_values=True))
+    recalled = dict(zip(FIELDS, tab.restore({}, SimpleNamespace(query_params=query)), strict=False))
+    assert recalled["prompt"]["value"] == recalled["negative_prompt"]["value"] == text
+    settings = Settings.checked(query, catalogue)
+    *_, last = draw(settings, catalogue)
+    ((path, _),) = files(settings, catalogue, last, tmp_path)
+    assert Settings.recalled(image_metadata.read(path), catalogue) == settings
+    page = tab.image.postprocess(image_metadata.tag(grid(last.frames.final), settings.as_json()))
+    assert Settings.recalled(image_metadata.read(page.path), catalogue) == settings
+    (call,) = (node for node in ast.walk(ast.parse(snippet(settings, catalogue["words"], Placement())))
+               if isinstance(node, ast.Call) and any(k.arg == "negative_prompt" for k in node.keywords))  # fmt: skip
+    given = {each.arg: each.value.value for each in call.keywords if isinstance(each.value, ast.Constant)}
+    assert given["prompt"] == given["negative_prompt"] == text
+    *_, (images, said, _) = _endpoint(catalogue, settings.as_dict())(**settings.as_dict())
+    assert json.loads(said)["prompt"] == text and len(images) == 1
+    assert "<img" not in report(last)
+
+
+@pytest.fixture(scope="module")
+def tab(catalogue: Catalogue) -> Iterator[GenerateTab]:
+    with gr.Blocks():
+        yield GenerateTab(catalogue)
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        ("x" * 10_001, "must have at most 10000 characters, got 10001"),
+        (3, "must be text, got 3"),
+        ("half a pair \ud83c", "must be text that UTF-8 can write, got 'half a pair \\\\ud83c'"),
+    ],
+)
 def test_what_is_no_prompt_is_refused_by_name(catalogue: Catalogue, prompt: object, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^prompt {message}|^prompt must have {message}"):
+    with pytest.raises(ValueError, match=f"^prompt {message}$"):
         Settings.checked({"prompt": prompt}, catalogue)
+
+
+def test_a_prompt_guides_from_pure_noise_on_unless_the_model_says_otherwise(catalogue: Catalogue) -> None:
+    told, plain = (Settings.checked({"model": name}, catalogue) for name in ("words", "latent"))
+    assert (told.steps, told.guidance_scale, told.guidance_low, told.guidance_high) == (10, 4.0, 0.2, 1.0)
+    assert (plain.guidance_scale, plain.guidance_low, plain.guidance_high) == (2.0, 0.2, 0.8)
+    assert "prompt" in looks(catalogue["words"], told)["guidance_scale"]["info"]
+
+
+def test_a_model_that_is_told_prompts_opens_the_page(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    import app
+
+    monkeypatch.setattr(app, "CARDS", catalogue["words"].folder.parent)
+    assert list(app.shipped_models()) == ["words", "latent"]
 
 
 def test_new_rows_stand_at_the_end_of_the_api_and_the_prompt_at_the_top_of_the_page() -> None:

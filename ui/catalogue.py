@@ -19,6 +19,7 @@ from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 
 ANY_CLASS = "any"  # a random class per image
 LARGE = 64  # a side in pixels above which a page of images is four of them
+TOLD_STEPS = 10  # of UniPC: 0.08 from the latents of 48 steps, against 0.13 for 8
 TOLD = {  # a prompt decides while all is noise: guidance that begins later follows it hardly at all
     "guidance_scale": {"value": 4.0, "info": "1 = the prompt alone, 0 = none, higher follows it more closely"},
     "guidance_low": {"value": 0.2},
@@ -141,7 +142,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
     facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})
     names, labels = _classes((facts.num_classes or 0) if "class_labels" in about.arguments else 0, index)
-    flow, told = bool(index.get("path")), "text_encoder" in index
+    flow, told = bool(index.get("path")), is_told_prompts(folder)
     samplers, num_train_timesteps = _samplers(index, swaps, about.arguments), _num_train_timesteps(folder)
     return ModelInfo(
         name=name,
@@ -164,7 +165,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "negative_prompt": {"visible": told},
             **(TOLD if told else {}),
             "count": {"value": 4 if max(_shape(facts)) > LARGE else 16},
-            "steps": {"range": (1, num_train_timesteps)},
+            "steps": {"range": (1, num_train_timesteps)} | ({"value": TOLD_STEPS} if told else {}),
             "sampler": {"choices": samplers},
             **_interval(index),
             "shift": {"value": _scheduler_config(folder).get("shift") or 1.0},
@@ -176,6 +177,11 @@ def draws_in_steps(folder: Path) -> bool:
     """Whether a folder's pipeline draws in steps that can be watched: an autoencoder, for one, does not."""
     about = of_folder(folder, read_json(folder / "model_index.json").get("_class_name"))
     return about is not None and about.has_steps
+
+
+def is_told_prompts(folder: Path) -> bool:
+    """Whether a folder's pipeline draws what a prompt says."""
+    return any(read_json(folder / "model_index.json").get("text_encoder") or ())
 
 
 def load(info: ModelInfo, placement: Placement) -> Any:

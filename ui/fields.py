@@ -93,7 +93,7 @@ ROWS = (
         8,
         Number(1, 1000, step=1, reach=100, whole=True),
         "Steps",
-        doc="sampling steps",
+        doc="sampling steps; 8 or, with a prompt, 10 unless given",
         argument="num_inference_steps",
         row="size",
         min_width=140,
@@ -105,7 +105,7 @@ ROWS = (
         "Guidance scale",
         info="1 = the class alone, 0 = no class at all, higher follows the class more closely",
         doc="1 is the class alone, 0 is no class at all, higher follows the class more closely; for a model that a "
-        "classifier guides, 0 is off; 2 or, with a classifier, 4 unless given",
+        "classifier guides, 0 is off; 2 or, with a classifier or a prompt, 4 unless given",
         argument="guidance_scale",
     ),
     Field(

@@ -39,7 +39,8 @@ def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list
         load = f"DiffusionPipeline.from_pretrained({_literal(info.source)}, trust_remote_code=True, {dtype})"
     lines = [f"pipe = {load}" + (f".to({_literal(placement.device)})" if placement.device != "cpu" else "")]
     if placement.channels_last:
-        lines.append("pipe.unet.to(memory_format=torch.channels_last)")
+        there = [name for name in ("unet", "transformer", "vae") if (info.folder / name).is_dir()]
+        lines += [f"pipe.{name}.to(memory_format=torch.channels_last)" for name in there or ["unet"]]
     if info.samplers:
         config = scheduler_config(settings.sampler, settings.steps, info.num_train_timesteps, info.flow)
         given = "".join(f", {key}={_literal(value)}" for key, value in config.items())

@@ -48,7 +48,8 @@ CSS = """
 #styles label input { position: absolute; opacity: 0; pointer-events: none; }
 #styles label input + span { margin: 0; }
 #styles label.selected { background: var(--button-primary-background-fill); color: var(--button-primary-text-color); }
-#examples .gallery-item { border-radius: 999px; padding: 0.2rem 0.7rem; }
+#examples .gallery { gap: 0.4rem; }
+#examples .gallery-item { border-radius: 999px; padding: 0 0.3rem; font-size: 0.85rem; }
 footer { opacity: 0.7; }
 @media (max-width: 768px) {
   #stage { order: -1; }

@@ -16,8 +16,11 @@ from .catalogue import Catalogue, ModelInfo
 
 MOST, LONGEST = 20, 100  # of either, and characters of one: what a folder says may come from anyone
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# in the browser: a press of Draw, which does nothing while a run goes on
-PRESS_DRAW = "() => document.querySelector('#draw')?.click()"
+# in the browser: press Draw, which does nothing while a run goes on, and bring the images into sight
+PRESS_DRAW = """() => {
+    document.querySelector("#draw")?.click();
+    document.querySelector("#preview")?.scrollIntoView({block: "nearest", behavior: "smooth"});
+}"""
 
 
 class Suggestions:

@@ -166,6 +166,8 @@ class Text:
         """What is wrong with a value; "" if nothing is."""
         if not isinstance(value, str):
             return f"{name} must be text, got {value!r}"
+        if not value.isascii() and value != value.encode(errors="ignore").decode():
+            return f"{name} must be text that UTF-8 can write, got {ascii(value[:40])}"
         return f"{name} must have at most {self.longest} characters, got {len(value)}" * (len(value) > self.longest)
 
     def problem_with(self, model: str, own: Own, name: str, value: object) -> str:
