@@ -16,10 +16,11 @@ from .catalogue import Catalogue, ModelInfo
 
 MOST, LONGEST = 20, 100  # of either, and characters of one: what a folder says may come from anyone
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# in the browser: press Draw, which does nothing while a run goes on, and bring the images into sight
+# in the browser: press Draw, which does nothing while a run goes on, and bring into sight what it draws; not smoothly,
+# as the page grows meanwhile
 PRESS_DRAW = """() => {
     document.querySelector("#draw")?.click();
-    document.querySelector("#preview")?.scrollIntoView({block: "nearest", behavior: "smooth"});
+    document.querySelector("#status")?.scrollIntoView({block: "nearest"});
 }"""
 
 
