@@ -8,8 +8,10 @@ from typing import Any
 import gradio as gr
 from huggingface_hub import RepoCard
 
+from pipelines.about import read_json
 from ui import LAUNCH, Catalogue, build_demo
-from ui.catalogue import describe, draws_in_steps, is_told_prompts
+from ui.catalogue import describe, draws_in_steps
+from ui.prompts import is_told_prompts
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
 
@@ -22,7 +24,7 @@ def shipped_models() -> dict[str, str]:
 
 def _order(folder: Path) -> tuple[bool, bool, str]:
     """Models that are told prompts, then classifier-free guidance, then the rest, each by name."""
-    return not is_told_prompts(folder), "cfg" not in folder.name, folder.name
+    return not is_told_prompts(read_json(folder / "model_index.json")), "cfg" not in folder.name, folder.name
 
 
 def _relative(folder: Path) -> str:

@@ -14,7 +14,10 @@ from toys import latent, quiet
 
 from pipelines import LatentDiffusionPipeline
 from ui.catalogue import Catalogue, describe
-from ui.suggestions import MOST, Suggestions, styles_in, with_style, words_of
+from ui.fields import FIELDS
+from ui.prompts import MOST
+from ui.settings import Settings
+from ui.suggestions import Suggestions, styles_in, with_style
 
 STYLES = ["noto style", "noto v1 style", "twemoji style"]
 EXAMPLES = ["a red apple, noto style", "a fox"]
@@ -78,9 +81,26 @@ def test_what_a_stranger_s_folder_says_wrongly_is_left_out(catalogue: Catalogue,
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "model_index.json").unlink()
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"prompt_styles": found}))
-    assert words_of(describe("it", tmp_path), "prompt_styles") == []
+    assert describe("it", tmp_path).styles == ()
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"prompt_styles": [*"abc", *map(str, range(99))]}))
-    assert len(words_of(describe("it", tmp_path), "prompt_styles")) == MOST
+    assert len(describe("it", tmp_path).styles) == MOST
+
+
+def test_the_first_example_is_drawn_unless_something_else_is_written(catalogue: Catalogue) -> None:
+    assert Settings.checked({}, catalogue).prompt == EXAMPLES[0]
+    assert Settings.checked({"prompt": ""}, catalogue).prompt == ""
+    assert Settings.checked({"model": "latent"}, catalogue).prompt == ""
+
+
+def test_what_a_client_fills_in_for_the_first_model_is_not_asked_of_another(catalogue: Catalogue) -> None:
+    from ui.api import _chosen
+
+    defaults = Settings.checked({}, catalogue).as_dict()
+    asked = _chosen(defaults | {"model": "latent", "seed": 3}, defaults, catalogue)
+    assert asked == {"model": "latent", "seed": 3}
+    assert _chosen(defaults, defaults, catalogue) == defaults
+    own = Settings.checked(asked, catalogue)
+    assert own.guidance_scale == FIELDS["guidance_scale"].default and own.guidance_high == 0.8
 
 
 def test_they_stay_with_a_model_that_is_loaded_and_saved_again(catalogue: Catalogue, tmp_path: Path) -> None:

@@ -90,9 +90,11 @@ def _endpoint(catalogue: Catalogue, defaults: dict[str, Any]) -> Callable[..., I
 
 
 def _chosen(values: dict[str, Any], defaults: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """Without the defaults that do not fit the model.
+    """Without the defaults of the page's first model, where they do not fit or another model is asked for.
 
-    Gradio's clients fill in what a caller leaves out, with the defaults of the page's first model.
+    Gradio's clients fill in what a caller leaves out, with these: another model draws with its own.
     """
     wrong = problems(values, catalogue)
-    return {name: value for name, value in values.items() if name not in wrong or value != defaults[name]}
+    other = (values.get("model") or defaults["model"]) != defaults["model"]
+    left_out = {name for name, value in values.items() if value == defaults[name] and (other or name in wrong)}
+    return {name: value for name, value in values.items() if name not in left_out}

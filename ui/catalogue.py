@@ -15,16 +15,11 @@ from pipelines.facts import Facts, where_to_look
 
 from . import device
 from .device import Placement
+from .prompts import limits_of, suggested
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 
 ANY_CLASS = "any"  # a random class per image
 LARGE = 64  # a side in pixels above which a page of images is four of them
-TOLD_STEPS = 10  # of UniPC: 0.08 from the latents of 48 steps, against 0.13 for 8
-TOLD = {  # a prompt decides while all is noise: guidance that begins later follows it hardly at all
-    "guidance_scale": {"value": 4.0, "info": "1 = the prompt alone, 0 = none, higher follows it more closely"},
-    "guidance_low": {"value": 0.2},
-    "guidance_high": {"value": 1.0},
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,8 @@ class ModelInfo:
         num_train_timesteps: length of the noise schedule
         swaps: samplers that another class of ours runs, with its name
         page: what the pipeline's class says about settings of the page, by name
-        limits: what follows for them from the files
+        styles, examples: what it suggests to write in a prompt
+        limits: what follows for the settings of the page from the files
     """
 
     name: str
@@ -62,6 +58,8 @@ class ModelInfo:
     num_train_timesteps: int
     swaps: dict[str, str]
     page: dict[str, dict[str, Any]]
+    styles: tuple[str, ...]
+    examples: tuple[str, ...]
     limits: dict[str, dict[str, Any]]
 
     def own(self, name: str) -> dict[str, Any]:
@@ -141,8 +139,9 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         name = declared if isinstance(declared, str) else declared[1]
         raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
     facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})
+    told = limits_of(index)
     names, labels = _classes((facts.num_classes or 0) if "class_labels" in about.arguments else 0, index)
-    flow, told = bool(index.get("path")), is_told_prompts(folder)
+    flow = bool(index.get("path"))
     samplers, num_train_timesteps = _samplers(index, swaps, about.arguments), _num_train_timesteps(folder)
     return ModelInfo(
         name=name,
@@ -159,13 +158,13 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         num_train_timesteps=num_train_timesteps,
         swaps=swaps,
         page=about.says.get("page", {}),
-        limits={
+        styles=suggested(index, "prompt_styles"),
+        examples=suggested(index, "example_prompts"),
+        limits=told
+        | {
             "class_name": {"choices": (ANY_CLASS, *names), "visible": bool(names)},
-            "prompt": {"visible": told},
-            "negative_prompt": {"visible": told},
-            **(TOLD if told else {}),
             "count": {"value": 4 if max(_shape(facts)) > LARGE else 16},
-            "steps": {"range": (1, num_train_timesteps)} | ({"value": TOLD_STEPS} if told else {}),
+            "steps": told.get("steps", {}) | {"range": (1, num_train_timesteps)},
             "sampler": {"choices": samplers},
             **_interval(index),
             "shift": {"value": _scheduler_config(folder).get("shift") or 1.0},
@@ -177,11 +176,6 @@ def draws_in_steps(folder: Path) -> bool:
     """Whether a folder's pipeline draws in steps that can be watched: an autoencoder, for one, does not."""
     about = of_folder(folder, read_json(folder / "model_index.json").get("_class_name"))
     return about is not None and about.has_steps
-
-
-def is_told_prompts(folder: Path) -> bool:
-    """Whether a folder's pipeline draws what a prompt says."""
-    return any(read_json(folder / "model_index.json").get("text_encoder") or ())
 
 
 def load(info: ModelInfo, placement: Placement) -> Any:

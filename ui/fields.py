@@ -232,7 +232,7 @@ ROWS = (
         "",
         Text(placeholder="a red apple"),
         "Prompt",
-        doc="what to draw, for a model that is told text",
+        doc="what to draw, for a model that is told text; its first example unless given",
         argument="prompt",
         after="class_name",
         elem_id="prompt",

@@ -1,8 +1,4 @@
-"""What a model that is told prompts suggests to write: styles to add to a prompt, and whole prompts to begin with.
-
-Both stand in its model_index.json, as `prompt_styles` ("noto style", in the words of its training captions) and
-`example_prompts`; a model without them suggests nothing.
-"""
+"""Below the prompt: the styles of a model, to add to it, and whole prompts to begin with; nothing without any."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +6,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from pipelines.about import read_json
-
 from .catalogue import Catalogue, ModelInfo
+from .fields import FIELDS
+from .prompts import MOST
 
-MOST, LONGEST = 20, 100  # of either, and characters of one: what a folder says may come from anyone
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # in the browser: press Draw, which does nothing while a run goes on, and bring into sight what it draws; not smoothly,
 # as the page grows meanwhile
@@ -35,7 +30,7 @@ class Suggestions:
             info="a click adds it to the prompt, another takes it out; Draw or Enter draws",
             render=False,
             elem_id="styles",
-            **self._styles_of(first, ""),
+            **self._styles_of(first, FIELDS["prompt"].default_of(first)),
         )
         self.examples = gr.Dataset(
             label="Examples: a click draws one",
@@ -69,39 +64,25 @@ class Suggestions:
 
     def follow_prompt(self, model: str, prompt: str) -> list[str]:
         """The style that a prompt names, pressed."""
-        return styles_in(prompt, self._styles(model))
+        return styles_in(prompt, self.catalogue[model].styles)
 
     def choose_style(self, model: str, prompt: str, pressed: list[str]) -> tuple[str, list[str]]:
         """The prompt with the style that was pressed instead of another one, or without one."""
-        styles = self._styles(model)
+        styles = self.catalogue[model].styles
         chosen = [style for style in pressed if style not in styles_in(prompt, styles)]
         prompt = with_style(prompt, chosen[-1] if chosen else "", styles)
         return prompt, styles_in(prompt, styles)
 
     def choose_example(self, model: str, index: int) -> str:
         """The prompt of an example."""
-        return words_of(self.catalogue[model], "example_prompts")[index]
-
-    def _styles(self, model: str) -> list[str]:
-        return words_of(self.catalogue[model], "prompt_styles")
+        return self.catalogue[model].examples[index]
 
     def _styles_of(self, info: ModelInfo, prompt: str) -> dict[str, Any]:
-        styles = words_of(info, "prompt_styles")
-        chips = [(style.removesuffix(" style"), style) for style in styles]
-        return {"choices": chips, "value": styles_in(prompt, styles), "visible": bool(styles)}
+        chips = [(style.removesuffix(" style"), style) for style in info.styles]
+        return {"choices": chips, "value": styles_in(prompt, info.styles), "visible": bool(chips)}
 
     def _examples_of(self, info: ModelInfo) -> dict[str, Any]:
-        prompts = words_of(info, "example_prompts")
-        return {"samples": [[prompt] for prompt in prompts], "visible": bool(prompts)}
-
-
-def words_of(info: ModelInfo, name: str) -> list[str]:
-    """The styles or the prompts that a model suggests: what in its file is short text, each once."""
-    found = read_json(info.folder / "model_index.json").get(name)
-    if not info.own("prompt").get("visible") or not isinstance(found, list):
-        return []
-    texts = [text.strip() for text in found if isinstance(text, str) and len(text) <= LONGEST]
-    return list(dict.fromkeys(filter(None, texts)))[:MOST]
+        return {"samples": [[prompt] for prompt in info.examples], "visible": bool(info.examples)}
 
 
 def styles_in(prompt: str, styles: Sequence[str]) -> list[str]:
