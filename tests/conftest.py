@@ -1,5 +1,6 @@
 """What every test needs: the project on the path, wherever pytest was started from, and no network."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they do
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # launched runs have two: waiting by spinning doubled their time
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+gc.disable()  # while modules are imported, which leaves nothing to collect
+
+
+def pytest_collection_finish() -> None:
+    """Modules stay: no later collection of garbage looks at the million objects that they are."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
