@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from forks import run_forked
 from served import free_port
 
 # Runs in a process of its own, which sees no project: job.json says what to load, how, and where to save it again.
@@ -42,13 +43,11 @@ def of_a_stranger(home: Path) -> dict[str, str]:
 
 
 def run_elsewhere(place: Path, program: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
-    """What a program prints in a fresh process in the folder `place`, where there is no project."""
+    """What a program prints in a process of its own in the folder `place`, where there is no project."""
     place.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", program, *arguments]
-    environment = environment or of_a_stranger(place)
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    status, printed, errors = run_forked(place, program, arguments, environment or of_a_stranger(place))
+    assert status == 0, errors[-4000:]
+    return printed
 
 
 def fresh(place: Path, jobs: list[dict]) -> list[np.ndarray]:
