@@ -21,6 +21,42 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 gc.disable()  # while modules are imported, which leaves nothing to collect
 
 
+# the files that take longest, first: a worker that begins one at the end would leave the others idle for minutes
+LONGEST = (
+    "hub_training",
+    "readme_blocks",
+    "hub_models",
+    "hub_push",
+    "processes",
+    "resume",
+    "evaluate_resume",
+    "page",
+    "saving",
+    "one_edit",
+    "autoencoder_training",
+    "latent_training",
+    "saved_by_0_1_0",
+    "evaluate",
+    "prompts",
+    "shipped",
+    "kills",
+    "staging",
+    "space",
+    "finetune",
+    "objectives",
+    "run_folders",
+    "text_training",
+    "ui",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take files in the order of collection (pyproject.toml); without workers it stays alphabetical."""
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 def pytest_collection_finish() -> None:
     """Modules stay: no later collection of garbage looks at the million objects that they are."""
     gc.freeze()
