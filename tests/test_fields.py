@@ -1,14 +1,14 @@
 """A new setting of the page is one row in ui/fields.py, and a model may have its own choices, range and default."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from fresh_processes import run_elsewhere
 from test_ui import ROOT, save_models
 from toys import guided
 
@@ -122,10 +122,8 @@ def page_with(row: str, folder: Path, *arguments: str) -> dict[str, Any]:
     rows, after = rest.split("\n)\n", 1)
     table.write_text(f"{before}\nROWS = (\n{rows}\n{row})\n{after}")
     code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]\n{PROBE}"
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    printed = run_elsewhere(folder, code, *arguments, environment=dict(os.environ))
+    return json.loads(printed.splitlines()[-1])
 
 
 def test_a_new_setting_is_one_row(toy: Path, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import subprocess
+import os
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import import_rules
 import pytest
+from fresh_processes import run_elsewhere
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("pipelines", "training", "ui", "benchmarks", "app")
@@ -279,8 +280,7 @@ def test_tabs_import_no_tabs(tmp_path: Path) -> None:
 def test_what_a_process_does_not_load(module: str, without: tuple[str, ...]) -> None:
     """A denoising run starts without matplotlib, and a metric without a command line."""
     line = f"import {module}, sys; print([name for name in {without!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert run_elsewhere(ROOT, line, environment=dict(os.environ)).strip() == "[]"
 
 
 def test_the_loop_and_the_command_know_no_objective_by_name() -> None:

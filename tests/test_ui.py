@@ -1,6 +1,7 @@
 """The pieces of the page, without a browser."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from fresh_processes import run_elsewhere
 from PIL import Image
 
 from pipelines import (
@@ -382,7 +384,7 @@ def test_the_code_draws_the_same_images_in_a_fresh_process(catalogue: Catalogue,
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"for i in range({len(runs)}): exec(open(f'{{i}}.py').read(), {{}})"
     )
-    subprocess.run([sys.executable, "-c", driver], cwd=tmp_path, check=True)
+    run_elsewhere(tmp_path, driver, environment=dict(os.environ))
     for settings in runs:
         for i, expected in enumerate(final_pixels(settings, catalogue)):
             drawn = np.asarray(Image.open(tmp_path / f"{settings.seed + i}.png"))
