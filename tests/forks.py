@@ -16,25 +16,28 @@ import sys
 import tempfile
 import traceback
 import types
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 FIRST = ("torch", "torch._dynamo", "scipy.stats", "scipy.optimize", "PIL.Image", "httpx", "jinja2", "safetensors.torch")
-SECONDS = 300  # for one program
 
 
 def run_forked(
-    place: Path, program: str, arguments: tuple[str, ...], environment: dict[str, str]
+    place: Path, program: str, arguments: Sequence[str], environment: dict[str, str], seconds: int = 300
 ) -> tuple[int, str, str]:
-    """`python -c PROGRAM ARGUMENTS` in the folder `place`: exit status, standard output and standard error."""
+    """`python -c PROGRAM ARGUMENTS` in the folder `place`: exit status, standard output and standard error.
+
+    After `seconds` it is ended, with status -1, which is also that of any other end by a signal.
+    """
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as connection:
         output = [f"{folder}/stdout", f"{folder}/stderr"]
-        task = {"place": str(place), "program": program, "arguments": arguments}
-        connection.settimeout(SECONDS)
+        task = {"place": str(place), "program": program, "arguments": arguments, "seconds": seconds}
+        connection.settimeout(seconds)
         connection.connect(_address())
         connection.sendall(json.dumps(task | {"environment": environment, "output": output}).encode() + b"\n")
-        status = connection.recv(16) or b"-1"  # one that a signal ended says nothing
+        status = connection.recv(16) or b"-1"
         return int(status), *(Path(path).read_text() for path in output)
 
 
@@ -57,7 +60,7 @@ class Fork(socketserver.StreamRequestHandler):
 
 def _status_of(task: dict) -> int:
     """Run a task in this process as the interpreter would have."""
-    signal.alarm(SECONDS)
+    signal.alarm(task["seconds"])
     for descriptor, path in enumerate(task["output"], start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(task["place"])

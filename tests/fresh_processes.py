@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ for job in json.load(open("job.json")):
     if "save" in job:
         pipe.save_pretrained(job["save"])
 """
+LAUNCH = "import runpy; runpy.run_module('accelerate.commands.launch', run_name='__main__', alter_sys=True)"
 
 
 def of_a_stranger(home: Path) -> dict[str, str]:
@@ -63,13 +63,13 @@ def launch(
     place: Path, program: list[str], processes: int = 1, environment: dict[str, str] | None = None, **more: str
 ) -> subprocess.CompletedProcess:
     """`accelerate launch PROGRAM` in the folder `place`, with one or several processes of a CPU."""
-    line = f"-m accelerate.commands.launch --num_processes {processes} --num_machines 1 --mixed_precision no"
+    line = f"--num_processes {processes} --num_machines 1 --mixed_precision no"
     line += f" --dynamo_backend no --num_cpu_threads_per_process 1 --main_process_port {free_port()}"
     # with --cpu, accelerate 1.15 starts several processes through mpirun only; this way it does so by itself
     several = ["--multi_gpu"] if processes > 1 else []
-    command = [sys.executable, *line.split(), *several, *program]
-    environment = (environment or os.environ) | {"ACCELERATE_USE_CPU": "true"} | more
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=900)
+    command = [*line.split(), *several, *program]
+    environment = dict(environment or os.environ) | {"ACCELERATE_USE_CPU": "true"} | more
+    return subprocess.CompletedProcess(command, *run_forked(place, LAUNCH, command, environment, seconds=900))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
