@@ -1,8 +1,8 @@
 """Programs in processes of their own, without the seconds in which each would import torch.
 
-A process imports torch and other libraries that are no part of Hugging Face's once, and forks for each program. A fork
-has an environment, a folder, arguments, an output and a `__main__` of its own, and imports for itself what reads its
-environment or is tested: diffusers, transformers, accelerate, huggingface_hub and this project.
+One process imports torch and other libraries that ask the environment for nothing that tests set in it, and forks for
+each program. A fork has an environment, a folder, arguments, an output and a `__main__` of its own. It imports what its
+environment changes or what is tested for itself: diffusers, transformers, accelerate, huggingface_hub and this project.
 """
 
 import gc
@@ -34,21 +34,21 @@ def run_forked(
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as connection:
         output = [f"{folder}/stdout", f"{folder}/stderr"]
         task = {"place": str(place), "program": program, "arguments": arguments, "seconds": seconds}
-        connection.settimeout(seconds)
-        connection.connect(_address())
+        connection.settimeout(seconds + 10)
+        connection.connect(_forks()[0])
         connection.sendall(json.dumps(task | {"environment": environment, "output": output}).encode() + b"\n")
         status = connection.recv(16) or b"-1"
         return int(status), *(Path(path).read_text() for path in output)
 
 
 @cache
-def _address() -> str:
-    """The socket of the process that forks, which ends with this one; each fork has its own output."""
+def _forks() -> tuple[str, subprocess.Popen]:
+    """The process that forks, and its socket; it ends with this one."""
     address = f"{tempfile.mkdtemp()}/forks"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_", "STEPWISE"))}
     forks = subprocess.Popen([sys.executable, __file__, address], cwd="/", env=kept, stdout=subprocess.PIPE)
     assert forks.stdout.readline() == b"ready\n"
-    return address
+    return address, forks
 
 
 class Fork(socketserver.StreamRequestHandler):

@@ -33,7 +33,7 @@ for job in json.load(open("job.json")):
     if "save" in job:
         pipe.save_pretrained(job["save"])
 """
-LAUNCH = "import runpy; runpy.run_module('accelerate.commands.launch', run_name='__main__', alter_sys=True)"
+MODULE = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
 
 
 def of_a_stranger(home: Path) -> dict[str, str]:
@@ -69,7 +69,15 @@ def launch(
     several = ["--multi_gpu"] if processes > 1 else []
     command = [*line.split(), *several, *program]
     environment = dict(environment or os.environ) | {"ACCELERATE_USE_CPU": "true"} | more
-    return subprocess.CompletedProcess(command, *run_forked(place, LAUNCH, command, environment, seconds=900))
+    return run_module(place, "accelerate.commands.launch", *command, environment=environment, seconds=900)
+
+
+def run_module(
+    place: Path, module: str, *arguments: str, environment: dict[str, str] | None = None, seconds: int = 300
+) -> subprocess.CompletedProcess:
+    """`python -m MODULE ARGUMENTS` in the folder `place`, in a process of its own."""
+    done = run_forked(place, MODULE.format(module), arguments, environment or dict(os.environ), seconds)
+    return subprocess.CompletedProcess([module, *arguments], *done)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
+from forks import run_forked
 from fresh_processes import run_elsewhere
 from hub_server import HubServer
 from toys import ddpm
@@ -114,9 +115,9 @@ def push_in_a_fresh_process(
     hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes", **environment: str
 ) -> subprocess.CompletedProcess:
     """The same with the imports: what the libraries read from their environment as they start is `environment`."""
-    command = [sys.executable, "-c", PUSH, "push", str(folder), *arguments]
+    line = ["push", str(folder), *arguments]
     environment = _push_environment(hub, folder, token) | environment
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.CompletedProcess(line, *run_forked(ROOT, PUSH, line, environment))
 
 
 def _push_environment(hub: HubServer, folder: Path, token: str | None) -> dict[str, str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from fresh_processes import run_module
 from image_files import encoded, pixel_files, write_idx
 from PIL import Image
 from training_runs import noise
@@ -111,21 +110,17 @@ def test_no_source_names_the_package_and_the_alternatives(tmp_path: Path, monkey
         fashion.prepare(tmp_path / "out")
 
 
-def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "training.data", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-
-
 def test_the_command_lists_the_names_and_fails_in_one_line(tmp_path: Path) -> None:
-    wrong = run_module("fashoin", "--out", str(tmp_path / "out"))
+    wrong = run_module(ROOT, "training.data", "fashoin", "--out", str(tmp_path / "out"))
     assert wrong.returncode == 2 and "invalid choice: 'fashoin' (choose from" in wrong.stderr
-    failed = run_module("fashion", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "no"))
+    failed = run_module(
+        ROOT, "training.data", "fashion", "--out", str(tmp_path / "out"), "--source", str(tmp_path / "no")
+    )
     assert failed.returncode == 1 and "four Fashion-MNIST idx files" in failed.stderr
     assert "Traceback" not in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
 def test_the_command_prepares_what_the_loader_reads(tmp_path: Path, idx: Path) -> None:
-    done = run_module("fashion", "--out", str(tmp_path / "out"), "--source", str(idx))
+    done = run_module(ROOT, "training.data", "fashion", "--out", str(tmp_path / "out"), "--source", str(idx))
     assert done.returncode == 0, done.stderr
     assert load_fashion(tmp_path / "out").images.shape == (12, 1, 28, 28)
