@@ -11,6 +11,7 @@ from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS, ROWS, Field
 from .run import PREVIEWS
 from .settings import Settings
+from .start_image import StartImage
 from .suggestions import Suggestions
 
 NEW_SEED, KEEP_SEED = "new", "keep"
@@ -19,9 +20,10 @@ OWN = ("seed_mode", "preview")  # remembered by the browser under these names, b
 
 @dataclass
 class Controls:
-    """`fields` by the name of the setting; the rest concerns the page alone."""
+    """`fields` by the name of the setting, and what a run may begin with; the rest concerns the page alone."""
 
     fields: dict[str, Component]
+    start: StartImage
     seed_mode: gr.Radio
     preview: gr.Radio
     image: gr.File
@@ -41,12 +43,18 @@ def build(catalogue: Catalogue) -> Controls:
     seed_mode = gr.Radio([NEW_SEED, KEEP_SEED], value=NEW_SEED, label="Next seed", min_width=160, render=False)
     suggestions = Suggestions(catalogue)
     last = {"seed": seed_mode, "prompt": suggestions}
-    fields = _lay_out(catalogue, [row for row in ROWS if not row.advanced], last)
+    leading = [row for row in ROWS if not (row.advanced or row.beside_image)]
+    fields = _lay_out(catalogue, leading, last)
+    start = StartImage(catalogue)
+    with start.box:
+        fields |= _lay_out(catalogue, [row for row in ROWS if row.beside_image], {})
+        start.remove.render()
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced], {})
         preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview")
         image = gr.File(label="Settings from an image", file_types=[".png"], height=150)
-    return Controls(fields, seed_mode, preview, image, suggestions)
+    start.connect(fields)
+    return Controls(fields, start, seed_mode, preview, image, suggestions)
 
 
 def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component | Suggestions]) -> dict[str, Component]:
@@ -81,7 +89,8 @@ def _control(catalogue: Catalogue, row: Field, look: dict[str, Any]) -> Componen
 def looks(info: ModelInfo, settings: Settings) -> dict[str, dict[str, Any]]:
     """Value, reach or choices, help and visibility of each control for a model, by setting."""
     values = settings.as_dict()
-    return {row.name: row.look(info, values[row.name]) | {"visible": settings.has(row.name, info)} for row in ROWS}
+    seen = {row.name: not row.derived and settings.has(row.name, info) for row in ROWS}
+    return {row.name: row.look(info, values[row.name]) | {"visible": seen[row.name]} for row in ROWS}
 
 
 def updates(catalogue: Catalogue, settings: Settings) -> list[dict[str, Any]]:

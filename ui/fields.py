@@ -18,6 +18,8 @@ from .catalogue import ANY_CLASS, ModelInfo
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 from .values import Choice, Number, Text
 
+NOISE = "noise"  # what a run begins with unless it is given an image
+
 
 @dataclass(frozen=True)
 class Field:
@@ -35,6 +37,8 @@ class Field:
         at_most: another setting that this one may not exceed
         after: another setting, below which it stands on the page; else it stands in the order of the rows
         advanced: stands in the part of the page that opens with a click
+        beside_image: stands beside the image that a run begins with
+        derived: follows from what else is given: it is written down, but has no control to see and sets no argument
         row: settings of the page with the same word here stand side by side
         min_width: of the control, in pixels, before its row wraps
         elem_id: of the control, for CSS and tests
@@ -52,6 +56,8 @@ class Field:
     at_most: str | None = None
     after: str | None = None
     advanced: bool = False
+    beside_image: bool = False
+    derived: bool = False
     row: str = ""
     min_width: int = 160
     elem_id: str | None = None
@@ -245,6 +251,27 @@ ROWS = (
         info="what the images should not look like; guidance leads away from it",
         argument="negative_prompt",
         advanced=True,
+    ),
+    Field(
+        "start",
+        NOISE,
+        Choice((NOISE, "image", "mask")),
+        "Start",
+        doc="what the run begins with; it follows from image and mask_image, which settings do not contain and which "
+        "have to be given again where they say image or mask",
+        argument="mask_image",  # an `image` alone may be one to enlarge
+        beside_image=True,
+        derived=True,
+    ),
+    Field(
+        "strength",
+        0.8,
+        Number(0.01, 1.0, step=0.01),
+        "Strength",
+        info="share of the steps that are taken: the less, the more of the image stays",
+        argument="strength",
+        only_with=("start", "image", "mask"),
+        beside_image=True,
     ),
 )
 FIELDS = {row.name: row for row in ROWS}

@@ -15,6 +15,7 @@ from .catalogue import Catalogue
 from .previews import enlarged, preview_of
 from .samplers import with_sampler
 from .settings import Settings
+from .uploads import Start
 
 QUEUE = {"concurrency_id": "draw", "concurrency_limit": 1}  # two runs at once would only slow each other down
 PREVIEWS = ("predicted x₀", "noisy x_t")
@@ -98,10 +99,13 @@ class StopRequests:
         return session in self._pressed
 
 
-def draw(settings: Settings, catalogue: Catalogue, previews: bool = True) -> Iterator[Progress]:
+def draw(
+    settings: Settings, catalogue: Catalogue, start: Start | None = None, previews: bool = True
+) -> Iterator[Progress]:
     """Draw the images of `settings`, yielding after each step and, with the images, at the end.
 
-    `previews`: whether anybody looks at the steps, or back at them.
+    `start` is what they begin with where `settings.start` says that it is an image; `previews`: whether anybody looks
+    at the steps, or back at them.
     """
     import torch
 
@@ -109,7 +113,8 @@ def draw(settings: Settings, catalogue: Catalogue, previews: bool = True) -> Ite
     pipe = with_sampler(catalogue.pipeline(settings.model), settings.sampler if info.samplers else None, settings.steps)
     generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
     started, step = time.perf_counter(), None
-    steps = pipe.stream(**settings.stream_arguments(info), generator=generators)
+    given = start.arguments() if start else {}
+    steps = pipe.stream(**settings.stream_arguments(info), **given, generator=generators)
     to_images = getattr(steps, "to_images", pipe.to_images)  # code in folders may be older
     preview_step, scale = preview_of(pipe, to_images)
     frames = Frames(scale=scale)

@@ -24,6 +24,7 @@ class Settings(_Record):
     count: int
     sampler: str
     prompt: str
+    start: str
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], catalogue: Catalogue) -> Self:
@@ -52,6 +53,10 @@ class Settings(_Record):
         """The settings that draw image `index` of this run as their first."""
         return type(self)(**(self.as_dict() | {"seed": self.seed + index}))
 
+    def beginning_with(self, start: str) -> Self:
+        """The same settings of a run that begins with noise, an image, or an image and a mask."""
+        return type(self)(**(self.as_dict() | {"start": start}))
+
     def as_dict(self) -> dict[str, Any]:
         """Names to plain values."""
         return asdict(self)
@@ -79,11 +84,11 @@ class Settings(_Record):
         return [random.Random(self.seed + i).randrange(len(info.class_names)) for i in range(self.count)]
 
     def stream_arguments(self, info: ModelInfo) -> dict[str, Any]:
-        """Arguments of the pipeline's `stream`, without the generators."""
+        """Arguments of the pipeline's `stream`, without the generators and the image that it begins with."""
         accepted = info.arguments_with(self.sampler)
         values: dict[str, list[Any]] = {}
         for row in ROWS:
-            if row.argument in accepted and self.has(row.name, info):
+            if row.argument in accepted and not row.derived and self.has(row.name, info):
                 values.setdefault(row.argument, []).append(getattr(self, row.name))
         chosen = {name: tuple(parts) if len(parts) > 1 else parts[0] for name, parts in values.items()}
         if info.class_names:

@@ -5,14 +5,20 @@ from typing import Any
 
 from .catalogue import ModelInfo
 from .device import Placement
+from .fields import NOISE
 from .samplers import scheduler_config, scheduler_of
 from .settings import Settings
 
 
 def snippet(settings: Settings, info: ModelInfo, placement: Placement) -> str:
     """Source text that ends with `images`, a list of PIL images, and saves them."""
-    parts = (_imports(settings, info), _pipeline(settings, info, placement), _call(settings, info))
-    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+    parts = (
+        _imports(settings, info),
+        _pipeline(settings, info, placement),
+        _start(settings, info),
+        _call(settings, info),
+    )
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
 def _own_class(settings: Settings, info: ModelInfo) -> str | None:
@@ -27,8 +33,27 @@ def _imports(settings: Settings, info: ModelInfo) -> list[str]:
     names += [scheduler_of(settings.sampler, info.flow)] if info.samplers else []
     lines = ["import torch"]
     lines += [f"from diffusers import {', '.join(sorted(names))}"] if names else []
+    lines += ["from PIL import Image, ImageOps"] if _given(settings, info) else []
     lines += [f"from pipelines import {own}  # of the Stepwise repository"] if own else []
     return lines
+
+
+def _given(settings: Settings, info: ModelInfo) -> dict[str, str]:
+    """By argument of the pipeline: the file of each image that the run begins with."""
+    if not settings.has("start", info) or settings.start == NOISE:
+        return {}
+    return {"image": "image.png"} | ({"mask_image": "mask.png"} if settings.start == "mask" else {})
+
+
+def _start(settings: Settings, info: ModelInfo) -> list[str]:
+    """What opens these files, which may also be of another size."""
+    height, width, _ = info.shape
+    opened = [
+        f'{name} = ImageOps.fit(ImageOps.exif_transpose(Image.open({_literal(file)})).convert("RGBA"), {width, height})'
+        for name, file in _given(settings, info).items()
+    ]
+    said = "to be put beside this file" + ("; what is white in the mask is drawn anew" if len(opened) > 1 else "")
+    return [f"# {said}", *opened] if opened else []
 
 
 def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list[str]:
@@ -51,6 +76,7 @@ def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list
 
 def _call(settings: Settings, info: ModelInfo) -> list[str]:
     lines = [f"    {name}={_literal(value)}," for name, value in settings.stream_arguments(info).items()]
+    lines += [f"    {name}={name}," for name in _given(settings, info)]
     return [
         f"seeds = range({settings.seed}, {settings.seed + settings.count})  # an image depends on its own seed alone",
         "images = pipe(",

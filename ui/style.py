@@ -61,5 +61,5 @@ footer { opacity: 0.7; }
 """
 
 # The keyword arguments of `launch` that make the page what it is.
-# Gradio keeps the stored steps of up to 200 visitors: about 2 MB per visitor.
-LAUNCH = {"theme": THEME, "css": CSS, "ssr_mode": False, "state_session_capacity": 200}
+# Gradio keeps the stored steps of up to 200 visitors, about 2 MB per visitor, and 3 MB of an image to begin with.
+LAUNCH = {"theme": THEME, "css": CSS, "ssr_mode": False, "state_session_capacity": 200, "max_file_size": "100mb"}

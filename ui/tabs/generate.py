@@ -14,7 +14,7 @@ from PIL import Image
 
 from .. import controls, device, image_metadata
 from ..catalogue import Catalogue
-from ..fields import FIELDS, ROWS
+from ..fields import FIELDS, NOISE, ROWS
 from ..outputs import files, grid, live, opening, report, status
 from ..run import PREVIEWS, QUEUE, Frames, Progress, StopRequests, draw
 from ..settings import Settings, problems
@@ -38,6 +38,7 @@ class GenerateTab:
         first = catalogue[catalogue.names[0]]
         self.remembered = gr.BrowserState({}, storage_key="stepwise-settings", secret="stepwise")
         self.frames = gr.State(None, time_to_live=3600)
+        self.start = gr.State(None, time_to_live=3600)  # what the run that Draw asked for begins with, if not noise
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300, elem_id="settings"):
                 self.controls = controls.build(catalogue)
@@ -79,6 +80,9 @@ class GenerateTab:
         )
         with gr.Accordion("The Python that made this", open=False, elem_id="code"):
             self.code = gr.Code(language="python", show_label=False, interactive=False, wrap_lines=True)
+            self.code_files = gr.File(
+                label="Files that it reads", visible=False, interactive=False, elem_id="code-files"
+            )
         self._connect()
 
     def _connect(self) -> None:
@@ -90,18 +94,19 @@ class GenerateTab:
             self.scrubber,
             self.gallery,
             self.code,
+            self.code_files,
             self.frames,
             self.draw_button,
             self.stop_button,
         ]
         self.draw_button.click(
             self.begin,
-            inputs,
-            [self.status, self.draw_button, self.stop_button],
+            [*inputs, *self.controls.start.inputs],
+            [self.start, self.status, self.draw_button, self.stop_button],
             validator=self.check,
             concurrency_limit=None,
             **QUIET,
-        ).success(self.run, inputs, outputs, **QUEUE, **QUIET).failure(
+        ).success(self.run, [*inputs, self.start], outputs, **QUEUE, **QUIET).failure(
             self.give_up, None, [self.status, self.draw_button, self.stop_button], queue=False, **QUIET
         )
         self.stop_button.click(self.stop, None, [self.stop_button], queue=False, **QUIET)
@@ -122,9 +127,8 @@ class GenerateTab:
                 [self.controls.fields[each] for each in followers],
             )
             self.controls.fields[name].input(follow, settings, outputs, queue=False, **QUIET)
-        self.controls.image.upload(
-            self.recall, self.controls.image, [*settings, self.controls.seed_mode], queue=False, **QUIET
-        )
+        recalled = [*settings, self.controls.seed_mode, *self.controls.start.parts]
+        self.controls.image.upload(self.recall, self.controls.image, recalled, queue=False, **QUIET)
         gr.on(
             [part.change for part in inputs],
             None,
@@ -139,7 +143,8 @@ class GenerateTab:
 
     def open(self, demo: gr.Blocks) -> None:
         """Bring back the visitor's settings when the page loads, and show a sample of the model."""
-        demo.load(self.restore, self.remembered, self.controls.inputs(), queue=False, **QUIET).then(
+        restored = [*self.controls.inputs(), *self.controls.start.parts]
+        demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
             self.sample, self.controls.settings(), [self.image, self.status, self.code], **QUEUE, **QUIET
         )
 
@@ -149,7 +154,7 @@ class GenerateTab:
         settings = Settings.recalled(values, self.catalogue)
         mode = controls.KEEP_SEED if values.get("seed_mode") == controls.KEEP_SEED else controls.NEW_SEED
         kind = values.get("preview") if values.get("preview") in PREVIEWS else PREVIEWS[0]
-        return [*controls.updates(self.catalogue, settings), mode, kind]
+        return [*controls.updates(self.catalogue, settings), mode, kind, *self.controls.start.without(settings)]
 
     def sample(self, *values: Any) -> tuple[Any, str, str]:
         """The first image on the page and its code: the model's own samples or, without any, drawn once and kept."""
@@ -168,14 +173,17 @@ class GenerateTab:
     def check(self, *values: Any) -> list[dict[str, Any]]:
         """The validator, before the run is queued: whether each input is right, and a message where it is not."""
         wrong = problems(dict(zip(FIELDS, values, strict=False)), self.catalogue)
-        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in (*FIELDS, *controls.OWN)]
+        names = (*FIELDS, *controls.OWN, *self.controls.start.inputs)
+        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in names]
 
     def begin(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """At once when Draw is pressed: say so, and enable Stop."""
+        """At once when Draw is pressed: say so, enable Stop, and take the image to begin with as it is now."""
+        *values, upload, editor = values
+        start = self.controls.start.given(self.catalogue[values[0]], upload, editor)
         self.stop_requests.clear(request.session_hash)
         loaded = self.catalogue.is_loaded(values[0])
         text = "Starting" if loaded else f"Loading {values[0]}"
-        return status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
+        return start, status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
     def stop(self, request: gr.Request) -> Any:
         """Ask the run to end after its current step."""
@@ -188,11 +196,12 @@ class GenerateTab:
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw, showing each step. The images on the page stay until the first step replaces them."""
-        *values, seed_mode, kind = values
-        settings = self._settings(self._named(values), seed_mode)
+        *values, seed_mode, kind, start = values
+        named = self._named(values) | {"start": start.kind if start else NOISE}
+        settings = self._settings(named, seed_mode)
         code = snippet(settings, self.catalogue[settings.model], device.detect())
         progress, keep, shown = None, gr.skip(), 0.0
-        with closing(draw(settings, self.catalogue)) as steps:
+        with closing(draw(settings, self.catalogue, start)) as steps:
             for progress in steps:
                 if progress.images is not None or self.stop_requests.pressed(request.session_hash):
                     break
@@ -202,9 +211,10 @@ class GenerateTab:
                 seed = settings.seed if progress.index == 1 else keep
                 scrubber = gr.update(interactive=False) if progress.index == 1 else keep
                 image = live(progress, kind)
-                yield image, report(progress), seed, scrubber, keep, keep, keep, keep, keep
+                yield image, report(progress), seed, scrubber, keep, keep, keep, keep, keep, keep
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
-            yield self._ending(settings, progress, kind, code, Path(folder))
+            read_by_code = gr.update(value=start.save(Path(folder)) if start else None, visible=start is not None)
+            yield self._ending(settings, progress, kind, (code, read_by_code), Path(folder))
 
     def _settings(self, values: dict[str, Any], seed_mode: str) -> Settings:
         if seed_mode == controls.NEW_SEED:
@@ -214,17 +224,19 @@ class GenerateTab:
         except ValueError as error:
             raise gr.Error(str(error)) from error
 
-    def _ending(self, settings: Settings, progress: Progress, kind: str, code: str, folder: Path) -> tuple[Any, ...]:
+    def _ending(
+        self, settings: Settings, progress: Progress, kind: str, code: tuple[str, Any], folder: Path
+    ) -> tuple[Any, ...]:
         frames, buttons = progress.frames, (gr.update(interactive=True), gr.update(interactive=False))
         last = len(frames) - 1
         scrubber = gr.update(maximum=max(last, 1), value=last, visible=last > 0, interactive=True)
         if progress.images is None:
             stopped = report(progress, stopped=True)
             image = grid(frames.image(last, kind))
-            return image, stopped, settings.seed, scrubber, gr.skip(), gr.skip(), frames, *buttons
+            return image, stopped, settings.seed, scrubber, gr.skip(), gr.skip(), gr.skip(), frames, *buttons
         image = image_metadata.tag(grid(frames.final), settings.as_json())
         images = gr.update(value=files(settings, self.catalogue, progress, folder), visible=True, selected_index=None)
-        return image, report(progress), settings.seed, scrubber, images, code, frames, *buttons
+        return image, report(progress), settings.seed, scrubber, images, *code, frames, *buttons
 
     # ------------------------------------------------------------------------------------------------ around the run
 
@@ -265,4 +277,5 @@ class GenerateTab:
         except ValueError as error:
             raise gr.Error(str(error), title="No settings in this file") from error
         gr.Info(f"Settings of the image with seed {settings.seed} recalled.")
-        return [*controls.updates(self.catalogue, settings), controls.KEEP_SEED]
+        updates = controls.updates(self.catalogue, settings)
+        return [*updates, controls.KEEP_SEED, *self.controls.start.without(settings)]

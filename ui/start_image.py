@@ -1,0 +1,145 @@
+"""The part of the page where an image is given to begin with, and painted over where it is to be drawn anew."""
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from .catalogue import Catalogue, ModelInfo
+from .fields import FIELDS, NOISE
+from .settings import Settings
+from .uploads import Start, Upload, painted, read, start_of
+
+CANVAS = 512  # pixels along the longest side, about: images of 128 are too small to paint on
+HINT = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and all of it is drawn over."
+AGAIN = (
+    "These settings began with an image, which they do not hold. Upload it again; until then, images begin with noise."
+)
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class StartImage:
+    """Components and event handlers. What was uploaded is kept for each visitor, and fitted to the model when drawn."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        first = catalogue[catalogue.names[0]]
+        self.upload = gr.State(None, time_to_live=24 * 3600)
+        with gr.Accordion("Start from an image", open=False, visible=takes_image(first), elem_id="start") as self.box:
+            self.note = gr.HTML(visible=False, padding=False, elem_id="start-note")
+            self.file = gr.File(label="Image, of any size", file_types=["image"], height=120)
+            self.editor = gr.ImageEditor(
+                type="pil",
+                image_mode="RGBA",
+                format="png",
+                label="Image to start from",
+                show_label=False,
+                sources=(),
+                transforms=(),
+                layers=False,
+                brush=gr.Brush(default_size=48, colors=["#7c3aed"], color_mode="fixed"),
+                buttons=[],
+                height=400,
+                visible=False,
+                elem_id="start-editor",
+            )
+            self.remove = gr.Button("Remove the image", size="sm", visible=False, render=False, elem_id="start-remove")
+
+        self.parts = [self.box, self.upload, self.file, self.editor, self.note, self.remove]
+
+    def connect(self, fields: dict[str, Component]) -> None:
+        """Events; `fields` are the controls by setting."""
+        outputs = [*self.parts, fields["start"], fields["strength"]]
+        self.file.upload(self.receive, [self.file, fields["model"]], outputs, concurrency_limit=2, **QUIET)
+        gr.on([self.remove.click, self.editor.clear], self.forget, fields["model"], outputs, queue=False, **QUIET)
+        fields["model"].change(
+            self.follow_model, [self.upload, fields["model"]], [self.box, self.editor, self.note], queue=False, **QUIET
+        )
+
+    @property
+    def inputs(self) -> list[Component]:
+        """What `given` is made of."""
+        return [self.upload, self.editor]
+
+    def given(self, info: ModelInfo, upload: Upload | None, editor: dict[str, Any] | None) -> Start | None:
+        """What a run of this model begins with instead of noise.
+
+        Raises:
+            gr.Error: an image that the page still shows, but no longer has.
+        """
+        if not takes_image(info) or (upload is None and not (editor and editor["background"])):
+            return None
+        if upload is None:
+            raise gr.Error("The image to start from is no longer there: upload it again.")
+        return start_of(upload, painted(editor["layers"]) if editor else None, info.shape)
+
+    # ------------------------------------------------------------------------------------------------------ handlers
+
+    def receive(self, path: str, model: str) -> list[Any]:
+        """An upload: shown as the model will see it, or refused."""
+        try:
+            upload = read(path)
+        except ValueError as error:
+            refused = gr.update(value=f'<p role="alert">{escape(str(error))}</p>', visible=True)
+            return [gr.skip(), None, None, gr.skip(), refused, gr.skip(), gr.skip(), gr.skip()]
+        info = self.catalogue[model]
+        return [
+            gr.skip(),
+            upload,
+            gr.update(value=None, visible=False),
+            gr.update(value=canvas(upload, info), visible=True),
+            gr.update(value=note(upload, info), visible=True),
+            gr.update(visible=True),
+            "image",
+            gr.update(visible=True),
+        ]
+
+    def forget(self, model: str) -> list[Any]:
+        """Back to drawing from noise."""
+        return [*self.without(Settings.recalled({"model": model}, self.catalogue)), NOISE, gr.update(visible=False)]
+
+    def without(self, settings: Settings) -> list[Any]:
+        """No image, for `parts`. Of settings that ask for one, it says that they do not hold it."""
+        info = self.catalogue[settings.model]
+        asked = settings.has("start", info) and settings.start != NOISE
+        return [
+            gr.update(visible=takes_image(info), **({"open": True} if asked else {})),
+            None,
+            gr.update(value=None, visible=True),
+            gr.update(value=None, visible=False),
+            gr.update(value=f"<p>{AGAIN}</p>", visible=asked),
+            gr.update(visible=False),
+        ]
+
+    def follow_model(self, upload: Upload | None, model: str) -> list[Any]:
+        """Only models that take an image show this part, and each takes the middle in its own proportions.
+
+        What was painted goes: an editor that was hidden shows it in another place.
+        """
+        info = self.catalogue[model]
+        takes, hidden = takes_image(info), gr.update(value=None, visible=False)
+        if upload is None or not takes:
+            return [gr.update(visible=takes), hidden, gr.skip()]
+        return [gr.update(visible=True), gr.update(value=canvas(upload, info), visible=True), note(upload, info)]
+
+
+def takes_image(info: ModelInfo) -> bool:
+    """Whether a model's pipeline can begin with an image."""
+    return FIELDS["start"].is_of(info, info.accepts)
+
+
+def canvas(upload: Upload, info: ModelInfo) -> dict[str, Any]:
+    """The image as the model will see it, enlarged to be painted on."""
+    image = start_of(upload, None, info.shape).image
+    factor = max(1, round(CANVAS / max(image.size)))
+    large = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    return {"background": large, "layers": [], "composite": None}
+
+
+def note(upload: Upload, info: ModelInfo) -> str:
+    """What was done to the image, and what to do now."""
+    height, width, _ = info.shape
+    done = upload.note(width, height)
+    return f"<p>{HINT}</p>" + (f"<p>What the model is given: {done}.</p>" if done else "")
