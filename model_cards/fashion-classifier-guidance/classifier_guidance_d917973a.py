@@ -19,14 +19,14 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels
-from .ddim_14921bf1 import check_eta, ddim_steps
-from .ddpm_785f8965 import MeanShift, ancestral_steps
+from .ddim_216f1924 import check_eta, ddim_steps
+from .ddpm_476c0670 import MeanShift, ancestral_steps
 from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
-from .run_ee69045d import Denoiser, Step, padded_rows, scale_now
+from .run_2dd2cfc3 import Denoiser, Step, padded_rows, scale_now
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_1840c3de import Clip, DefaultSteps, Solver
+from .solvers_d0fa4a0f import Clip, DefaultSteps, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t
@@ -277,4 +277,4 @@ from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
 from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
-from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401
+from .from_image_b065ef05 import __doc__ as _  # noqa: E402, F401

@@ -16,11 +16,11 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline
+from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_8e39acbe import Labels
-from .run_ee69045d import Denoiser, Step
+from .run_2dd2cfc3 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_1840c3de import Clip, DefaultSteps, Solver, predict
+from .solvers_d0fa4a0f import Clip, DefaultSteps, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean
@@ -203,4 +203,4 @@ from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
 from .process_8da9cfb2 import __doc__ as _  # noqa: E402, F401
-from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401
+from .from_image_b065ef05 import __doc__ as _  # noqa: E402, F401

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .from_image_1035d346 import noised, steps_left_out
+from .from_image_b065ef05 import noised, steps_left_out
 from .process_8da9cfb2 import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
-from .run_ee69045d import Denoiser, Step, plain
+from .run_2dd2cfc3 import Denoiser, Step, plain
 from .schedule_052d5882 import NoiseSchedule
 
 PROCESS_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")

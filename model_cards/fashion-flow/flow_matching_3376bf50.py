@@ -18,12 +18,12 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_dcb6f4fd import check_interval, guided_network
+from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
+from .classifier_free_guidance_07f14a30 import check_interval, guided_network
 from .conditions_8e39acbe import Labels
-from .from_image_1035d346 import noised
-from .process_8da9cfb2 import Path, from_velocity, unit_time, up
-from .run_ee69045d import Step
+from .from_image_b065ef05 import keeping, known_velocity, noised, steps_left_out
+from .process_8da9cfb2 import Clock, Path, from_velocity, unit_time, up
+from .run_2dd2cfc3 import Denoiser, Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
 SAMPLERS = ("euler", "midpoint", "heun")
@@ -158,6 +158,43 @@ def scheduler_steps(
         step = Step(i, len(timesteps), scale * t, x, x0, eps, after)
         yield step
         x = step.prev_sample
+
+
+def run_of_flow(
+    guided: Callable[[Clock], Denoiser],
+    x_1: Tensor,
+    scheduler: Any,
+    path_name: str,
+    num_inference_steps: int,
+    image: Tensor | None = None,
+    strength: float = 1.0,
+    mask: Tensor | None = None,
+) -> Iterator[Step]:
+    """The steps that a scheduler states, or takes itself, from noise x_1 (N, ...), or from an `image`.
+
+    A FlowMatchEulerDiscreteScheduler states Euler's steps and their `shift`; any other is driven. `guided` gives the
+    denoiser of a clock. A run from an image takes a share `strength` of the steps, and keeps it where `mask` is False.
+
+    Raises:
+        ValueError: a scheduler that takes the steps of another path.
+    """
+    name, config, path = type(scheduler).__name__, scheduler.config, find_path(path_name)
+    scale, left_out = config.num_train_timesteps, steps_left_out(num_inference_steps, strength)
+    denoiser = guided(TimeShare(scale))
+    if mask is not None:
+        denoiser = keeping(denoiser, mask, known_velocity(image, path, scale))
+
+    def velocity(x_t: Tensor, t: float) -> Tensor:
+        return denoiser(x_t, scale * t)
+
+    if name != "FlowMatchEulerDiscreteScheduler":
+        if path_name != "linear":
+            only = "FlowMatchEulerDiscreteScheduler"
+            raise ValueError(f"scheduler must be a {only} on the path {path_name!r}, got {name}")
+        return scheduler_steps(velocity, x_1, scheduler, num_inference_steps, image, left_out)
+    times = shifted_times(num_inference_steps, config.shift)[left_out:]
+    begin = x_1 if image is None else noised(image, x_1, path, times[0])
+    return flow_steps(velocity, begin, times, path, "euler", scale)
 
 
 class TimeShare:
@@ -335,6 +372,6 @@ from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
 from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
-from .ddim_14921bf1 import __doc__ as _  # noqa: E402, F401
+from .ddim_216f1924 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
-from .solvers_1840c3de import __doc__ as _  # noqa: E402, F401
+from .solvers_d0fa4a0f import __doc__ as _  # noqa: E402, F401

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, ImagePipelineOutput
 from torch import Tensor
 
-from .base_3871a137 import OUTPUT_TYPES, StepwisePipeline
+from .base_0dc3a2e2 import OUTPUT_TYPES, StepwisePipeline
 from .facts_532b3e4f import spatial_factor
 from .image_inputs_41773f3d import Images, pixels_of
 from .latents_13fdccc7 import decode, encode
@@ -87,4 +87,4 @@ class AutoencoderPipeline(CodeCarryingPipeline):
 from .conditions_8e39acbe import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
-from .run_ee69045d import __doc__ as _  # noqa: E402, F401
+from .run_2dd2cfc3 import __doc__ as _  # noqa: E402, F401

@@ -25,12 +25,12 @@ import torch
 from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
-from .base_3871a137 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
+from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_14921bf1 import check_eta, ddim_steps
+from .ddim_216f1924 import check_eta, ddim_steps
 from .process_8da9cfb2 import Clock
-from .run_ee69045d import Denoiser, Step, evaluate, scale_now
-from .solvers_1840c3de import PROCESS_SCHEDULERS, DefaultSteps, Solver
+from .run_2dd2cfc3 import Denoiser, Step, evaluate, scale_now
+from .solvers_d0fa4a0f import PROCESS_SCHEDULERS, DefaultSteps, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:
@@ -292,4 +292,4 @@ from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
-from .from_image_1035d346 import __doc__ as _  # noqa: E402, F401
+from .from_image_b065ef05 import __doc__ as _  # noqa: E402, F401

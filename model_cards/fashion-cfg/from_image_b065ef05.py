@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .process_8da9cfb2 import Path, Process, broadcast, output_of_x0, path_velocity
-from .run_ee69045d import Denoiser
+from .run_2dd2cfc3 import Denoiser
 
 Known = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> what a network says that predicts y
 

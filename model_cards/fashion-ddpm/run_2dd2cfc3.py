@@ -27,6 +27,7 @@ class Step:
         pred_original_sample: the predicted x_0, in [-1, 1] where the scheduler's config clips it
         eps: the predicted noise
         prev_sample: the sample after this step. A consumer may replace it: the sampler goes on from there.
+        stage: of a cascade, from 0
     """
 
     index: int
@@ -36,6 +37,7 @@ class Step:
     pred_original_sample: Tensor
     eps: Tensor
     prev_sample: Tensor
+    stage: int = 0
 
 
 class Run(Iterator[Step]):
@@ -47,6 +49,7 @@ class Run(Iterator[Step]):
     Attributes:
         asked_scale: the guidance scale that the run began with; None for a pipeline that has none
         num_steps: how many there are, once the first has been taken
+        last_steps: the last step of each stage so far
         to_images: (sample, output_type) -> images, as the pipeline's, with what the run knows of them
     """
 
@@ -59,6 +62,7 @@ class Run(Iterator[Step]):
     ) -> None:
         self.to_images = to_images
         self.interrupted, self.num_steps = False, 0
+        self.last_steps: dict[int, Step] = {}
         self.asked_scale = self.guidance_scale = guidance_scale
         self._steps, self._networks = steps, networks
         self._rows, self._images = 0, 1
@@ -74,6 +78,7 @@ class Run(Iterator[Step]):
         with self._counting():
             step = next(self._steps)
         self._images, self.num_steps = len(step.x_t), step.num_steps
+        self.last_steps[step.stage] = step
         return step
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from .conditions_8e39acbe import Classes, Conditions, Labels, Nulls
 from .facts_532b3e4f import Facts
 from .packaging_e2f9eccc import CodeCarryingPipeline
-from .run_ee69045d import Run, Step, evaluate, plain
+from .run_2dd2cfc3 import Run, Step, evaluate, plain
 
 Generators = torch.Generator | list[torch.Generator] | None
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -31,7 +31,13 @@ CALLBACK_TENSORS = ("latents", "pred_original_sample", "eps")
 # what diffusers' own callbacks ask for besides, to cut it; here there is nothing of the kind, and they get no rows
 PROMPT_TENSORS = ("prompt_embeds", "pooled_prompt_embeds", "add_text_embeds", "add_time_ids", "image")
 # arguments of `__call__` that concern its output, and not the run
-OUTPUT_ARGUMENTS = ("output_type", "return_dict", "callback_on_step_end", "callback_on_step_end_tensor_inputs")
+OUTPUT_ARGUMENTS = (
+    "output_type",
+    "return_dict",
+    "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+    "return_stages",
+)
 
 
 @dataclass
@@ -105,6 +111,18 @@ def check_number(name: str, value: object, low: float = -math.inf, high: float =
         raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {value!r}")
 
 
+def variance_type_of(scheduler: Any, is_learned: bool) -> str:
+    """The variance of ancestral steps: what the network has learned, or what the scheduler's config asks for."""
+    if is_learned:
+        return "learned_range"
+    kind = scheduler.config.get("variance_type", "fixed_small")
+    if kind == "fixed_small_log":  # another way to write the same number
+        return "fixed_small"
+    if kind not in ("fixed_small", "fixed_large"):
+        raise ValueError(f"variance_type must be fixed_small or fixed_large for this network, got {kind!r}")
+    return kind
+
+
 class StepwisePipeline(CodeCarryingPipeline):
     """What the pipelines of this project share. A subclass has `__call__` and `start`, which takes its arguments."""
 
@@ -165,14 +183,7 @@ class StepwisePipeline(CodeCarryingPipeline):
     @property
     def variance_type(self) -> str:
         """The variance that the config asks for; a network with 2C channels has learned its own."""
-        if self.facts.learns_variance:
-            return "learned_range"
-        kind = self.scheduler.config.get("variance_type", "fixed_small")
-        if kind == "fixed_small_log":  # another way to write the same number
-            return "fixed_small"
-        if kind not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"variance_type must be fixed_small or fixed_large for this network, got {kind!r}")
-        return kind
+        return variance_type_of(self.scheduler, self.facts.learns_variance)
 
     # ----------------------------------------------------------------------------------------------------- inputs
 
