@@ -125,7 +125,7 @@ def weights_hash(folder: Path) -> str:
     weights = hash_files(folder, [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
     digest = hashlib.sha256(weights.encode())
     for path in sorted([*folder.glob("*config.json"), *folder.glob("*/*config.json")]):
-        config = {key: value for key, value in json.loads(path.read_text()).items() if key not in _VOLATILE}
+        config = {key: value for key, value in read_json_object(path).items() if key not in _VOLATILE}
         digest.update(f"{path.relative_to(folder).as_posix()} {json.dumps(config, sort_keys=True)}".encode())
     return digest.hexdigest()[:16]
 

@@ -42,18 +42,39 @@ def record_path(folder: Path) -> Path | None:
 
 
 def pushed_id(folder: Path) -> str | None:
-    """The Hub id that a folder was pushed to; None if it was not."""
-    path = folder / PUSHED
-    return read_json_object(path)["repo_id"] if path.is_file() else None
+    """The Hub id that a folder was pushed to; None if it was not.
+
+    Raises:
+        ValueError: its pushed.json is damaged.
+    """
+    return _pushed(folder).get("repo_id")
 
 
 def pushed_revision(folder: Path) -> str | None:
-    """The revision that a folder was pushed as; None if its weights have changed since, or it was not pushed."""
+    """The revision that a folder was pushed as; None if its weights have changed since, or it was not pushed.
+
+    Raises:
+        ValueError: its pushed.json is damaged.
+    """
+    pushed = _pushed(folder)
+    return pushed["revision"] if pushed and pushed["weights"] == weights_hash(folder) else None
+
+
+def _pushed(folder: Path) -> dict[str, str]:
+    """What pushed.json says, {} if there is none.
+
+    Raises ValueError if it says no repository, revision and weights."""
     path = folder / PUSHED
     if not path.is_file():
-        return None
-    pushed = read_json_object(path)
-    return pushed["revision"] if pushed["weights"] == weights_hash(folder) else None
+        return {}
+    content = read_json_object(path)
+    wrong = [name for name in ("repo_id", "revision", "weights") if not isinstance(content.get(name), str)]
+    if wrong:
+        raise ValueError(
+            f"{path} must hold repo_id, revision and weights as text, {wrong[0]} is {content.get(wrong[0])!r}: delete "
+            "the file, which only records where the model was pushed to, or repair it"
+        )
+    return content
 
 
 def record_of(pretrained: str | None) -> dict[str, Any] | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.sharing.links import check_links
+
 DATA = "data/*.parquet"
 
 
 def dataset_files(folder: Path) -> dict[str, bytes | Path]:
     """The files of a prepared data set, by their names in the repository.
 
-    Raises ValueError if `folder` has no parquet files or no card."""
+    Raises ValueError if `folder` has no parquet files or no card, or one of them is a link out of it."""
     data = sorted(folder.glob(DATA))
     if not data:
         raise ValueError(
@@ -19,6 +21,8 @@ def dataset_files(folder: Path) -> dict[str, bytes | Path]:
     card = folder / "README.md"
     if not card.is_file():
         raise ValueError(f"{folder} must hold a README.md, its card: say what the images are, whose, and the licence")
+    check_links((card, *data), folder)
+    data = [path for path in data if path.is_file()]
     return {path.relative_to(folder).as_posix(): path for path in (card, *data)}
 
 

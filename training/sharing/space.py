@@ -7,27 +7,68 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import RepoCard, SpaceCard
-from huggingface_hub.errors import RemoteEntryNotFoundError
+import yaml
+from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, hf_hub_download
+
+from training.sharing.links import check_links
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("pipelines", "ui")
 SINGLE = ("app.py", "LICENSE", "docs/page.png")
 TECHNICAL = ("sdk", "sdk_version", "python_version", "app_file", "models", "preload_from_hub")
+CPU_BASIC = SpaceHardware.CPU_BASIC.value
+HARDWARE = tuple(str(each.value) for each in SpaceHardware)
+ZERO_GPU = SpaceHardware.ZERO_A10G.value  # a GPU that is lent to one function while it runs
+ZERO_GPU_PYTHON = "3.12"  # ZeroGPU has 3.10 and 3.12; the libraries that are pinned need 3.11 or later
 # torch on PyPI is built for CUDA: several GB that a Space without a GPU cannot use
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu\ntorch=={version}+cpu"
 
 
-def space_files(space_id: str, repo_id: str, token: str | None, preload: bool = True) -> dict[str, bytes | Path]:
-    """The files of the Space `space_id`, with the model `repo_id` before those that it lists already.
+def space_files(
+    repo_id: str,
+    head: SpaceInfo | None = None,
+    hardware: str | None = None,
+    token: str | None = None,
+    preload: bool = True,
+) -> dict[str, bytes | Path]:
+    """The files of a Space, with the model `repo_id` before those that it lists already.
 
-    `preload`: download the model when the Space is built, which is impossible for a private one.
+    Args:
+        head: what the Space is now; None before it is created
+        hardware: what was asked for as it was created
+        preload: download the model when the Space is built, which is impossible for a private one
+
+    Raises:
+        ValueError: a file is a link to elsewhere, or the README that the Space has cannot be read.
     """
     files: dict[str, bytes | Path] = {name: ROOT / name for name in SINGLE}
     files |= sources(ROOT)
-    files["README.md"] = readme(repo_id, _front_matter(space_id, token), preload).encode()
-    files["requirements.txt"] = requirements((ROOT / "requirements.txt").read_text()).encode()
+    check_links([path for path in files.values() if isinstance(path, Path)], ROOT)
+    hardware, before = hardware_of(head) or hardware or CPU_BASIC, _front_matter(head, token)
+    files["README.md"] = readme(repo_id, before, preload, hardware).encode()
+    files["requirements.txt"] = requirements((ROOT / "requirements.txt").read_text(), hardware).encode()
     return files
+
+
+def hardware_of(head: SpaceInfo | None) -> str | None:
+    """What a Space will run on, or runs on; None if it does not say."""
+    runtime = head.runtime if head is not None else None
+    return (runtime.requested_hardware or runtime.hardware) if runtime else None
+
+
+def payment_advice(space_id: str, hardware: str | None, said: str | None) -> str:
+    """What can be done where the Hub hosts a Space for paying accounts only, in one line."""
+    zero = (
+        f"`--space_hardware {ZERO_GPU}` asks for ZeroGPU, of which a free account of more than 30 days may host two; "
+        if hardware != ZERO_GPU
+        else ""
+    )
+    return (
+        f"the Hub creates no Space {space_id} on {hardware or CPU_BASIC} for this account (402 "
+        f"{' '.join((said or 'Payment Required').split())}). The model is pushed, and the Space can follow: {zero}PRO "
+        "(https://huggingface.co/pro) hosts it on cpu-basic. Or draw on your own machine: `python app.py --model "
+        "FOLDER_OR_ID`, with --share for a link that others can open"
+    )
 
 
 def sources(root: Path) -> dict[str, Path]:
@@ -41,7 +82,7 @@ def is_of_the_space(name: str) -> bool:
     return name.endswith(".py") and name.startswith(tuple(f"{folder}/" for folder in FOLDERS))
 
 
-def readme(repo_id: str, before: dict[str, Any], preload: bool = True) -> str:
+def readme(repo_id: str, before: dict[str, Any], preload: bool = True, hardware: str = CPU_BASIC) -> str:
     """The Space's README: the repository's front matter with the models added; changes by the Space's owner stay."""
     card = RepoCard.load(ROOT / "README.md")
     models = [repo_id, *(name for name in before.get("models") or [] if name != repo_id)]
@@ -49,6 +90,8 @@ def readme(repo_id: str, before: dict[str, Any], preload: bool = True) -> str:
         if name not in TECHNICAL:
             card.data[name] = value
     card.data["models"] = models
+    if hardware == ZERO_GPU:
+        card.data["python_version"] = ZERO_GPU_PYTHON
     loaded = [name for name in models if preload or name != repo_id]
     card.data["preload_from_hub"] = loaded or None
     card.text = (
@@ -60,14 +103,20 @@ def readme(repo_id: str, before: dict[str, Any], preload: bool = True) -> str:
     return str(card)
 
 
-def requirements(text: str) -> str:
-    """The repository's requirements, with torch from the index of CPU builds."""
+def requirements(text: str, hardware: str = CPU_BASIC) -> str:
+    """The repository's requirements, for a Space without a GPU with torch from the index of CPU builds."""
+    if not hardware.startswith("cpu"):
+        return text
     return re.sub(r"^torch==(\S+)$", lambda found: CPU_TORCH.format(version=found[1]), text, flags=re.MULTILINE)
 
 
-def _front_matter(space_id: str, token: str | None) -> dict[str, Any]:
-    try:
-        card = SpaceCard.load(space_id, repo_type="space", token=token, ignore_metadata_errors=True)
-    except RemoteEntryNotFoundError:
+def _front_matter(head: SpaceInfo | None, token: str | None) -> dict[str, Any]:
+    """That of the README at this very revision: an older one in the cache would lose models that were added since."""
+    if head is None or "README.md" not in [sibling.rfilename for sibling in head.siblings or []]:
         return {}
-    return card.data.to_dict()
+    path = hf_hub_download(head.id, "README.md", repo_type="space", revision=head.sha, token=token)
+    try:
+        return RepoCard.load(path, repo_type="space", ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"the README.md of the Space {head.id} must begin with settings in YAML: {said}") from error
