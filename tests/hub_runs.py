@@ -5,27 +5,31 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
-from forks import run_forked
 from fresh_processes import run_elsewhere
 from hub_server import HubServer
 from toys import ddpm
 
-# waits between attempts are real seconds; nothing here depends on them
-PUSH = "import time; time.sleep = lambda seconds: None; from training.hub import main; main()"
 # Imports the command once, which takes seconds, and forks for each line of tasks: so each push still has a process,
-# an environment, a client and connections of its own. Its answer to each line is the exit status.
+# an environment, a client and connections of its own. Its answer to each line is the exit status. A dry run before
+# that imports what a push does as it goes. What huggingface_hub reads from its environment as it is imported is that
+# of the fork server, unless a task imports it anew. Waits between attempts would be real seconds: they are only noted.
 PUSHES = """
-import json, os, signal, sys, time, traceback
-time.sleep = lambda seconds: None
-from training.hub import main
+import contextlib, importlib, io, json, os, signal, sys, time, traceback
+from training import hub
 
-def status_of(arguments):
+def import_anew():
+    for name in [name for name in sys.modules if name.split(".")[0] in ("huggingface_hub", "training")]:
+        del sys.modules[name]
+    return importlib.import_module("training.hub")
+
+def status_of(arguments, anew):
     try:
-        main(arguments)
+        (import_anew() if anew else hub).main(arguments)
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
@@ -35,6 +39,8 @@ def status_of(arguments):
         return 1
     return 0
 
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    hub.main(["push", sys.argv[1], "me/any", "--dry_run"])
 for line in sys.stdin:
     task = json.loads(line)
     child = os.fork()
@@ -44,7 +50,11 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
         os.environ.clear()
         os.environ.update(task["environment"])
-        status = status_of(task["arguments"])
+        slept = []
+        time.sleep = slept.append
+        status = status_of(task["arguments"], task["anew"])
+        with open(task["slept"], "w") as file:
+            json.dump(slept, file)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # the interpreter would take torch down first, for more than a second
@@ -96,32 +106,38 @@ def trained_folder(folder: Path) -> Path:
     return folder
 
 
+@dataclass
+class Done(subprocess.CompletedProcess):
+    """A command that ran; `slept` are the seconds of each wait that it asked for."""
+
+    args: list[str]
+    returncode: int
+    stdout: str
+    stderr: str
+    slept: list[float]
+
+
 def push(
-    hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes", command: str = "push"
-) -> subprocess.CompletedProcess:
-    """`python -m training.hub COMMAND FOLDER ARGUMENTS`, without its imports and its waits."""
+    hub: HubServer,
+    folder: Path,
+    *arguments: str,
+    token: str | None = "hf_me_writes",
+    command: str = "push",
+    **environment: str,
+) -> Done:
+    """`python -m training.hub COMMAND FOLDER ARGUMENTS`, without its imports and its waits.
+
+    With `environment` the client is imported anew, and reads it."""
     line = [command, str(folder), *arguments]
-    environment = _push_environment(hub, folder, token)
+    given = hub.environment(folder.parent / "home", token, HF_HUB_DISABLE_PROGRESS_BARS="1", **environment)
     pushes = _pushes(hub)
     with tempfile.TemporaryDirectory() as place:
-        output = [f"{place}/stdout", f"{place}/stderr"]
-        task = {"arguments": line, "environment": environment, "output": output}
-        print(json.dumps(task), file=pushes.stdin, flush=True)
+        output, slept = [f"{place}/stdout", f"{place}/stderr"], Path(place, "slept")
+        task = {"arguments": line, "environment": given, "output": output, "slept": str(slept)}
+        print(json.dumps(task | {"anew": bool(environment)}), file=pushes.stdin, flush=True)
         status = int(pushes.stdout.readline())
-        return subprocess.CompletedProcess(line, status, *(Path(path).read_text() for path in output))
-
-
-def push_in_a_fresh_process(
-    hub: HubServer, folder: Path, *arguments: str, token: str | None = "hf_me_writes", **environment: str
-) -> subprocess.CompletedProcess:
-    """The same with the imports: what the libraries read from their environment as they start is `environment`."""
-    line = ["push", str(folder), *arguments]
-    environment = _push_environment(hub, folder, token) | environment
-    return subprocess.CompletedProcess(line, *run_forked(ROOT, PUSH, line, environment))
-
-
-def _push_environment(hub: HubServer, folder: Path, token: str | None) -> dict[str, str]:
-    return hub.environment(folder.parent / "home", token, HF_HUB_DISABLE_PROGRESS_BARS="1")
+        waits = json.loads(slept.read_text()) if slept.exists() else []
+        return Done(line, status, *(Path(path).read_text() for path in output), waits)
 
 
 @cache
@@ -130,7 +146,7 @@ def _pushes(hub: HubServer) -> subprocess.Popen:
     home = tempfile.TemporaryDirectory()  # where no user has logged in
     environment = hub.environment(Path(home.name), token=None)
     pushes = subprocess.Popen(
-        [sys.executable, "-c", PUSHES],
+        [sys.executable, "-c", PUSHES, str(trained_folder(Path(home.name, "any")))],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,

@@ -3,8 +3,10 @@
     with HubServer() as hub:
         subprocess.run(..., env=hub.environment(home))
 
-`hub.break_request(n, how)` breaks the n-th request from now on, once or for ever: "503" answers so, "drop" hangs up
-before anything was done, and "lose the answer" hangs up after it was done.
+`hub.break_request(n, how)` breaks the n-th request from now on, once or for ever: "503" answers so, "429" too and asks
+to come again as `hub.retry_after` says, "portal" answers with a login page, as the network of a hotel does, "drop"
+hangs up before anything was done, and "lose the answer" hangs up after it was done. The accounts in `hub.free` pay
+nothing: they get no Space but on ZeroGPU.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ from urllib.parse import unquote, urlsplit
 TOKENS = {"hf_me_writes": "me", "hf_you_write": "you"}
 READ_ONLY = {"hf_me_reads": "me"}
 REPOSITORY = r"(?P<id>[\w.-]+/[\w.-]+)"
+PORTAL = b"<!DOCTYPE html><html><title>Welcome</title><body>Please accept the terms of use.</body></html>"
+NOT_PAID = (  # the Hub's own words since July 2026
+    "Static Spaces are free for everyone, but hosting Gradio and Docker Spaces on free cpu-basic requires a PRO "
+    "subscription. Subscribe at https://huggingface.co/pro"
+)
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
@@ -33,6 +40,7 @@ class Repository:
     """Every revision by its commit id, oldest first: {path: content}."""
 
     private: bool = False
+    hardware: str | None = None  # of a Space
     revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     @property
@@ -74,6 +82,8 @@ class HubServer:
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.broken: tuple[int, str, bool] | None = None
+        self.free: set[str] = set()
+        self.retry_after = "7"
         self.before_commit: Callable[[], object] | None = None  # called once, as someone else would push
 
     def __enter__(self) -> Self:
@@ -152,11 +162,17 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         url = urlsplit(self.path)
         self.body = self.read_body()
+        if url.path == "/api/agent-harnesses":  # the client asks for a list to name itself by, and can do without
+            return self.send(404, {"error": "no such list"})
         how = self.hub.note(f"{self.command} {url.path}")
         if how == "drop":
             return self.hang_up()
         if how == "503":
             return self.send(503, {"error": "the Hub is busy"})
+        if how == "429":
+            return self.send(429, {"error": "too many requests"}, {"Retry-After": self.hub.retry_after})
+        if how == "portal":
+            return self.send(200, PORTAL, {"Content-Type": "text/html; charset=utf-8"})
         try:
             with self.hub.lock:
                 reply = self.route(unquote(url.path))
@@ -255,10 +271,13 @@ class _Handler(BaseHTTPRequestHandler):
         user = self.writer(asked.get("organization"))
         kind, id = asked.get("type") or "model", f"{asked.get('organization') or user}/{asked['name']}"
         url = f"{self.hub.url}/{'' if kind == 'model' else kind + 's/'}{id}"
+        hardware = (asked.get("hardware") or "cpu-basic") if kind == "space" else None
+        if hardware and user in self.hub.free and hardware != "zero-a10g":
+            raise _Refused(402, NOT_PAID)
         if (kind, id) in self.hub.repositories:
             return 409, {"error": "You already created this repo", "url": url}
         private = asked.get("private") or asked.get("visibility") == "private"
-        self.hub.repositories[kind, id] = Repository(private)
+        self.hub.repositories[kind, id] = Repository(private, hardware)
         self.hub.repositories[kind, id].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
         return 200, {"url": url, "name": id, "id": id}
 
@@ -320,8 +339,11 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, kind: str, id: str, revision: str | None) -> tuple:
         oid, files = self.revision(kind, id, revision)
         siblings = [{"rfilename": path} for path in sorted(files)]
-        private = self.repository(kind, id).private
-        return 200, {"id": id, "sha": oid, "siblings": siblings, "private": private, "tags": []}
+        repository = self.repository(kind, id)
+        told = {"id": id, "sha": oid, "siblings": siblings, "private": repository.private, "tags": []}
+        if repository.hardware:
+            told["runtime"] = {"stage": "BUILDING", "hardware": {"current": None, "requested": repository.hardware}}
+        return 200, told
 
     def tree(self, kind: str, id: str, revision: str, under: str | None) -> tuple:
         """The files below a folder; without recursive=true those in it alone, and its folders."""

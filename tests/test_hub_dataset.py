@@ -88,7 +88,7 @@ def test_a_hub_that_fails_once_makes_no_difference(hub: HubServer, folder: Path)
     hub.heal()
     for number in range(1, 20):
         (folder / "README.md").write_text(f"{CARD}{number}\n")
-        hub.break_request(number, "503")
+        hub.break_request(number, "503" if number % 2 else "429")
         assert push_dataset(hub, folder, "shapes").returncode == 0
         assert hub.repositories[REPOSITORY].files["README.md"].decode() == f"{CARD}{number}\n"
         if len(hub.requests) < number:
@@ -117,3 +117,15 @@ def test_a_card_that_tells_too_much_and_a_token_that_may_not_are_refused(hub: Hu
     (folder / "README.md").write_text(CARD + "hf_me_writes")
     assert push_dataset(hub, folder, "shapes").stderr.startswith("error: README.md contains your Hub token")
     assert not hub.repositories
+
+
+def test_a_dry_run_refuses_what_a_push_refuses(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    (folder / "data").rename(tmp_path / "elsewhere")
+    (folder / "data").symlink_to(tmp_path / "elsewhere")
+    for more in ((), ("--dry_run",)):
+        refused = push_dataset(hub, folder, "shapes", *more)
+        assert refused.returncode == 1 and not refused.stdout
+        assert refused.stderr.startswith(
+            f"error: data/test-00000-of-00001.parquet is a link to {tmp_path / 'elsewhere'}"
+        )
+    assert not hub.requests

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 from fresh_processes import contents
-from hub_runs import push, push_in_a_fresh_process, trained_folder
+from hub_runs import push, trained_folder
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
@@ -65,6 +67,32 @@ def test_what_leaves_is_the_model_its_card_and_its_record(hub: HubServer, folder
     assert done.stderr == ""
     listed = push(hub, folder, "cats", "--dry_run").stdout.split()
     assert sorted(listed) == sorted(set(repository.files) - {".gitattributes"})
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "unet/config.json", "unet", "model_index.json"])
+def test_a_dry_run_refuses_what_a_push_refuses(hub: HubServer, folder: Path, name: str) -> None:
+    """Here a link to what lies outside, of a file or of a folder."""
+    outside = folder.parent / "private"
+    if (folder / name).exists():
+        shutil.move(folder / name, outside)
+    else:
+        outside.write_text("a diary")
+    (folder / name).symlink_to(outside)
+    pushed, dry = push(hub, folder, "cats"), push(hub, folder, "cats", "--dry_run")
+    assert_refused(pushed, f"{name}")
+    assert_refused(dry, f"is a link to {outside}")
+    assert pushed.stderr == dry.stderr and not dry.stdout
+    assert not hub.repositories and not hub.requests
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"repo_id": 3}', '{"repo_id": "me/cats", "weights": "0"}'])
+def test_a_damaged_record_of_a_push_is_named(hub: HubServer, folder: Path, text: str) -> None:
+    (folder / "pushed.json").write_text(text)
+    for more in ((), ("--dry_run",)):
+        refused = push(hub, folder, "cats", *more)
+        assert_refused(refused, "pushed.json must ")
+        assert len(refused.stderr.splitlines()) == 1
+    assert not hub.requests
 
 
 def test_no_path_of_this_machine_leaves(hub: HubServer, folder: Path) -> None:
@@ -168,7 +196,7 @@ def test_files_that_the_model_no_longer_has_go_and_those_of_others_stay(hub: Hub
     assert theirs.items() < repository.files.items()
 
 
-@pytest.mark.parametrize("how", ["503", "drop", "lose the answer"])
+@pytest.mark.parametrize("how", ["503", "429", "drop", "lose the answer"])
 def test_broken_once_at_each_request_it_ends_with_the_new_revision(hub: HubServer, folder: Path, how: str) -> None:
     push(hub, folder, "cats")
     repository, config = hub.repositories[MODEL], folder / "unet" / "config.json"
@@ -182,6 +210,38 @@ def test_broken_once_at_each_request_it_ends_with_the_new_revision(hub: HubServe
         assert len(repository.revisions) == before + 1
         if len(hub.requests) < number:
             break
+        assert how != "429" or max(done.slept) >= int(hub.retry_after), hub.requests[number - 1]
+    assert 5 < number < 19
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])  # creates it, asks whether it may write, uploads
+def test_a_hub_that_asks_to_wait_too_long_is_left_in_peace(hub: HubServer, folder: Path, number: int) -> None:
+    hub.retry_after = "800"
+    hub.break_request(number, "429", forever=True)
+    assert_refused(push(hub, folder, "me/cats"), "the Hub takes no more requests for 800 s (429 too many requests)")
+
+
+def test_a_hub_may_name_a_date_to_come_again(hub: HubServer, folder: Path) -> None:
+    hub.retry_after = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    hub.break_request(1, "429")
+    done = push(hub, folder, "me/cats")
+    assert done.returncode == 0 and 50 < max(done.slept) <= 100
+
+
+def test_a_login_page_of_the_network_is_no_hub(hub: HubServer, folder: Path) -> None:
+    """From the first request on, or from any later one."""
+    push(hub, folder, "cats")
+    config = folder / "unet" / "config.json"
+    for number in range(1, 20):
+        config.write_text(config.read_text() + "\n")
+        hub.break_request(number, "portal", forever=True)
+        before = dict(hub.repositories[MODEL].revisions)
+        done = push(hub, folder, "cats")
+        if len(hub.requests) < number:
+            break
+        assert hub.repositories[MODEL].revisions == before
+        assert_refused(done, f"no Hub at {hub.url}: what it answers is no answer of a Hub. A login page of the network")
+        assert len(done.stderr.splitlines()) == 1
     assert 5 < number < 19
 
 
@@ -194,7 +254,7 @@ def test_broken_for_good_it_holds_the_old_or_the_new_revision(hub: HubServer, fo
     config.write_text(config.read_text() + "\n")
     push(hub, folder, "cats")
     requests = len(hub.requests)
-    for number in range(2, requests + 1):  # the first only asks who is there
+    for number in range(1, requests + 1):
         old = repository.files
         config.write_text(config.read_text() + "\n")
         local = contents(folder)
@@ -238,7 +298,7 @@ def test_what_cannot_work_ends_in_one_line(
 )
 def test_without_a_hub_it_ends_in_one_line(hub: HubServer, folder: Path, environment: dict, said: str) -> None:
     before = contents(folder)
-    assert_refused(push_in_a_fresh_process(hub, folder, "me/cats", **environment), said)
+    assert_refused(push(hub, folder, "me/cats", **environment), said)
     assert contents(folder) == before and not hub.repositories
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import unicodedata
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from huggingface_hub import snapshot_download
 from pipelines.about import facts_of_folder, of_class, of_folder, read_json
 from pipelines.facts import Facts, where_to_look
 
-from . import device
+from . import device, zero_gpu
 from .device import Placement
 from .prompts import limits_of, suggested
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
@@ -84,9 +85,13 @@ _LOADING = threading.Lock()  # diffusers patches torch.nn.Module while it loads:
 class Catalogue:
     """Models by name. Each is loaded once, whichever thread asks first, and only one at a time.
 
+    It is pickled as its number: a forked process has the same one, with what it has loaded.
+
     Raises:
         ValueError: no model at all, or a folder that holds none, by name.
     """
+
+    _all: weakref.WeakValueDictionary[int, "Catalogue"] = weakref.WeakValueDictionary()
 
     def __init__(self, models: Mapping[str, str | Path]) -> None:
         if not models:
@@ -95,6 +100,10 @@ class Catalogue:
         infos = [describe(name, source) for name, source in models.items()]
         self.infos = {info.name: replace(info, limits=info.limits | choices) for info in infos}
         self._loaded: dict[str, Any] = {}
+        self._all[id(self)] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _catalogue, (id(self),)
 
     def __getitem__(self, name: str) -> ModelInfo:
         return self.infos[name]
@@ -117,10 +126,20 @@ class Catalogue:
         return self._loaded[name]
 
     def warm(self, name: str | None = None) -> threading.Thread:
-        """Load a model, the first unless named, in the background."""
-        thread = threading.Thread(target=self.pipeline, args=(name or self.names[0],), daemon=True)
+        """Load a model, the first unless named, in the background; where a GPU is lent, drawing loads it."""
+
+        def work() -> None:
+            if not zero_gpu.lent():
+                self.pipeline(name or self.names[0])
+
+        thread = threading.Thread(target=work, daemon=True)
         thread.start()
         return thread
+
+
+def _catalogue(number: int) -> Catalogue:
+    """The catalogue with this number, in the process that pickled it or in one that was forked from it."""
+    return Catalogue._all[number]
 
 
 def describe(name: str, source: str | Path) -> ModelInfo:

@@ -16,6 +16,7 @@ from .previews import enlarged, preview_of
 from .samplers import with_sampler
 from .settings import Settings
 from .uploads import Start
+from .zero_gpu import on_gpu
 
 QUEUE = {"concurrency_id": "draw", "concurrency_limit": 1}  # two runs at once would only slow each other down
 PREVIEWS = ("predicted x₀", "noisy x_t")
@@ -99,6 +100,7 @@ class StopRequests:
         return session in self._pressed
 
 
+@on_gpu
 def draw(
     settings: Settings, catalogue: Catalogue, start: Start | None = None, previews: bool = True
 ) -> Iterator[Progress]:

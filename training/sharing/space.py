@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, hf_hub_download
+from huggingface_hub import RepoCard, SpaceHardware, SpaceInfo, hf_hub_url
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
 from training.sharing.links import check_links
 
@@ -111,12 +112,15 @@ def requirements(text: str, hardware: str = CPU_BASIC) -> str:
 
 
 def _front_matter(head: SpaceInfo | None, token: str | None) -> dict[str, Any]:
-    """That of the README at this very revision: an older one in the cache would lose models that were added since."""
+    """That of the README at this very revision. Not through the cache: an older README there would lose the models that
+    were added since, and the client asks twice in a row for what is not there."""
     if head is None or "README.md" not in [sibling.rfilename for sibling in head.siblings or []]:
         return {}
-    path = hf_hub_download(head.id, "README.md", repo_type="space", revision=head.sha, token=token)
+    url = hf_hub_url(head.id, "README.md", repo_type="space", revision=head.sha)
+    answer = http_backoff("GET", url, headers=build_hf_headers(token=token))
+    hf_raise_for_status(answer)
     try:
-        return RepoCard.load(path, repo_type="space", ignore_metadata_errors=True).data.to_dict()
+        return RepoCard(answer.text, ignore_metadata_errors=True).data.to_dict()
     except (ValueError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"the README.md of the Space {head.id} must begin with settings in YAML: {said}") from error
