@@ -77,14 +77,20 @@ def draw(pipe):
     out = pipe(num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt", **options)
     return hashlib.sha256(out.images.float().numpy().tobytes()).hexdigest()
 """
+# For each model of the task: load it, draw with it, and perhaps save and push it again; its digest, or what went wrong.
 ROUND_TRIP = (
     LOAD
     + """
-pipe = load(task["id"], **task.get("options", {}))
-print(draw(pipe))
-if task.get("again"):
-    pipe.save_pretrained("saved")
-    pipe.push_to_hub(task["again"])
+for model in task:
+    try:
+        pipe = load(model["id"])
+        said = draw(pipe)
+        if "again" in model:
+            pipe.save_pretrained(model["saved"])
+            pipe.push_to_hub(model["again"])
+    except Exception as error:
+        said = f"{model['id']}: {error!r}".replace(" ", "_")
+    print(said)
 assert "pipelines" not in sys.modules and "training" not in sys.modules
 """
 )
@@ -158,6 +164,6 @@ def _pushes(hub: HubServer) -> subprocess.Popen:
     return pushes
 
 
-def elsewhere(hub: HubServer, home: Path, program: str, task: dict, **environment: str) -> list[str]:
+def elsewhere(hub: HubServer, home: Path, program: str, task: dict | list, **environment: str) -> list[str]:
     """What a program prints in a fresh process with the home `home`, in a folder where there is no project."""
     return run_elsewhere(home, program, json.dumps(task), environment=hub.environment(home, **environment)).split()

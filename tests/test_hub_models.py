@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,28 +41,58 @@ def test_every_pipeline_class_is_among_them() -> None:
     assert shipped | {type(make()).__name__ for make in TINY.values()} == set(pipeline_names())
 
 
-@pytest.mark.parametrize("name", [*TINY, *SHIPPED])
-def test_pushed_loaded_saved_pushed_and_loaded_again(hub: HubServer, tmp_path: Path, name: str) -> None:
-    folder = SHIPPED.get(name, tmp_path / name)
-    if name in TINY:
-        TINY[name]().save_pretrained(folder)
-    expected = drawn(load_pipeline(str(folder)))
-    copied = tmp_path / "copy" / name  # a push notes beside a model where it went
-    for path in folder.rglob("*"):
-        if path.is_file():
-            (copied / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-            (copied / path.relative_to(folder)).write_bytes(path.read_bytes())
-    done = push(hub, copied, f"me/{name}")
-    assert done.returncode == 0, done.stderr
-    first = elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": f"me/{name}", "again": f"me/{name}-again"})
+@dataclass
+class RoundTrip:
+    """What became of a model: the digests of its image, and the files of its two repositories."""
+
+    drawn: list[str]
+    one: dict[str, bytes]
+    again: dict[str, bytes]
+    commits: int
+
+
+@pytest.fixture(scope="module")
+def round_trips(hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RoundTrip]:
+    """All models, pushed from here, then loaded, saved and pushed by a stranger; that is loaded by two others.
+
+    Each of the three is a fresh process with fresh caches; a process each for every model would be two minutes more.
+    """
+    hub_server.clear()
+    place, names = tmp_path_factory.mktemp("models"), [*TINY, *SHIPPED]
+    for name, make in TINY.items():
+        make().save_pretrained(place / "copy" / name)
+    for name, folder in SHIPPED.items():  # a push notes beside a model where it went
+        shutil.copytree(folder, place / "copy" / name)
+    drawn_here = {name: drawn(load_pipeline(str(place / "copy" / name))) for name in names}
+    for name in names:
+        done = push(hub_server, place / "copy" / name, f"me/{name}")
+        assert done.returncode == 0, done.stderr
+    first = [{"id": f"me/{name}", "again": f"me/{name}-again", "saved": f"saved/{name}"} for name in names]
+    printed = [elsewhere(hub_server, place / "one", ROUND_TRIP, first)]
     with ThreadPoolExecutor() as both:
-        tasks = {"two": f"me/{name}-again", "three": str(tmp_path / "one" / "saved")}
-        printed = both.map(lambda at: elsewhere(hub, tmp_path / at, ROUND_TRIP, {"id": tasks[at]}), tasks)
-        assert [first, *printed] == [[expected]] * 3
-    assert len(hub.repositories["model", f"me/{name}-again"].revisions) == 2  # when it was made, and one commit
-    one, again = (hub.repositories["model", f"me/{name}{end}"].files for end in ("", "-again"))
-    code = {path: text for path, text in one.items() if path.endswith((".py", ".safetensors"))}
-    assert code == {path: text for path, text in again.items() if path.endswith((".py", ".safetensors"))}
+        second = [{"id": f"me/{name}-again"} for name in names]
+        third = [{"id": str(place / "one" / "saved" / name)} for name in names]
+        tasks = {"two": second, "three": third}
+        printed += both.map(lambda at: elsewhere(hub_server, place / at, ROUND_TRIP, tasks[at]), tasks)
+    repositories = {id: repository for (_, id), repository in hub_server.repositories.items()}
+    return {
+        name: RoundTrip(
+            [drawn_here[name], *found],
+            repositories[f"me/{name}"].files,
+            repositories[f"me/{name}-again"].files,
+            len(repositories[f"me/{name}-again"].revisions) - 1,  # the first is of its creation
+        )
+        for name, *found in zip(names, *printed, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", [*TINY, *SHIPPED])
+def test_pushed_loaded_saved_pushed_and_loaded_again(round_trips: dict[str, RoundTrip], name: str) -> None:
+    trip = round_trips[name]
+    assert trip.drawn == [trip.drawn[0]] * 4
+    assert trip.commits == 1
+    code = {path: text for path, text in trip.one.items() if path.endswith((".py", ".safetensors"))}
+    assert code == {path: text for path, text in trip.again.items() if path.endswith((".py", ".safetensors"))}
 
 
 def test_a_revision_stays_what_it_was_and_two_versions_run_in_one_process(hub: HubServer, tmp_path: Path) -> None:

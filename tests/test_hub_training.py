@@ -14,15 +14,15 @@ from toys import guided
 from training_runs import command, image_folder
 
 
-def train(hub: HubServer, place: Path, arguments: str, **options: str | None) -> subprocess.CompletedProcess:
-    """`accelerate launch -m training.train ARGUMENTS` with two processes, from the folder `place`."""
+def train(hub: HubServer, place: Path, arguments: str, processes: int = 2) -> subprocess.CompletedProcess:
+    """`accelerate launch -m training.train ARGUMENTS` from the folder `place`."""
     program = ["-m", "training.train", *command(arguments, train_batch_size=2)]
-    environment = hub.environment(place / "home", **options) | {
+    environment = hub.environment(place / "home") | {
         "PYTHONPATH": str(ROOT),
         "STEPWISE_CACHE": str(place / "cache"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    return launch(place, program, processes=2, environment=environment)
+    return launch(place, program, processes=processes, environment=environment)
 
 
 def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: Path) -> None:
@@ -55,8 +55,9 @@ def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: 
     record = json.loads(repository.files["training.json"])
     assert record["processes"] == 2 and not any("hub" in name for name in record["recipe"])
     assert not any(str(tmp_path).encode() in content for content in repository.files.values())
-    first = elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": "me/mine", "again": "me/again"})
-    assert first == elsewhere(hub, tmp_path / "two", ROUND_TRIP, {"id": str(tmp_path / "out")})
+    pushed, local = {"id": "me/mine", "again": "me/again", "saved": "saved"}, {"id": str(tmp_path / "out")}
+    one, two = elsewhere(hub, tmp_path / "one", ROUND_TRIP, [pushed, local])
+    assert one == two and len(one) == 64 and len(hub.repositories["model", "me/again"].revisions) == 2
 
 
 def test_a_hub_that_refuses_is_known_before_training(hub: HubServer, tmp_path: Path) -> None:
@@ -73,13 +74,15 @@ def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(hub: HubServer
     image_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path base --train_data_dir mine --output_dir out"
     hub.break_request(4, "drop", forever=True)  # after the repository was made
-    done = train(hub, tmp_path, f"{flags} --push_to_hub")
+    done = train(hub, tmp_path, f"{flags} --push_to_hub", processes=1)
     assert done.returncode != 0
     assert "Training is done: `python -m training.hub push out out` pushes it" in done.stderr
     hub.heal()
     assert list(hub.repositories["model", "me/out"].files) == [".gitattributes"]
     assert push(hub, tmp_path / "out", "out").returncode == 0
-    assert len(elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": "me/out"})) == 1
+    there = hub.repositories["model", "me/out"].files
+    names = [path for path in there if path.endswith((".py", ".safetensors", "config.json", "model_index.json"))]
+    assert len(names) > 10 and all(there[path] == (tmp_path / "out" / path).read_bytes() for path in names)
 
 
 RECORD = {
