@@ -13,6 +13,7 @@ from conftest import ROOT
 from diffusers import DiffusionPipeline
 from hub_runs import LOAD, ROUND_TRIP, elsewhere, push
 from hub_server import HubServer, Repository
+from test_cascade import cascade
 from toys import ddim, ddpm, guided, latent, score_sde, seeded
 
 from pipelines.about import pipeline_names
@@ -20,7 +21,7 @@ from training.card import shipped_folders
 from training.networks.open import load_pipeline
 from ui.catalogue import draws_in_steps
 
-TINY = {"ddim": ddim, "latent": latent, "score_sde": score_sde}  # of the other classes a model is shipped
+TINY = {"cascade": cascade, "ddim": ddim, "latent": latent, "score_sde": score_sde}  # no model of these is shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}
 
 
