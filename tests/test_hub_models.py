@@ -75,13 +75,16 @@ def round_trips(hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory)
         third = [{"id": str(place / "one" / "saved" / name)} for name in names]
         tasks = {"two": second, "three": third}
         printed += both.map(lambda at: elsewhere(hub_server, place / at, ROUND_TRIP, tasks[at]), tasks)
+    nothing = Repository()  # of a model that failed before; its test shows how
+    nothing.commit({})
     repositories = {id: repository for (_, id), repository in hub_server.repositories.items()}
+    again = {name: repositories.get(f"me/{name}-again", nothing) for name in names}
     return {
         name: RoundTrip(
             [drawn_here[name], *found],
             repositories[f"me/{name}"].files,
-            repositories[f"me/{name}-again"].files,
-            len(repositories[f"me/{name}-again"].revisions) - 1,  # the first is of its creation
+            again[name].files,
+            len(again[name].revisions) - 1,  # the first is of its creation
         )
         for name, *found in zip(names, *printed, strict=True)
     }
