@@ -74,8 +74,8 @@ class CascadePipeline(StepwisePipeline):
         unet_3, scheduler_3: a third, likewise
         id2label: class names by index
         text_encoder, tokenizer: of transformers, for networks that are told prompts
-        paths: for each stage, "linear" or "variance_preserving" where its network predicts the velocity of a flow, and
-            None where it predicts what its scheduler's `prediction_type` says; None: no flow at all
+        paths: "linear" or "variance_preserving" by the name of each network that predicts the velocity of a flow; the
+            others predict what their scheduler's `prediction_type` says
         max_augmentations: for each stage but the first, the highest level that it was trained with, in [0, 1)
         augmentations: the levels of calls that name none, likewise
         base_size: the size of images to enlarge, a side or (height, width), without a `unet`
@@ -108,7 +108,7 @@ class CascadePipeline(StepwisePipeline):
         id2label: dict[str, str] | None = None,
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        paths: list | None = None,
+        paths: dict | None = None,
         max_augmentations: list | None = None,
         augmentations: list | None = None,
         base_size: int | list[int] | None = None,
@@ -120,7 +120,7 @@ class CascadePipeline(StepwisePipeline):
         count = max((stage for stage, name in enumerate(networks, 1) if networks[name] is not None), default=0)
         self.register_to_config(
             id2label=id2label,
-            paths=list(paths or [None] * count),
+            paths=dict(paths or {}),  # a list of two would be a component to diffusers
             max_augmentations=list(max_augmentations or [0.0] * (count - 1)),
             augmentations=list(augmentations or [0.0] * (count - 1)),
             base_size=base_size if unet is None else None,
@@ -140,21 +140,23 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError("unet_2 must be given with unet_3, got None")
         if self.unet is None and self.config.base_size is None:
             raise ValueError("base_size must be given without a unet: the size of images to enlarge, got None")
-        for name, wanted in (("paths", self.num_stages), ("max_augmentations", self.num_stages - 1)):
-            if len(self.config[name]) != wanted:
-                raise ValueError(f"{name} must have {wanted} entries, got {self.config[name]}")
+        if len(self.config.max_augmentations) != self.num_stages - 1:
+            wanted = self.num_stages - 1
+            raise ValueError(f"max_augmentations must have {wanted} entries, got {self.config.max_augmentations}")
         for level in self.config.max_augmentations:
             check_number("max_augmentations", level, 0.0, 0.999)
-        for path in self.config.paths:
-            if path is not None:
-                find_path(path)
+        known = [NETWORKS[stage] for stage in self.networks]
+        for name, path in self.config.paths.items():
+            if name not in known:
+                raise ValueError(f"paths must be by the names of networks, {', '.join(known)}, got {name!r}")
+            find_path(path)
         for stage in self.networks:
             self._check_stage(stage)
         self._levels(None)
 
     def _check_stage(self, stage: int) -> None:
         name, config = NETWORKS[stage], self.networks[stage].config
-        is_flow = self.config.paths[stage] is not None
+        is_flow = name in self.config.paths
         if is_of_flows(self.schedulers[stage]) != is_flow:
             allowed = "a FlowMatchEulerDiscreteScheduler or one with use_flow_sigmas" if is_flow else "one of diffusion"
             got = type(self.schedulers[stage]).__name__
@@ -344,7 +346,7 @@ class CascadePipeline(StepwisePipeline):
         self, stage: int, num_inference_steps: int, scale: float, eta: float, given: dict[str, Any], count: int
     ) -> "Callable[[StageNoise, Conditions], Iterator[Step]]":
         """A stage's steps, from its noise and from what it is told of the stage before; checked now, run later."""
-        network, scheduler, path = self.networks[stage], self.schedulers[stage], self.config.paths[stage]
+        network, scheduler, path = self.networks[stage], self.schedulers[stage], self.config.paths.get(NETWORKS[stage])
         conditions, nulls = self._of_stage(stage, given, count)
         denoiser = beside(network) if stage else lambda x_t, t, **told: evaluate(network, x_t, t, told)
         scale = scale if nulls else 1.0

@@ -107,7 +107,7 @@ def test_exact_stages_together_draw_the_data(level: float) -> None:
             schedulers[0],
             ExactStage(4, 2, time_cond_proj_dim=8, level=level),
             schedulers[1],
-            paths=["linear", "linear"],
+            paths={"unet": "linear", "unet_2": "linear"},
             max_augmentations=[0.5],
         )
     )
@@ -137,7 +137,7 @@ def cascade(**changes: object) -> CascadePipeline:
     """A flow at 8 pixels, and DDIM at 16."""
     parts = {"unet": unet(8), "scheduler": FlowMatchEulerDiscreteScheduler()}
     parts |= {"unet_2": unet(16, 6, time_cond_proj_dim=32), "scheduler_2": DDIMScheduler(**VP)}
-    config = {"paths": ["linear", None], "max_augmentations": [0.5], "augmentations": [0.2]}
+    config = {"paths": {"unet": "linear"}, "max_augmentations": [0.5], "augmentations": [0.2]}
     return quiet(CascadePipeline(**parts | config | {"id2label": {"0": "a", "1": "b", "2": "c"}} | changes))
 
 
@@ -164,7 +164,9 @@ def test_an_image_depends_on_its_seed_alone_and_on_no_later_stage() -> None:
 
 def test_stages_alone_draw_what_they_draw_together() -> None:
     whole = cascade(augmentations=[0.0])
-    first = quiet(CascadePipeline(whole.unet, whole.scheduler, id2label=whole.config.id2label, paths=["linear"]))
+    first = quiet(
+        CascadePipeline(whole.unet, whole.scheduler, id2label=whole.config.id2label, paths={"unet": "linear"})
+    )
     options = {"num_inference_steps": 2, "output_type": "np", "return_stages": True}
     small = whole("a", generator=seeded(), **options).stages[0]
     np.testing.assert_array_equal(first("a", generator=seeded(), **options).images, small)
@@ -180,7 +182,7 @@ def test_stages_alone_draw_what_they_draw_together() -> None:
 def test_a_stage_has_steps_of_its_own(kind: type) -> None:
     flow = kind is FlowMatchEulerDiscreteScheduler
     scheduler = kind() if flow else kind(**VP)
-    pipe = cascade(scheduler_2=scheduler, paths=["linear", "linear" if flow else None])
+    pipe = cascade(scheduler_2=scheduler, paths={"unet": "linear"} | ({"unet_2": "linear"} if flow else {}))
     assert pipe("a", num_inference_steps=2).nfe == 8
 
 
@@ -200,7 +202,7 @@ def test_networks_of_prompts_and_of_nothing_and_three_stages() -> None:
         scheduler_3=DDIMScheduler(**VP),
         text_encoder=tiny_bert(),
         tokenizer=tiny_tokenizer(),
-        paths=["linear", None, None],
+        paths={"unet": "linear"},
         max_augmentations=[0.5, 0.0],
         augmentations=None,
         id2label=None,
@@ -240,8 +242,8 @@ def test_what_a_stage_is_told() -> None:
         ),
         ({"unet_2": unet(16, 6)}, "^unet_2 must have a time_cond_proj_dim, .* got None$"),
         ({"scheduler_2": FlowMatchEulerDiscreteScheduler()}, "^scheduler_2 must be one of diffusion for its network"),
-        ({"paths": ["linear"]}, r"^paths must have 2 entries, got \['linear'\]$"),
-        ({"paths": ["curved", None]}, "^path must be "),
+        ({"paths": {"unet_3": "linear"}}, "^paths must be by the names of networks, unet, unet_2, got 'unet_3'$"),
+        ({"paths": {"unet": "curved"}}, "^path must be "),
         ({"augmentations": [0.6]}, r"^conditioning_augmentation must be a finite number in \[0, 0.5\], got 0.6$"),
         ({"unet_3": unet(32, 6)}, "^scheduler_3 must be given, as unet_3 and scheduler_3 go together"),
         ({"text_encoder": tiny_bert()}, "^tokenizer must be given"),

@@ -291,7 +291,7 @@ def test_the_loop_and_the_command_know_no_objective_by_name() -> None:
 
 
 def test_no_objective_imports_another() -> None:
-    helpers = {"base", "conditions", "importance", "augmentation", "latents", "text"}
+    helpers = {"base", "conditions", "importance", "augmentation", "latents", "text", "upsampling"}
     for path in sources("training/objectives"):
         known = {name.split(".")[2] for name in imports_of(path) if name.startswith("training.objectives.")}
         assert known <= helpers, path

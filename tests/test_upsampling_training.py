@@ -100,7 +100,7 @@ def test_stages_are_trained_apart_and_joined(place: Path, capsys: pytest.Capture
     assert {path.stat().st_size > 1000 for path in (place / "larger" / "samples").glob("*.png")} == {True}
     join([str(place / "whole"), str(place / "base"), str(place / "larger"), "--augmentations", "0.25"])
     pipe = quiet(CascadePipeline.from_pretrained(place / "whole"))
-    assert pipe.config.paths == ["linear", None] and pipe.config.augmentations == [0.25]
+    assert pipe.config.paths == {"unet": "linear"} and pipe.config.augmentations == [0.25]
     output = pipe("a red apple", num_inference_steps=2, generator=seeded(), return_stages=True, output_type="np")
     assert [stage.shape[1] for stage in output.stages] == [8, 16] and np.isfinite(output.images).all()
     record = json.loads((place / "whole" / "training.json").read_text())

@@ -29,7 +29,7 @@ def joined(stages: list[DiffusionPipeline], augmentations: list[float] | None = 
     if getattr(first, "unet", None) is None or hasattr(first, "vae") or len(sizes(first)) > 1:
         raise ValueError(f"the first stage must draw small images from noise, a {type(first).__name__} does not")
     parts: dict[str, Any] = {"unet": first.unet, "scheduler": first.scheduler}
-    paths, highest = [_path(first)], []
+    paths, highest = {"unet": _path(first)}, []
     for number, stage in enumerate(others, 2):
         if not isinstance(stage, CascadePipeline) or stage.unet is not None or stage.unet_3 is not None:
             raise ValueError(f"stage {number} must be of a run with --low_resolution, and of that alone")
@@ -39,7 +39,7 @@ def joined(stages: list[DiffusionPipeline], augmentations: list[float] | None = 
                 f"stage {number} must enlarge images of {expected[1]}x{expected[0]}, it enlarges {_told(got)}"
             )
         parts |= {f"unet_{number}": stage.unet_2, f"scheduler_{number}": stage.scheduler_2}
-        paths.append(stage.config.paths[1])
+        paths[f"unet_{number}"] = stage.config.paths.get("unet_2")
         highest.append(stage.config.max_augmentations[0])
     for name in ("text_encoder", "tokenizer"):
         parts[name] = next((found for stage in stages if (found := getattr(stage, name, None)) is not None), None)
@@ -47,6 +47,7 @@ def joined(stages: list[DiffusionPipeline], augmentations: list[float] | None = 
     for number, stage in enumerate(others, 2):
         if stage.config.id2label not in (None, names):
             raise ValueError(f"stage {number} must have the classes of the first stage")
+    paths = {name: path for name, path in paths.items() if path is not None}
     config = {"id2label": names, "paths": paths, "max_augmentations": highest, "augmentations": augmentations}
     return CascadePipeline(**parts, **config)
 
@@ -57,8 +58,7 @@ def sizes(stage: DiffusionPipeline) -> list[tuple[int, int]]:
 
 
 def _path(first: DiffusionPipeline) -> str | None:
-    own = first.config.get("paths")
-    return own[0] if own else first.config.get("path")
+    return first.config.get("paths", {}).get("unet") or first.config.get("path")
 
 
 def _told(size: tuple[int, int]) -> str:

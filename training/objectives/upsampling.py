@@ -138,12 +138,12 @@ class Upsampling(TextConditional):
         if self.captions is not None:
             parts |= {"text_encoder": self.captions.text_encoder, "tokenizer": self.captions.tokenizer}
         if self.options.low_resolution is None:
-            return CascadePipeline(self.drawn(network), scheduler, **parts, paths=[path])
+            return CascadePipeline(self.drawn(network), scheduler, **parts, paths={"unet": path} if path else None)
         return CascadePipeline(
             unet_2=network,
             scheduler_2=scheduler,
             **parts,
-            paths=[None, path],
+            paths={"unet_2": path} if path else None,
             max_augmentations=[self.options.max_augmentation],
             base_size=self.options.low_resolution,
         )
