@@ -88,7 +88,7 @@ def run(options: Options) -> list[Row]:
     """Time both; the first row is the peer's."""
     catalogue = Catalogue({"model": options.model})
     info = catalogue["model"]
-    if not info.has_prompts or not info.flow:
+    if "prompt" not in info.accepts or info.class_names or not info.flow:
         raise ValueError(f"model must be a flow that is told prompts, {options.model} is not")
     plain, app = load(info, Placement(device.detect().device, "float32", False)), catalogue.pipeline("model")
     runs = {

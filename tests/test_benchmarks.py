@@ -13,11 +13,12 @@ from diffusers import DDIMPipeline, DDIMScheduler
 from evaluation_runs import tiny_feature_classifier
 from image_files import parquet_folder
 from PIL import Image
+from text_models import text_pipeline
 from torch import nn
 from toys import ddpm, guided, quiet, seeded, tiny_unet
 from training_runs import network_file, noise
 
-from benchmarks import quality, sampling, training
+from benchmarks import prompts, quality, sampling, training
 from benchmarks.frechet import portions, to_pixels
 from benchmarks.ours import load_data, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer, Transform, guided_ddim, without_classes
@@ -84,6 +85,16 @@ def test_training_prints_and_writes_its_table(place: Path, tmp_path: Path, capsy
     assert [row[0] for row in rows] == ["stock loop, float32", "ours, bf16"] and rows[0][3] == "1.00"
     written = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert all(len(row["all"]) == 2 and min(row["all"]) > 0 for row in written)
+
+
+def test_prompts_prints_where_the_seconds_go(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    text_pipeline().save_pretrained(tmp_path / "words")
+    rows = prompts.main(f"--model {tmp_path}/words --images 2 --repeats 1 --steps 3".split())
+    assert [row["evaluations"] for row in rows][0] == 6 and all(0 < row["outside"] < 1 for row in rows)
+    assert "outside the networks" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="model must be a flow that is told prompts"):
+        guided().save_pretrained(tmp_path / "classes")
+        prompts.main(["--model", f"{tmp_path}/classes"])
 
 
 @pytest.mark.parametrize("recipe", ["fashion-cfg", "fashion-ddpm"])
