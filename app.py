@@ -10,7 +10,7 @@ from huggingface_hub import RepoCard
 
 from pipelines.about import read_json
 from ui import LAUNCH, Catalogue, build_demo
-from ui.catalogue import describe, draws_in_steps
+from ui.catalogue import draws_in_steps
 from ui.prompts import is_told_prompts
 
 CARDS = Path(__file__).resolve().parent / "model_cards"
@@ -18,13 +18,25 @@ CARDS = Path(__file__).resolve().parent / "model_cards"
 
 def shipped_models() -> dict[str, str]:
     """The folders of model_cards/ that hold a pipeline that draws in steps, the one that opens the page first."""
-    folders = sorted(filter(draws_in_steps, (i.parent for i in CARDS.glob("*/model_index.json"))), key=_order)
+    folders = sorted(filter(_may_draw, (i.parent for i in CARDS.glob("*/model_index.json"))), key=_order)
     return {folder.name: _relative(folder) for folder in folders}
+
+
+def _may_draw(folder: Path) -> bool:
+    """Whether it draws in steps; a damaged folder is for the catalogue to name."""
+    try:
+        return draws_in_steps(folder)
+    except Exception:  # its files may say anything
+        return True
 
 
 def _order(folder: Path) -> tuple[bool, bool, str]:
     """Models that are told prompts, then classifier-free guidance, then the rest, each by name."""
-    return not is_told_prompts(read_json(folder / "model_index.json")), "cfg" not in folder.name, folder.name
+    try:
+        told = is_told_prompts(read_json(folder / "model_index.json"))
+    except Exception:
+        told = False
+    return not told, "cfg" not in folder.name, folder.name
 
 
 def _relative(folder: Path) -> str:
@@ -38,18 +50,7 @@ def default_models() -> dict[str, str]:
     readme = CARDS.parent / "README.md"
     if shipped or not readme.is_file():
         return shipped
-    named = named_models(RepoCard.load(readme).data.to_dict().get("models") or [])
-    return {name: source for name, source in named.items() if _is_there(name, source)}
-
-
-def _is_there(name: str, source: str) -> bool:
-    """Whether a model can be read. A Space opens without one that was deleted or became private."""
-    try:
-        describe(name, source)
-    except ValueError as error:
-        print(f"left out: {error}")
-        return False
-    return True
+    return named_models(RepoCard.load(readme).data.to_dict().get("models") or [])
 
 
 def named_models(sources: list[str]) -> dict[str, str]:

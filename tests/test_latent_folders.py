@@ -19,7 +19,8 @@ from training.evaluation.checks import check_bits
 from training.evaluation.options import Options
 from training.evaluation.sampling import draw_batch, open_model
 from training.networks.open import load_pipeline
-from ui.catalogue import describe, load
+from ui.catalogue import describe
+from ui.loading import load
 from ui.device import Placement
 
 # --- what the page knows of it ---

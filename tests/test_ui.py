@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,8 +133,42 @@ def test_a_file_without_settings_is_refused_by_name(content: bytes | None, tmp_p
         image_metadata.read(path)
 
 
+def hostile_png(kind: str) -> bytes:
+    """A small file that stands for much more: 40 MB of text, 30,000 x 30,000 pixels, or brackets in brackets."""
+    side = {"pixels": 30_000, "more": 9_000}.get(kind, 4)
+    packer = zlib.compressobj()
+    text = {
+        "text": lambda: b"".join(packer.compress(bytes(1_000_000)) for _ in range(40)) + packer.flush(),
+        "deep": lambda: zlib.compress(b"[" * 100_000),
+        "objects": lambda: zlib.compress(b'{"a":' * 100_000),
+        "list": lambda: zlib.compress(b"[1, 2]"),
+        "digits": lambda: zlib.compress(b'{"seed": ' + b"9" * 10_000 + b"}"),
+    }.get(kind, lambda: zlib.compress(b"{}"))()
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0),
+        b"zTXt": b"stepwise\0\0" + text,
+        b"IDAT": zlib.compress(bytes(20)),
+        b"IEND": b"",
+    }
+    packed = [struct.pack(">I", len(v)) + k + v + struct.pack(">I", zlib.crc32(k + v)) for k, v in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", ["text", "pixels", "more", "deep", "objects", "list", "digits"])
+def test_a_file_that_stands_for_much_more_is_one_message(kind: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(hostile_png(kind))
+    with gr.Blocks():
+        tab = GenerateTab(catalogue)
+    *kept, text = tab.recall(str(path))
+    assert "image must be a PNG that this page drew" in text and "bomb.png" in text
+    assert [part for part in kept if part != gr.skip()] == [None], "the file goes, and all settings stay"
+
+
 def test_what_no_longer_fits_is_forgotten_alone(catalogue: Catalogue) -> None:
     remembered = {"model": "tiny-ddpm", "class_name": "Bag", "steps": "nonsense", "count": 5, "unheard": 1}
+    remembered |= {"seed": [1], "eta": {"a": 1}, "sampler": [["b"]], "guidance_scale": 10**400, "prompt": "\ud800"}
     assert Settings.recalled(remembered, catalogue) == Settings("tiny-ddpm", count=5)
     assert Settings.recalled({"model": "gone", "class_name": "Dress", "seed": 3}, catalogue) == Settings(
         "tiny-cfg", seed=3

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from . import device
+from .answers import answered
 from .catalogue import Catalogue
 from .fields import FIELDS, NOISE, ROWS
 from .outputs import files
@@ -71,13 +72,11 @@ def _endpoint(catalogue: Catalogue, defaults: dict[str, Any]) -> Callable[..., I
 
     def generate(*args: Any, **kwargs: Any) -> Iterator[Answer]:
         given = signature.bind(*args, **kwargs).arguments
-        try:
+        with answered():
             settings = Settings.checked(_chosen(given, defaults, catalogue), catalogue)
             start = _start(given, settings, catalogue)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
         settings = settings.beginning_with(start.kind if start else NOISE)
-        with closing(draw(settings, catalogue, start, previews=False)) as steps:
+        with answered(), closing(draw(settings, catalogue, start, previews=False)) as steps:
             for progress in steps:
                 if progress.images is None:  # if the client has gone, Gradio closes this generator at a yield
                     yield [], json.dumps({"step": progress.index, "num_steps": progress.num_steps}), ""

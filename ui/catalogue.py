@@ -15,7 +15,7 @@ from pipelines.about import facts_of_folder, of_class, of_folder, read_json
 from pipelines.facts import Facts, where_to_look
 
 from . import device, zero_gpu
-from .device import Placement
+from .loading import in_a_line, load
 from .prompts import limits_of, suggested
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 
@@ -85,10 +85,15 @@ _LOADING = threading.Lock()  # diffusers patches torch.nn.Module while it loads:
 class Catalogue:
     """Models by name. Each is loaded once, whichever thread asks first, and only one at a time.
 
-    It is pickled as its number: a forked process has the same one, with what it has loaded.
+    It is pickled as its number: a forked process has the same one, with what it has loaded. A model that cannot be read
+    is left out, and does not keep the others from being drawn with.
+
+    Attributes:
+        infos: what each model can do, by name
+        left_out: why a model is left out, by name
 
     Raises:
-        ValueError: no model at all, or a folder that holds none, by name.
+        ValueError: no model at all, or none that can be read, by name.
     """
 
     _all: weakref.WeakValueDictionary[int, "Catalogue"] = weakref.WeakValueDictionary()
@@ -96,8 +101,12 @@ class Catalogue:
     def __init__(self, models: Mapping[str, str | Path]) -> None:
         if not models:
             raise ValueError("models must name at least one folder that holds a model_index.json, got none")
-        choices = {"model": {"choices": tuple(models)}}
-        infos = [describe(name, source) for name, source in models.items()]
+        infos, self.left_out = _described(models)
+        if not infos:
+            raise ValueError("; ".join(self.left_out.values()))
+        for name, problem in self.left_out.items():
+            print(f"{name} is left out: {problem}")
+        choices = {"model": {"choices": tuple(info.name for info in infos)}}
         self.infos = {info.name: replace(info, limits=info.limits | choices) for info in infos}
         self._loaded: dict[str, Any] = {}
         self._all[id(self)] = self
@@ -118,7 +127,11 @@ class Catalogue:
         return name in self._loaded
 
     def pipeline(self, name: str) -> Any:
-        """The pipeline, placed where it is fastest. Visitors share it: draw with a copy, `samplers.with_sampler`."""
+        """The pipeline, placed where it is fastest. Visitors share it: draw with a copy, `samplers.with_sampler`.
+
+        Raises:
+            ValueError: it cannot be loaded, or weights are missing, NaN or infinite, by model.
+        """
         if name not in self._loaded:
             with _LOADING:
                 if name not in self._loaded:
@@ -126,15 +139,31 @@ class Catalogue:
         return self._loaded[name]
 
     def warm(self, name: str | None = None) -> threading.Thread:
-        """Load a model, the first unless named, in the background; where a GPU is lent, drawing loads it."""
-
-        def work() -> None:
-            if not zero_gpu.lent():
-                self.pipeline(name or self.names[0])
-
-        thread = threading.Thread(target=work, daemon=True)
+        """Load a model, the first unless named, in the background; one that cannot be loaded is said in the log, and
+        where a GPU is lent, drawing loads it."""
+        thread = threading.Thread(target=self._try, args=(name or self.names[0],), daemon=True)
         thread.start()
         return thread
+
+    def _try(self, name: str) -> None:
+        try:
+            if not zero_gpu.lent():
+                self.pipeline(name)
+        except ValueError as error:
+            print(error)
+
+
+def _described(models: Mapping[str, str | Path]) -> tuple[list[ModelInfo], dict[str, str]]:
+    """The models that can be read, and why the others cannot, by name."""
+    infos, problems = [], {}
+    for name, source in models.items():
+        name = writable(name)
+        try:
+            infos.append(describe(name, source))
+        except Exception as error:  # its files may say anything
+            problem = in_a_line(error)
+            problems[name] = problem if problem.startswith("model") else f"model {source} cannot be read: {problem}"
+    return infos, problems
 
 
 def _catalogue(number: int) -> Catalogue:
@@ -186,7 +215,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "steps": told.get("steps", {}) | {"range": (1, num_train_timesteps)},
             "sampler": {"choices": samplers},
             **_interval(index),
-            "shift": {"value": _scheduler_config(folder).get("shift") or 1.0},
+            "shift": {"value": float(_scheduler_config(folder).get("shift") or 1.0)},
         },
     )
 
@@ -195,21 +224,6 @@ def draws_in_steps(folder: Path) -> bool:
     """Whether a folder's pipeline draws in steps that can be watched: an autoencoder, for one, does not."""
     about = of_folder(folder, read_json(folder / "model_index.json").get("_class_name"))
     return about is not None and about.has_steps
-
-
-def load(info: ModelInfo, placement: Placement) -> Any:
-    """The pipeline of a model, by the code in its folder where there is some."""
-    import diffusers
-    import torch
-
-    import pipelines
-
-    options = {"use_safetensors": True, "dtype": getattr(torch, placement.dtype)}
-    if info.carries_code:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(info.folder, trust_remote_code=True, **options)
-    else:
-        pipe = getattr(pipelines, info.pipeline).from_pretrained(info.folder, **options)
-    return placement.apply(pipe)
 
 
 def _fetch(source: str) -> Path:
@@ -225,21 +239,27 @@ def _fetch(source: str) -> Path:
         ) from error
 
 
+def writable(name: str) -> str:
+    """A name as UTF-8 can write it: those of folders and in JSON may hold halves of characters."""
+    return name.encode(errors="replace").decode()
+
+
 def _classes(count: int, index: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
     """Names on the page, and what `class_labels` takes for each."""
     named = index.get("id2label") or {}
     names = tuple(str(named[key]) for key in sorted(named, key=int))
     if count and names:
-        spelled = [unicodedata.normalize("NFC", name).casefold() for name in names]
+        spelled, shown = [unicodedata.normalize("NFC", name).casefold() for name in names], tuple(map(writable, names))
         known = Counter(spelled)  # ImageNet has two cranes: there the index tells them apart
-        return names, tuple(name if known[spelled[i]] == 1 else i for i, name in enumerate(names))
+        told = [name == shown[i] and known[spelled[i]] == 1 for i, name in enumerate(names)]
+        return shown, tuple(name if told[i] else i for i, name in enumerate(names))
     return tuple(map(str, range(count))), tuple(range(count))
 
 
 def _shape(facts: Facts) -> tuple[int, int, int]:
     """(height, width, channels) to show: 28 x 28 grey where the configs do not say."""
     channels, height, width = facts.image_shape or (1, 28, 28)
-    return height, width, 3 if channels >= 3 else 1
+    return int(height), int(width), 3 if channels >= 3 else 1
 
 
 def _interval(index: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -247,11 +267,11 @@ def _interval(index: dict[str, Any]) -> dict[str, dict[str, float]]:
     low, high = index.get("guidance_interval") or (0.0, 1.0)
     if (low, high) == (0.0, 1.0):
         return {}
-    return {"guidance_low": {"value": low}, "guidance_high": {"value": high}}
+    return {"guidance_low": {"value": float(low)}, "guidance_high": {"value": float(high)}}
 
 
 def _num_train_timesteps(folder: Path) -> int:
-    return _scheduler_config(folder).get("num_train_timesteps") or 1000
+    return int(_scheduler_config(folder).get("num_train_timesteps") or 1000)
 
 
 def _scheduler_config(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The page: its title, its tabs and the endpoint."""
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -20,13 +21,20 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
     Launch with `demo.launch(**ui.LAUNCH)` for the theme.
 
     Raises:
-        ValueError: no model, or one that cannot be read, by name.
+        ValueError: no model, or none that can be read, by name.
     """
     catalogue = models if isinstance(models, Catalogue) else Catalogue(models)
     with gr.Blocks(title="Stepwise", delete_cache=CACHE_SECONDS, analytics_enabled=False) as demo:
         gr.HTML(TITLE, elem_id="title", padding=False)
+        if catalogue.left_out:
+            gr.HTML(_left_out(catalogue), elem_id="left-out", padding=False)
         with gr.Tabs(), gr.Tab("Generate"):
             tab = GenerateTab(catalogue)
         add_endpoint(catalogue)
         tab.open(demo)
     return demo
+
+
+def _left_out(catalogue: Catalogue) -> str:
+    """Which models cannot be drawn with, and why."""
+    return "".join(f"<p>{escape(f'{name} is left out: {why}')}</p>" for name, why in catalogue.left_out.items())

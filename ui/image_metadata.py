@@ -6,6 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from .uploads import MOST_PIXELS
+
 KEY = "stepwise"
 
 
@@ -31,11 +33,17 @@ def read(path: str | Path) -> dict[str, Any]:
     """The settings inside a PNG.
 
     Raises:
-        ValueError: not an image, or one without our settings, by file name.
+        ValueError: no PNG, one of too many pixels, or one without our settings, by file name.
     """
+    name = Path(path).name
     try:
-        with Image.open(path) as image:
-            image.load()  # text may follow the pixels
-            return dict(json.loads(image.info[KEY]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"image must be a PNG that this page drew: {Path(path).name} holds no settings") from error
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height <= MOST_PIXELS:
+                image.load()  # text may follow the pixels
+                return dict(json.loads(image.info[KEY]))
+            size = f"{image.width}x{image.height}"
+    except Image.DecompressionBombError:
+        size = "many more"
+    except Exception as error:  # damaged files, and text that is too long or too deeply nested, raise a dozen kinds
+        raise ValueError(f"image must be a PNG that this page drew: {name} holds no settings") from error
+    raise ValueError(f"image must be a PNG that this page drew, of at most {MOST_PIXELS:,} pixels: {name} has {size}")

@@ -16,6 +16,7 @@ from .settings import Settings
 
 WIDTH = 560  # pixels, about as wide as the page shows the grid
 LONGEST_NAME = 60  # letters of a class or a prompt in the name of a file
+MOST_BYTES = 180  # of that name: with seed and ending less than the 255 that file systems take
 LIVE_WIDTH = 280  # while it denoises: a quarter of the pixels to compress per step, shown at the same size
 
 
@@ -57,25 +58,29 @@ def files(settings: Settings, catalogue: Catalogue, progress: Progress, folder: 
     for i, image in enumerate(progress.images):
         told = settings.prompt if settings.has("prompt", info) else ""
         name = info.class_names[classes[i]] if classes else told or settings.model
-        letters = f"{name[:LONGEST_NAME]} seed {settings.seed + i}"
-        stem = "".join(letter if letter.isalnum() else "-" for letter in letters).lower()
         own = settings.of_image(i)
-        path = image_metadata.save(image, folder / f"{stem}.png", own.as_json())
+        path = image_metadata.save(image, folder / f"{_stem(name)}-seed-{own.seed}.png", own.as_json())
         written.append((str(path), f"{name} · seed {own.seed}"))
     return written
 
 
+def _stem(name: str) -> str:
+    """A name as the beginning of a file's, whatever its letters and however many."""
+    letters = "".join(letter if letter.isalnum() else "-" for letter in name[:LONGEST_NAME].lower())
+    return letters.encode()[:MOST_BYTES].decode(errors="ignore")
+
+
 def status(text: str, share: float | None = None) -> str:
-    """The status line, with a progress bar where `share`, in [0, 1], is given."""
+    """The status line, with a progress bar where `share`, in [0, 1], is given. `text` is shown as it is written."""
     bar = "" if share is None else f'<div class="bar"><i style="width:{100 * share:.0f}%"></i></div>'
-    return f'<div role="status" aria-live="polite"><p>{text}</p>{bar}</div>'
+    return f'<div role="status" aria-live="polite"><p>{escape(text)}</p>{bar}</div>'
 
 
 def report(progress: Progress, stopped: bool = False) -> str:
     """How far a run is, for the status line: steps, seconds, network evaluations."""
     cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"
     if progress.images is not None:
-        unread = f" · not read of the prompt, which is too long: {escape(_shortened(progress.unread))}"
+        unread = f" · not read of the prompt, which is too long: {_shortened(progress.unread)}"
         return status(f"Drawn in {progress.num_steps} steps · {cost}{unread if progress.unread else ''}", 1.0)
     start = "Stopped after step" if stopped else "Step"
     text = f"{start} {progress.index} of {progress.num_steps} · {cost}"

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .catalogue import Catalogue
+from .loading import in_a_line
 from .previews import enlarged, preview_of
 from .samplers import with_sampler
 from .settings import Settings
@@ -108,7 +109,19 @@ def draw(
 
     `start` is what they begin with where `settings.start` says that it is an image; `previews`: whether anybody looks
     at the steps, or back at them.
+
+    Raises:
+        ValueError: the model cannot be loaded, its code fails, or what it draws is NaN or infinite, in one line.
     """
+    try:
+        yield from _drawn(settings, catalogue, start, previews)
+    except ValueError:
+        raise
+    except Exception as error:  # code in folders is of others
+        raise ValueError(f"model {settings.model} cannot draw this: {in_a_line(error)}") from error
+
+
+def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previews: bool) -> Iterator[Progress]:
     import torch
 
     info = catalogue[settings.model]
@@ -122,6 +135,9 @@ def draw(
     frames = Frames(scale=scale)
     with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
         for step in steps:
+            if not torch.isfinite(step.prev_sample).all():
+                where = f"after step {step.index + 1} of {step.num_steps}"
+                raise ValueError(f"model {settings.model} draws no image with these settings: NaN or infinite {where}")
             preview = _preview(preview_step, step) if previews else {}
             _store(frames, step, preview)
             seconds = time.perf_counter() - started

@@ -29,6 +29,7 @@ CSS = """
 #title h1 { font-size: 1.75rem; font-weight: 700; margin: 0; letter-spacing: -0.02em; }
 #title p { margin: 0.15rem 0 0; color: var(--body-text-color-subdued); }
 #stage, #settings { min-width: 0; }
+#settings fieldset label { min-width: 0; max-width: 100%; overflow-wrap: anywhere; }
 #settings { overflow-anchor: none; }
 #status { scroll-margin-top: 2.5rem; }
 #preview img, #gallery img { image-rendering: pixelated; }

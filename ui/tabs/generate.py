@@ -13,6 +13,7 @@ from gradio.components import Component
 from PIL import Image
 
 from .. import controls, device, image_metadata
+from ..answers import answered
 from ..catalogue import Catalogue
 from ..fields import FIELDS, NOISE, ROWS
 from ..outputs import files, grid, live, opening, report, status
@@ -127,7 +128,7 @@ class GenerateTab:
                 [self.controls.fields[each] for each in followers],
             )
             self.controls.fields[name].input(follow, settings, outputs, queue=False, **QUIET)
-        recalled = [*settings, self.controls.seed_mode, *self.controls.start.parts]
+        recalled = [*settings, self.controls.seed_mode, *self.controls.start.parts, self.controls.image, self.status]
         self.controls.image.upload(self.recall, self.controls.image, recalled, queue=False, **QUIET)
         gr.on(
             [part.change for part in inputs],
@@ -157,16 +158,22 @@ class GenerateTab:
         return [*controls.updates(self.catalogue, settings), mode, kind, *self.controls.start.without(settings)]
 
     def sample(self, *values: Any) -> tuple[Any, str, str]:
-        """The first image on the page and its code: the model's own samples or, without any, drawn once and kept."""
+        """The first image on the page and its code: the model's own samples or, without any, drawn once and kept.
+
+        A model that cannot draw says so, and the others can still be chosen.
+        """
         settings = Settings.recalled(self._named(values), self.catalogue)
         model, info = settings.model, self.catalogue[settings.model]
         if model not in self._samples and info.samples:
             self._samples[model] = Image.open(info.samples)
+        code, text = snippet(settings, info, device.detect()), f"Samples of {model}. Press Draw for images of your own."
         if model not in self._samples:
-            *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue, previews=False)
+            try:
+                *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue, previews=False)
+            except ValueError as error:
+                return opening(info), status(str(error)), code
             self._samples[model] = grid(last.frames.final)
-        text = status(f"Samples of {model}. Press Draw for images of your own.")
-        return self._samples[model], text, snippet(settings, info, device.detect())
+        return self._samples[model], status(text), code
 
     # ------------------------------------------------------------------------------------------------------- drawing
 
@@ -201,7 +208,7 @@ class GenerateTab:
         settings = self._settings(named, seed_mode)
         code = snippet(settings, self.catalogue[settings.model], device.detect())
         progress, keep, shown = None, gr.skip(), 0.0
-        with closing(draw(settings, self.catalogue, start)) as steps:
+        with answered(), closing(draw(settings, self.catalogue, start)) as steps:
             for progress in steps:
                 if progress.images is not None or self.stop_requests.pressed(request.session_hash):
                     break
@@ -219,10 +226,8 @@ class GenerateTab:
     def _settings(self, values: dict[str, Any], seed_mode: str) -> Settings:
         if seed_mode == controls.NEW_SEED:
             values["seed"] = secrets.randbelow(2**31)
-        try:
+        with answered():
             return Settings.checked(values, self.catalogue)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
 
     def _ending(
         self, settings: Settings, progress: Progress, kind: str, code: tuple[str, Any], folder: Path
@@ -271,11 +276,12 @@ class GenerateTab:
         return dict(zip(FIELDS, values, strict=True))
 
     def recall(self, path: str) -> list[Any]:
-        """The settings of an image that was dropped on the page."""
+        """The settings of an image that was dropped on the page; of another file, what is wrong with it."""
         try:
             settings = Settings.recalled(image_metadata.read(path), self.catalogue)
         except ValueError as error:
-            raise gr.Error(str(error), title="No settings in this file") from error
-        gr.Info(f"Settings of the image with seed {settings.seed} recalled.")
-        updates = controls.updates(self.catalogue, settings)
-        return [*updates, controls.KEEP_SEED, *self.controls.start.without(settings)]
+            kept = [gr.skip()] * (len(FIELDS) + 1 + len(self.controls.start.parts))
+            return [*kept, None, status(str(error))]
+        updates = [*controls.updates(self.catalogue, settings), controls.KEEP_SEED]
+        text = status(f"Settings of the image with seed {settings.seed} recalled.")
+        return [*updates, *self.controls.start.without(settings), gr.skip(), text]
