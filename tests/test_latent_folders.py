@@ -20,8 +20,8 @@ from training.evaluation.options import Options
 from training.evaluation.sampling import draw_batch, open_model
 from training.networks.open import load_pipeline
 from ui.catalogue import describe
-from ui.loading import load
 from ui.device import Placement
+from ui.loading import load
 
 # --- what the page knows of it ---
 
