@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,16 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
     expect(page.get_by_label("number input for Eta")).to_be_visible(timeout=PATIENCE)
     draw(page)
     expect(page.locator("#status")).to_contain_text("8 network evaluations per image")
+
+    page.get_by_role("tab", name="Compare").click()  # with the model of Generate, which has no classes
+    expect(page.locator("#compare-estimate")).to_contain_text("4 images, 30 steps: ", timeout=PATIENCE)
+    expect(page.locator("#compare-estimate")).to_contain_text(re.compile(r"Sampler\sDDIM"))
+    page.locator("#compare").click()
+    expect(page.locator("#compare-status")).to_contain_text("4 images drawn", timeout=PATIENCE)
+    sheet = page.locator("#compare-sheet img")
+    assert sheet.get_attribute("alt") == "Comparison of Steps: 4 of 4 images"
+    drawn = Image.open(BytesIO(page.request.get(sheet.get_attribute("src")).body()))
+    assert json.loads(drawn.info["stepwise"])["compare"] == {"x": {"setting": "steps", "values": [2, 4, 8, 16]}}
 
 
 def test_settings_beyond_the_reach_of_the_handles_are_drawn(visit: Callable[..., Page]) -> None:

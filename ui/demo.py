@@ -8,6 +8,7 @@ import gradio as gr
 
 from .api import add_endpoint
 from .catalogue import Catalogue
+from .tabs.compare import CompareTab
 from .tabs.generate import GenerateTab
 
 TITLE = """<h1>Stepwise</h1><p>Diffusion models you can see, train and share</p>"""
@@ -28,8 +29,11 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
         gr.HTML(TITLE, elem_id="title", padding=False)
         if catalogue.left_out:
             gr.HTML(_left_out(catalogue), elem_id="left-out", padding=False)
-        with gr.Tabs(), gr.Tab("Generate"):
-            tab = GenerateTab(catalogue)
+        with gr.Tabs():
+            with gr.Tab("Generate"):
+                tab = GenerateTab(catalogue)
+            with gr.Tab("Compare") as compare:
+                CompareTab(catalogue, tab.controls.settings()).connect(compare)
         add_endpoint(catalogue)
         tab.open(demo)
     return demo

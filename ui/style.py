@@ -25,7 +25,7 @@ THEME = gr.themes.Soft(
 
 CSS = """
 .gradio-container { width: 100%; min-width: 0 !important; max-width: 1200px !important; margin: 0 auto !important; }
-#title .html-container, #status .html-container { padding: 0 !important; }
+#title .html-container, #status .html-container, .plain .html-container { padding: 0 !important; }
 #title h1 { font-size: 1.75rem; font-weight: 700; margin: 0; letter-spacing: -0.02em; }
 #title p { margin: 0.15rem 0 0; color: var(--body-text-color-subdued); }
 #stage, #settings { min-width: 0; }
@@ -34,9 +34,10 @@ CSS = """
 #status { scroll-margin-top: 2.5rem; }
 #preview img, #gallery img { image-rendering: pixelated; }
 #preview .image-frame, #preview .image-frame img { width: 100%; object-fit: contain; }
-#status .bar { height: 4px; border-radius: 2px; background: var(--border-color-primary); overflow: hidden; }
-#status .bar i { display: block; height: 100%; background: var(--color-accent); }
-#status p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
+#status .bar, #compare-status .bar { height: 4px; border-radius: 2px; overflow: hidden; }
+#status .bar, #compare-status .bar { background: var(--border-color-primary); }
+#status .bar i, #compare-status .bar i { display: block; height: 100%; background: var(--color-accent); }
+#status p, #compare-status p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
 #gallery .grid-wrap { min-height: 0; height: auto; max-height: none; }
 #gallery .grid-container { grid-template: none / repeat(16, minmax(0, 1fr)); grid-auto-rows: auto; padding-top: 2rem; }
 #gallery .thumbnail-item { border-radius: 4px; height: auto; aspect-ratio: 1; }
@@ -53,6 +54,8 @@ CSS = """
 #styles label.selected { background: var(--button-primary-background-fill); color: var(--button-primary-text-color); }
 #examples .gallery { gap: 0.4rem; }
 #examples .gallery-item { border-radius: 999px; padding: 0 0.3rem; font-size: 0.85rem; }
+.plain p { margin: 0 0 0.4rem; }
+#compare-sheet img { width: auto; max-width: 100%; margin: 0 auto; }
 footer { opacity: 0.7; }
 @media (max-width: 768px) {
   #stage { order: -1; }
