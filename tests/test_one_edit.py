@@ -146,9 +146,9 @@ def test_it_loads_where_there_is_no_project_from_the_hub_and_from_a_folder(
 ) -> None:
     done = push(hub, place / "cold-model", "me/cold")
     assert done.returncode == 0, done.stderr
-    first = elsewhere(hub, tmp_path / "one", ROUND_TRIP, {"id": "me/cold", "again": "me/again"})
-    again = elsewhere(hub, tmp_path / "two", ROUND_TRIP, {"id": "me/again"})
-    assert first == again == elsewhere(hub, tmp_path / "three", ROUND_TRIP, {"id": str(tmp_path / "one" / "saved")})
+    first = elsewhere(hub, tmp_path / "one", ROUND_TRIP, [{"id": "me/cold", "again": "me/again", "saved": "saved"}])
+    again = elsewhere(hub, tmp_path / "two", ROUND_TRIP, [{"id": "me/again"}])
+    assert first == again == elsewhere(hub, tmp_path / "three", ROUND_TRIP, [{"id": str(tmp_path / "one" / "saved")}])
 
 
 @pytest.mark.parametrize("line", ["from pipelines import NoiseSchedule", "import pipelines.schedule as schedule"])
