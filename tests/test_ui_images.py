@@ -296,7 +296,7 @@ def test_the_page_draws_from_what_it_was_given_and_from_noise_again(
     _, none, _, editor, note, _, begins, strength = panel.forget("words")
     assert none is editor["value"] is None and begins == "noise" and not strength["visible"] and not note["visible"]
     begun, *_ = tab.begin(request, *values, None, None)
-    *_, (*_, code, code_files, frames, _, _) = tab.run(request, *values, begun)
+    *_, (*_, code, code_files, frames, _, _, _) = tab.run(request, *values, begun)
     assert begun is None and "image" not in code.split("pipe(")[1].split("generator")[0] and not code_files["visible"]
     assert np.array_equal(frames.final, drawn(catalogue, None).frames.final)
 
@@ -315,7 +315,7 @@ def test_a_link_to_an_image_that_began_with_one_opens_and_says_that_it_is_missin
     assert not plain[-6]["visible"] and not plain[-2]["visible"]
     settings = Settings.checked(WHOLE | {"start": "mask"}, catalogue)
     path = image_metadata.save(Image.new("L", (4, 4)), tmp_path / "one.png", settings.as_json())
-    assert tab.recall(str(path))[-2]["visible"]
+    assert tab.recall(str(path))[-4]["visible"]
 
 
 # -------------------------------------------------------------------------------------------------------- /generate

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from . import device
 from .answers import answered
-from .catalogue import Catalogue
-from .fields import FIELDS, NOISE, ROWS
+from .catalogue import Catalogue, ModelInfo
+from .fields import FIELDS, NOISE, ROWS, Field
 from .outputs import files
 from .run import QUEUE, draw
 from .settings import Settings, problems
@@ -40,24 +41,24 @@ PARAMETERS = (*list(FIELDS)[:_PLACE], *FILES, *list(FIELDS)[_PLACE:])
 
 def add_endpoint(catalogue: Catalogue) -> None:
     """Add /generate to the current Blocks. Its components are invisible: they only carry names and defaults."""
-    defaults = Settings.checked({}, catalogue).as_dict()
+    defaults, texts = _defaults(catalogue), _texts(catalogue)
 
     def check(*values: Any) -> list[dict[str, Any]]:
         given = dict(zip(PARAMETERS, values, strict=True))
-        chosen = _chosen(given, defaults, catalogue)
+        chosen = _chosen(given, catalogue)
         wrong = problems(chosen, catalogue) or _start_problems(given, Settings.checked(chosen, catalogue), catalogue)
         return [gr.validate(name not in wrong, wrong.get(name, "")) for name in PARAMETERS]
 
     made = {row.name: row.values.api_input(row.name, defaults[row.name]) for row in ROWS}
     made |= {name: gr.File(label=name, type="filepath", visible=False) for name in FILES}
-    inputs = [made[name] for name in PARAMETERS]
+    inputs = [_explained(made[name], texts[name]) for name in PARAMETERS]
     outputs = [
         gr.Gallery(label="images", format="png", visible=False),
         gr.Textbox(label="report", visible=False),
         gr.Code(label="code", language="python", visible=False),
     ]
     gr.Button(visible=False).click(
-        _endpoint(catalogue, defaults),
+        _endpoint(catalogue),
         inputs,
         outputs,
         api_name="generate",
@@ -67,13 +68,60 @@ def add_endpoint(catalogue: Catalogue) -> None:
     )
 
 
-def _endpoint(catalogue: Catalogue, defaults: dict[str, Any]) -> Callable[..., Iterator[Answer]]:
+def _explained(component: Component, text: str) -> Component:
+    """A parameter that says in ?view=api and `Client.view_api` what it is."""
+    plain = component.api_info()
+    component.api_info = lambda: plain | {"additional_description": f"{text}."}
+    return component
+
+
+def _defaults(catalogue: Catalogue) -> dict[str, Any]:
+    """What is drawn with if a setting is left out; None where that depends on the model.
+
+    Clients fill it in for what a caller leaves out, so that each value has to hold for every model.
+    """
+    found = {row.name: set(_by_model(row, catalogue).values()) for row in ROWS}
+    return {name: values.pop() if len(values) == 1 else None for name, values in found.items()} | {
+        "model": catalogue.names[0]
+    }
+
+
+def _by_model(row: Field, catalogue: Catalogue) -> dict[str, Any]:
+    """The default of each model that has a setting, whatever the others say."""
+    infos = [info for info in catalogue.infos.values() if any(row.is_of(info, each) for each in _accepted(info))]
+    return {info.name: row.default_of(info) for info in infos}
+
+
+def _accepted(info: ModelInfo) -> list[frozenset[str]]:
+    return [info.accepts, *map(info.arguments_with, info.swaps)]
+
+
+def _texts(catalogue: Catalogue) -> dict[str, str]:
+    """The documentation of each parameter: what it may be, what it does, and what is taken if it is left out."""
+    texts = {row.name: row.values.api_text(row.doc or row.info or row.label) for row in ROWS}
+    return FILES | {row.name: texts[row.name] + _unless_given(row, catalogue) for row in ROWS}
+
+
+def _unless_given(row: Field, catalogue: Catalogue) -> str:
+    by_value: dict[Any, list[str]] = {}
+    for name, value in _by_model(row, catalogue).items():
+        by_value.setdefault(catalogue.names[0] if row.name == "model" else value, []).append(name)
+    if len(by_value) < 2:
+        return "".join(f"; {value!r} unless given" for value in by_value)
+    return f"; unless given {', '.join(f'{value!r} with {_listed(names)}' for value, names in by_value.items())}"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _endpoint(catalogue: Catalogue) -> Callable[..., Iterator[Answer]]:
     """The function behind /generate. Gradio reads its parameters and its documentation, which are made of the rows."""
 
     def generate(*args: Any, **kwargs: Any) -> Iterator[Answer]:
         given = signature.bind(*args, **kwargs).arguments
         with answered():
-            settings = Settings.checked(_chosen(given, defaults, catalogue), catalogue)
+            settings = Settings.checked(_chosen(given, catalogue), catalogue)
             start = _start(given, settings, catalogue)
         settings = settings.beginning_with(start.kind if start else NOISE)
         with answered(), closing(draw(settings, catalogue, start, previews=False)) as steps:
@@ -95,7 +143,7 @@ def _endpoint(catalogue: Catalogue, defaults: dict[str, Any]) -> Callable[..., I
         [inspect.Parameter(name, keyword, default=None, annotation=kinds[name]) for name in PARAMETERS],
         return_annotation=Iterator[Answer],
     )
-    texts = FILES | {row.name: row.values.api_text(row.doc or row.info or row.label) for row in ROWS}
+    texts = _texts(catalogue)
     arguments = "\n".join(f"    {name}: {texts[name]}" for name in PARAMETERS)
     generate.__signature__ = signature
     generate.__annotations__ = kinds | {"return": Iterator[Answer]}
@@ -137,13 +185,8 @@ def _start_problems(given: dict[str, Any], settings: Settings, catalogue: Catalo
     return {}
 
 
-def _chosen(values: dict[str, Any], defaults: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """Without the defaults of the page's first model, where they do not fit or another model is asked for.
-
-    Gradio's clients fill in what a caller leaves out, with these: another model draws with its own.
-    """
-    wrong = problems(values, catalogue)
-    other = (values.get("model") or defaults["model"]) != defaults["model"]
-    named = {name: values.get(name) for name in FIELDS}
-    left_out = {name for name, value in named.items() if value == defaults[name] and (other or name in wrong)}
-    return {name: value for name, value in named.items() if name not in left_out}
+def _chosen(values: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """Without defaults of the page's first model that do not fit another one: programs may send what they once read."""
+    defaults, wrong = Settings.checked({}, catalogue).as_dict(), problems(values, catalogue)
+    left_out = {name for name in wrong if values.get(name) == defaults.get(name)}
+    return {name: values.get(name) for name in FIELDS if name not in left_out}

@@ -1,5 +1,6 @@
 """The controls of a run, one per row of fields.py and a few of the page's own, and how they follow the chosen model."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,15 @@ from .start_image import StartImage
 from .suggestions import Suggestions
 
 NEW_SEED, KEEP_SEED = "new", "keep"
+SEEDS = 2**31  # of which a new one is
+# run in the browser, at once, so that a Draw that follows meets it
+THROW = f"() => [Math.floor(Math.random() * {SEEDS}), '{KEEP_SEED}']"
+KEEP = f"() => '{KEEP_SEED}'"
+PREVIEWED = (
+    "x_t = the image as it is at step t, with the noise that is left; x₀ = the finished image, as the network "
+    "predicts it from there"
+)
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 OWN = ("seed_mode", "preview")  # remembered by the browser under these names, but no settings of a run
 
 
@@ -27,6 +37,7 @@ class Controls:
     seed_mode: gr.Radio
     preview: gr.Radio
     image: gr.File
+    advanced: gr.Accordion
     suggestions: Suggestions
 
     def settings(self) -> list[Component]:
@@ -37,27 +48,62 @@ class Controls:
         """The settings, then `OWN`."""
         return [*self.settings(), self.seed_mode, self.preview]
 
+    def opened_for(self, wrong: Iterable[str]) -> dict[Component, Any]:
+        """What opens the closed parts of the page in which one of these settings stands."""
+        rows = [FIELDS[name] for name in wrong]
+        parts = {
+            self.advanced: any(row.advanced for row in rows),
+            self.start.box: any(row.beside_image for row in rows),
+        }
+        return {part: gr.update(open=True) for part, asked in parts.items() if asked}
+
 
 def build(catalogue: Catalogue) -> Controls:
     """Lay out the controls inside the current block."""
-    seed_mode = gr.Radio([NEW_SEED, KEEP_SEED], value=NEW_SEED, label="Next seed", min_width=160, render=False)
+    seed = SeedMode()
     suggestions = Suggestions(catalogue)
-    last = {"seed": seed_mode, "prompt": suggestions}
+    last = {"seed": seed, "prompt": suggestions}
     leading = [row for row in ROWS if not (row.advanced or row.beside_image)]
     fields = _lay_out(catalogue, leading, last)
     start = StartImage(catalogue)
     with start.box:
         fields |= _lay_out(catalogue, [row for row in ROWS if row.beside_image], {})
         start.remove.render()
-    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+    with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
         fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced], {})
-        preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview")
-        image = gr.File(label="Settings from an image", file_types=[".png"], height=150)
+        preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview", info=PREVIEWED)
+        image = gr.File(label="Settings from an image: one that this page drew", file_types=[".png"], height=150)
     start.connect(fields)
-    return Controls(fields, start, seed_mode, preview, image, suggestions)
+    seed.connect(fields["seed"])
+    return Controls(fields, start, seed.mode, preview, image, advanced, suggestions)
 
 
-def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Component | Suggestions]) -> dict[str, Component]:
+class SeedMode:
+    """Beside the seed: whether Draw takes it or a new one, and a dice. Who types one means it."""
+
+    def __init__(self) -> None:
+        self.mode = gr.Radio(
+            [NEW_SEED, KEEP_SEED],
+            value=NEW_SEED,
+            label="Next seed",
+            info="new = another one for each Draw; keep = the one in the box",
+            min_width=160,
+            render=False,
+        )
+        self.dice = gr.Button("🎲 New seed", size="sm", min_width=120, render=False, elem_id="dice")
+
+    def render(self) -> None:
+        """Put both into the current row."""
+        self.mode.render()
+        self.dice.render()
+
+    def connect(self, seed: Component) -> None:
+        """A seed that was typed or thrown is kept."""
+        seed.input(None, None, self.mode, js=KEEP, **QUIET)
+        self.dice.click(None, None, [seed, self.mode], js=THROW, **QUIET)
+
+
+def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Any]) -> dict[str, Component]:
     """Controls by setting, side by side where their `row` is the same word; `last`, by that word or the name of the
     setting, comes after them."""
     start = Settings.checked({}, catalogue)

@@ -70,15 +70,21 @@ def _stem(name: str) -> str:
     return letters.encode()[:MOST_BYTES].decode(errors="ignore")
 
 
+def told(what: str, why: str) -> str:
+    """The status line after something that did not work: what, and why, in words that may come from anywhere."""
+    return f'<div role="alert"><p>{escape(f"{what}: {why}")}</p></div>'
+
+
 def status(text: str, share: float | None = None) -> str:
     """The status line, with a progress bar where `share`, in [0, 1], is given. `text` is shown as it is written."""
     bar = "" if share is None else f'<div class="bar"><i style="width:{100 * share:.0f}%"></i></div>'
     return f'<div role="status" aria-live="polite"><p>{escape(text)}</p>{bar}</div>'
 
 
-def report(progress: Progress, stopped: bool = False) -> str:
-    """How far a run is, for the status line: steps, seconds, network evaluations."""
+def report(progress: Progress, stopped: bool = False, settings: Settings | None = None) -> str:
+    """How far a run is, for the status line: steps, seconds, network evaluations, and of `settings` model and seed."""
     cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"
+    cost += f" · {settings.model}, seed {settings.seed}" if settings else ""
     if progress.images is not None:
         unread = f" · not read of the prompt, which is too long: {_shortened(progress.unread)}"
         return status(f"Drawn in {progress.num_steps} steps · {cost}{unread if progress.unread else ''}", 1.0)

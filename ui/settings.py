@@ -7,7 +7,10 @@ from dataclasses import asdict, field, make_dataclass
 from typing import Any, Self
 
 from .catalogue import ANY_CLASS, Catalogue, ModelInfo
-from .fields import FIELDS, ROWS, Field
+from .fields import FIELDS, ROWS
+
+Words = Mapping[str, str]
+NAMES = {name: name for name in FIELDS}
 
 _Record = make_dataclass(
     "_Record", [(row.name, row.values.python_type, field(default=row.default)) for row in ROWS], frozen=True
@@ -43,11 +46,10 @@ class Settings(_Record):
     @classmethod
     def recalled(cls, values: Mapping[str, Any], catalogue: Catalogue) -> Self:
         """A record of what still holds of remembered `values`: a setting that no longer fits takes its default."""
-        known = _given(values)
-        if known.get("model") not in catalogue.names:
-            known.pop("model", None)  # the rest has to fit the model that takes its place
-        wrong = problems(known, catalogue)
-        return cls.checked({name: value for name, value in known.items() if name not in wrong}, catalogue)
+        left_out = misfits(values, catalogue)
+        return cls.checked(
+            {name: values[name] for name in FIELDS if name not in left_out and name in values}, catalogue
+        )
 
     def of_image(self, index: int) -> Self:
         """The settings that draw image `index` of this run as their first."""
@@ -96,34 +98,57 @@ class Settings(_Record):
         return {"batch_size": self.count, **chosen}
 
 
-def problems(values: Mapping[str, Any], catalogue: Catalogue) -> dict[str, str]:
-    """What is wrong with `values`, by setting; one that is missing or None is fine."""
+def misfits(values: Mapping[str, Any], catalogue: Catalogue, words: Words = NAMES) -> dict[str, str]:
+    """What `Settings.recalled` leaves out of `values`, by setting, and why.
+
+    What takes its place may not fit another setting, which then is left out, too.
+    """
+    known, found = _given(values), {}
+    while wrong := problems(known, catalogue, words):
+        found |= wrong
+        known = {name: value for name, value in known.items() if name not in wrong}
+    return found
+
+
+def problems(values: Mapping[str, Any], catalogue: Catalogue, words: Words = NAMES) -> dict[str, str]:
+    """What is wrong with `values`, by setting; one that is missing or None is fine.
+
+    `words`: what the messages call each setting, its name or its label.
+    """
     given = _given(values)
     model = given.get("model", catalogue.names[0])
     info = catalogue[model] if model in catalogue.names else None
-    found = {name: FIELDS[name].values.problem(name, value) for name, value in given.items()}
+    found = {name: FIELDS[name].values.problem(words[name], value) for name, value in given.items()}
     if info is None:
-        found["model"] = f"model must be one of {', '.join(catalogue.names)}; got {model!r}"
+        found["model"] = f"{words['model']} must be one of {', '.join(catalogue.names)}; got {model!r}"
     else:
-        found |= {name: _problem_with(info, FIELDS[name], given[name]) for name in given if not found[name]}
+        found |= {name: _problem_with(info, name, given[name], words) for name in given if not found[name]}
     wrong = {name: message for name, message in found.items() if message}
-    return wrong | _out_of_order(given, wrong)
+    return wrong | _out_of_order(given, wrong, info, words)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in FIELDS if values.get(name) is not None}
 
 
-def _problem_with(info: ModelInfo, row: Field, value: Any) -> str:
-    return row.values.problem_with(info.name, info.own(row.name), row.name, value)
+def _problem_with(info: ModelInfo, name: str, value: Any, words: Words) -> str:
+    return FIELDS[name].values.problem_with(info.name, info.own(name), words[name], value)
 
 
-def _out_of_order(given: Mapping[str, Any], wrong: Mapping[str, str]) -> dict[str, str]:
-    """Settings above the one that they may not exceed, where each by itself is right."""
+def _out_of_order(
+    given: Mapping[str, Any], wrong: Mapping[str, str], info: ModelInfo | None, words: Words
+) -> dict[str, str]:
+    """Settings above the one that they may not exceed, where each by itself is right; one that was given is named."""
     found = {}
-    for row in ROWS:
-        if row.at_most and not {row.name, row.at_most} & set(wrong):
-            value, bound = (given.get(name, FIELDS[name].default) for name in (row.name, row.at_most))
-            if float(value) > float(bound):
-                found[row.name] = f"{row.name} must be at most {row.at_most} ({bound}), got {value}"
+    for row in ROWS if info else ():
+        if not row.at_most or {row.name, row.at_most} & set(wrong):
+            continue
+        value, bound = (given.get(name, FIELDS[name].default_of(info)) for name in (row.name, row.at_most))
+        if float(value) <= float(bound):
+            continue
+        low, high = words[row.name], words[row.at_most]
+        if row.name in given:
+            found[row.name] = f"{low} must be at most {high} ({bound}), got {value}"
+        else:
+            found[row.at_most] = f"{high} must be at least {low} ({value} unless given), got {bound}"
     return found

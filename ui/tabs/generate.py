@@ -12,14 +12,14 @@ import gradio as gr
 from gradio.components import Component
 from PIL import Image
 
-from .. import controls, device, image_metadata
-from ..answers import answered
+from .. import controls, device, image_metadata, links
 from ..catalogue import Catalogue
-from ..fields import FIELDS, NOISE, ROWS
-from ..outputs import files, grid, live, opening, report, status
+from ..fields import FIELDS, LABELS, NOISE, ROWS
+from ..outputs import files, grid, live, opening, report, status, told
 from ..run import PREVIEWS, QUEUE, Frames, Progress, StopRequests, draw
 from ..settings import Settings, problems
 from ..snippet import snippet
+from ..uploads import Start
 
 # runs in the browser: from the values of all inputs to [settings by name]
 REMEMBER = f"(...values) => [Object.fromEntries({[*FIELDS, *controls.OWN]}.map((key, i) => [key, values[i]]))]"
@@ -28,6 +28,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # of a long run, later steps are shown at this interval in seconds: a browser that is sent more falls behind the run,
 # and its Stop comes too late
 ALL_SHOWN, SHOWN_EVERY = 20, 0.1
+
+READY = (gr.update(interactive=True), gr.update(interactive=False))  # Draw and Stop, when nothing is being drawn
 
 
 class GenerateTab:
@@ -39,6 +41,7 @@ class GenerateTab:
         first = catalogue[catalogue.names[0]]
         self.remembered = gr.BrowserState({}, storage_key="stepwise-settings", secret="stepwise")
         self.frames = gr.State(None, time_to_live=3600)
+        self.left_out = gr.State("")  # what the link that opened the page asks for and cannot have
         self.start = gr.State(None, time_to_live=3600)  # what the run that Draw asked for begins with, if not noise
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300, elem_id="settings"):
@@ -68,6 +71,8 @@ class GenerateTab:
                     buttons=[],
                     elem_id="scrubber",
                 )
+                self.link = gr.Textbox(visible=False)  # of what is shown, from "?" on
+                self.copy_button = gr.Button("Copy link", size="sm", elem_id="copy-link")
         self.gallery = gr.Gallery(
             label="Images, each with its settings inside",
             format="png",
@@ -99,7 +104,10 @@ class GenerateTab:
             self.frames,
             self.draw_button,
             self.stop_button,
+            self.link,
         ]
+        parts = [self.status, self.controls.advanced, self.controls.start.box]
+        self.draw_button.click(self.say_what_is_wrong, settings, parts, queue=False, **QUIET)
         self.draw_button.click(
             self.begin,
             [*inputs, *self.controls.start.inputs],
@@ -111,6 +119,9 @@ class GenerateTab:
             self.give_up, None, [self.status, self.draw_button, self.stop_button], queue=False, **QUIET
         )
         self.stop_button.click(self.stop, None, [self.stop_button], queue=False, **QUIET)
+        self.copy_button.click(None, self.link, self.copy_button, js=links.COPY, **QUIET).then(
+            None, None, self.copy_button, js=links.LATER, **QUIET
+        )
         for event in (self.scrubber.input, self.controls.preview.input):
             event(
                 self.look_back,
@@ -121,7 +132,10 @@ class GenerateTab:
                 **QUIET,
             )
         self.controls.suggestions.connect(self.controls.fields["model"], self.controls.fields["prompt"])
-        self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET)
+        samples = [self.image, self.status, self.code, self.link, self.scrubber, self.gallery, self.code_files]
+        self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET).then(
+            self.introduce, [*settings, self.frames], samples, queue=False, **QUIET
+        )
         for name, followers in controls.followers().items():
             follow, outputs = (
                 partial(self.follow_setting, followers),
@@ -144,49 +158,88 @@ class GenerateTab:
 
     def open(self, demo: gr.Blocks) -> None:
         """Bring back the visitor's settings when the page loads, and show a sample of the model."""
-        restored = [*self.controls.inputs(), *self.controls.start.parts]
+        restored = [*self.controls.inputs(), self.left_out, *self.controls.start.parts]
         demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
-            self.sample, self.controls.settings(), [self.image, self.status, self.code], **QUEUE, **QUIET
-        )
+            self.sample,
+            [*self.controls.settings(), self.frames, self.left_out],
+            [self.image, self.status, self.code, self.link],
+            **QUEUE,
+            **QUIET,
+        ).then(None, js=links.PRESS_DRAW, **QUIET)
 
     def restore(self, remembered: dict[str, Any] | None, request: gr.Request) -> list[Any]:
-        """The remembered settings, overruled by the page's query parameters."""
-        values = {**(remembered or {}), **dict(request.query_params)}
-        settings = Settings.recalled(values, self.catalogue)
-        mode = controls.KEEP_SEED if values.get("seed_mode") == controls.KEEP_SEED else controls.NEW_SEED
+        """The remembered settings, overruled by the page's query parameters. A seed in these is meant to be drawn."""
+        remembered, asked = remembered or {}, dict(request.query_params)
+        settings, has_seed, left_out = links.opened(asked, remembered, self.catalogue)
+        values = {**remembered, **asked}
+        keep = has_seed or values.get("seed_mode") == controls.KEEP_SEED
+        mode = controls.KEEP_SEED if keep else controls.NEW_SEED
         kind = values.get("preview") if values.get("preview") in PREVIEWS else PREVIEWS[0]
-        return [*controls.updates(self.catalogue, settings), mode, kind, *self.controls.start.without(settings)]
+        parts = self.controls.start.without(settings)
+        return [*controls.updates(self.catalogue, settings), mode, kind, left_out, *parts]
 
-    def sample(self, *values: Any) -> tuple[Any, str, str]:
-        """The first image on the page and its code: the model's own samples or, without any, drawn once and kept.
+    def sample(self, *values: Any) -> tuple[Any, ...]:
+        """The first image on the page, its code and link: the model's own samples or, without any, drawn once and kept.
 
-        A model that cannot draw says so, and the others can still be chosen.
+        A run that was asked for meanwhile stays. A model that cannot draw says so, and the others can still be chosen.
         """
+        *values, frames, left_out = values
+        if frames is not None:
+            return (gr.skip(),) * 4
         settings = Settings.recalled(self._named(values), self.catalogue)
-        model, info = settings.model, self.catalogue[settings.model]
-        if model not in self._samples and info.samples:
-            self._samples[model] = Image.open(info.samples)
-        code, text = snippet(settings, info, device.detect()), f"Samples of {model}. Press Draw for images of your own."
-        if model not in self._samples:
+        model, cannot = settings.model, ""
+        if model not in self._samples and not self.catalogue[model].samples:
             try:
                 *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue, previews=False)
             except ValueError as error:
-                return opening(info), status(str(error)), code
-            self._samples[model] = grid(last.frames.final)
-        return self._samples[model], status(text), code
+                cannot = told(f"{model} cannot draw", str(error))
+            else:
+                self._samples[model] = grid(last.frames.final)
+        image, said, code, link = self._introduction(settings)
+        return image, (cannot or said) + told("Left out of the link", left_out) * bool(left_out), code, link
+
+    def introduce(self, *values: Any) -> tuple[Any, ...]:
+        """Another model was chosen: its samples, with code and link, unless a run is shown, which stays with all its
+        parts."""
+        *values, frames = values
+        if frames is not None:
+            return (gr.skip(),) * 7
+        hidden = gr.update(visible=False)
+        shown = self._introduction(Settings.recalled(self._named(values), self.catalogue))
+        return *shown, hidden, gr.update(value=None, visible=False), hidden
+
+    def _introduction(self, settings: Settings) -> tuple[Any, str, str, str]:
+        info = self.catalogue[settings.model]
+        image = self._samples.get(settings.model) or opening(info)
+        known = settings.model in self._samples or info.samples
+        own = "Press Draw for images of your own." if known else "Press Draw for images."
+        said = status(f"{'Samples of' if known else 'Model'} {settings.model}. {own}")
+        return image, said, snippet(settings, info, device.detect()), links.query(settings, info)
 
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def check(self, *values: Any) -> list[dict[str, Any]]:
         """The validator, before the run is queued: whether each input is right, and a message where it is not."""
-        wrong = problems(dict(zip(FIELDS, values, strict=False)), self.catalogue)
+        wrong = self._problems(values)
         names = (*FIELDS, *controls.OWN, *self.controls.start.inputs)
         return [gr.validate(name not in wrong, wrong.get(name, "")) for name in names]
+
+    def say_what_is_wrong(self, *values: Any) -> dict[Component, Any]:
+        """The same beside Draw, as the validator's messages may be out of sight; a closed part with one opens."""
+        wrong = self._problems(values)
+        said = told("Not drawn", "; ".join(wrong.values())) if wrong else gr.skip()
+        return {self.status: said} | self.controls.opened_for(wrong)
+
+    def _problems(self, values: Sequence[Any]) -> dict[str, str]:
+        return problems(dict(zip(FIELDS, values, strict=False)), self.catalogue, LABELS)
 
     def begin(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """At once when Draw is pressed: say so, enable Stop, and take the image to begin with as it is now."""
         *values, upload, editor = values
-        start = self.controls.start.given(self.catalogue[values[0]], upload, editor)
+        try:
+            start = self.controls.start.given(self.catalogue[values[0]], upload, editor)
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
         self.stop_requests.clear(request.session_hash)
         loaded = self.catalogue.is_loaded(values[0])
         text = "Starting" if loaded else f"Loading {values[0]}"
@@ -198,50 +251,62 @@ class GenerateTab:
         return gr.update(interactive=False)
 
     def give_up(self) -> tuple[Any, ...]:
-        """After a run that failed: let the visitor try again."""
-        return status("Nothing was drawn."), gr.update(interactive=True), gr.update(interactive=False)
+        """After a run that failed, in a way that nobody foresaw: let the visitor try again."""
+        said = told("Nothing was drawn", "an error that the log of the page tells more about")
+        return said, *READY
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Draw, showing each step. The images on the page stay until the first step replaces them."""
+        """Draw, showing each step. What is on the page stays until the first step replaces the image, and at the end
+        all of it is of this run: also of one that was stopped, or failed on its way."""
         *values, seed_mode, kind, start = values
-        named = self._named(values) | {"start": start.kind if start else NOISE}
-        settings = self._settings(named, seed_mode)
-        code = snippet(settings, self.catalogue[settings.model], device.detect())
-        progress, keep, shown = None, gr.skip(), 0.0
-        with answered(), closing(draw(settings, self.catalogue, start)) as steps:
-            for progress in steps:
-                if progress.images is not None or self.stop_requests.pressed(request.session_hash):
-                    break
-                if progress.index > ALL_SHOWN and progress.seconds - shown < SHOWN_EVERY:
-                    continue
-                shown = progress.seconds
-                seed = settings.seed if progress.index == 1 else keep
-                scrubber = gr.update(interactive=False) if progress.index == 1 else keep
-                image = live(progress, kind)
-                yield image, report(progress), seed, scrubber, keep, keep, keep, keep, keep, keep
+        named, session = self._named(values) | {"start": start.kind if start else NOISE}, request.session_hash
+        progress, keep, shown, failed = None, gr.skip(), 0.0, ""
+        try:
+            settings = self._settings(named, seed_mode)
+            with closing(draw(settings, self.catalogue, start)) as steps:
+                for progress in steps:
+                    if progress.images is not None or self.stop_requests.pressed(session):
+                        break
+                    if progress.index > ALL_SHOWN and progress.seconds - shown < SHOWN_EVERY:
+                        continue
+                    shown = progress.seconds
+                    seed, scrubber, frames = keep, keep, keep
+                    if progress.index == 1:  # nothing of the run before can be looked back on
+                        seed, scrubber, frames = settings.seed, gr.update(interactive=False), Frames()
+                    image, said = live(progress, kind), report(progress, settings=settings)
+                    yield image, said, seed, scrubber, keep, keep, keep, frames, keep, keep, keep
+        except ValueError as error:
+            failed = str(error)
+        if progress is None:
+            yield keep, told("Nothing new was drawn", failed), keep, keep, keep, keep, keep, keep, *READY, keep
+            return
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
-            read_by_code = gr.update(value=start.save(Path(folder)) if start else None, visible=start is not None)
-            yield self._ending(settings, progress, kind, (code, read_by_code), Path(folder))
+            yield self._ending(settings, progress, kind, start, failed, Path(folder))
 
     def _settings(self, values: dict[str, Any], seed_mode: str) -> Settings:
         if seed_mode == controls.NEW_SEED:
-            values["seed"] = secrets.randbelow(2**31)
-        with answered():
-            return Settings.checked(values, self.catalogue)
+            values["seed"] = secrets.randbelow(controls.SEEDS)
+        return Settings.checked(values, self.catalogue)
 
     def _ending(
-        self, settings: Settings, progress: Progress, kind: str, code: tuple[str, Any], folder: Path
+        self, settings: Settings, progress: Progress, kind: str, start: Start | None, failed: str, folder: Path
     ) -> tuple[Any, ...]:
-        frames, buttons = progress.frames, (gr.update(interactive=True), gr.update(interactive=False))
+        info, frames = self.catalogue[settings.model], progress.frames
         last = len(frames) - 1
         scrubber = gr.update(maximum=max(last, 1), value=last, visible=last > 0, interactive=True)
         if progress.images is None:
-            stopped = report(progress, stopped=True)
-            image = grid(frames.image(last, kind))
-            return image, stopped, settings.seed, scrubber, gr.skip(), gr.skip(), gr.skip(), frames, *buttons
-        image = image_metadata.tag(grid(frames.final), settings.as_json())
-        images = gr.update(value=files(settings, self.catalogue, progress, folder), visible=True, selected_index=None)
-        return image, report(progress), settings.seed, scrubber, images, *code, frames, *buttons
+            image, images = grid(frames.image(last, kind)), gr.update(value=None, visible=False)
+        else:
+            image = image_metadata.tag(grid(frames.final), settings.as_json())
+            written = files(settings, self.catalogue, progress, folder)
+            images = gr.update(value=written, visible=True, selected_index=None)
+        said = report(progress, stopped=progress.images is None, settings=settings)
+        if failed:
+            said = told(f"{settings.model} failed after step {progress.index} of {progress.num_steps}", failed)
+        code = snippet(settings, info, device.detect())
+        read_by_code = gr.update(value=start.save(folder) if start else None, visible=start is not None)
+        link = links.query(settings, info)
+        return image, said, settings.seed, scrubber, images, code, read_by_code, frames, *READY, link
 
     # ------------------------------------------------------------------------------------------------ around the run
 
@@ -281,7 +346,7 @@ class GenerateTab:
             settings = Settings.recalled(image_metadata.read(path), self.catalogue)
         except ValueError as error:
             kept = [gr.skip()] * (len(FIELDS) + 1 + len(self.controls.start.parts))
-            return [*kept, None, status(str(error))]
+            return [*kept, None, told("No settings were found", str(error))]
         updates = [*controls.updates(self.catalogue, settings), controls.KEEP_SEED]
-        text = status(f"Settings of the image with seed {settings.seed} recalled.")
+        text = status(f"Settings of the image with seed {settings.seed} recalled. Press Draw to draw it again.")
         return [*updates, *self.controls.start.without(settings), gr.skip(), text]
