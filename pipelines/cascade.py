@@ -95,6 +95,9 @@ class CascadePipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2106.15282",
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+        "page": {
+            "model": {"info": "Draws a small image first; then networks of their own enlarge it and add the detail."}
+        },
     }
 
     def __init__(

@@ -167,6 +167,9 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2207.12598",
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+        "page": {
+            "model": {"info": "Predicts each image with and without the class, and goes further where the two differ."}
+        },
     }
 
     def __init__(

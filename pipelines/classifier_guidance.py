@@ -105,6 +105,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2105.05233",
         "example": {"num_inference_steps": 25, "guidance_scale": 4.0},
         "page": {
+            "model": {"info": "A network that knows no classes draws; another one, which does, steers it to yours."},
             "guidance_scale": {
                 "value": 4.0,
                 "info": "0 = off, 1 = as the classifier has it, higher follows the class more closely",

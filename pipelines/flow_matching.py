@@ -230,6 +230,9 @@ class FlowMatchingPipeline(StepwisePipeline):
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
         "page": {
+            "model": {
+                "info": "Moves noise to an image along lines that are nearly straight, so that few steps are enough."
+            },
             "sampler": {
                 "choices": ("euler", "midpoint", "heun"),
                 "value": "heun",

@@ -73,6 +73,9 @@ class LatentDiffusionPipeline(StepwisePipeline):
         "runs": ("DiTPipeline",),
         "last_label_is_null": True,
         "example": {"num_inference_steps": 50, "guidance_scale": 4.0},
+        "page": {
+            "model": {"info": "Takes noise away from a small code of an image instead of its pixels; then decodes it."}
+        },
     }
     _optional_components = ["unet", "transformer", "text_encoder", "tokenizer", "guide_unet"]
 

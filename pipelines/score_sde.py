@@ -176,6 +176,7 @@ class ScoreSDEPipeline(StepwisePipeline):
         "last_label_is_null": True,
         "example": {"num_inference_steps": 100, "sampler": "ode_heun"},
         "page": {
+            "model": {"info": "Follows, from noise on, the direction in which an image becomes more likely."},
             "steps": {"value": 50},
             "guidance_scale": {"value": 1.0},
             "sampler": {

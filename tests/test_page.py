@@ -75,7 +75,8 @@ def visit(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url + query)
-        expect(page.locator("#status")).to_contain_text("Samples of", timeout=PATIENCE)
+        opened = "Drawn in" if "draw=1" in query else "Samples of"
+        expect(page.locator("#status")).to_contain_text(opened, timeout=PATIENCE)
         return page
 
     yield open_page
@@ -143,10 +144,10 @@ def test_a_phone_opens_it_draws_and_never_scrolls_sideways(visit: Callable[..., 
 
 def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page], tmp_path: Path) -> None:
     page = visit()
-    page.get_by_role("radio", name="keep").check()
     set_number(page, "Steps", "12")
     set_number(page, "Images", "3")
     set_number(page, "Seed", "41")
+    expect(page.get_by_role("radio", name="keep")).to_be_checked()
     with watched(page) as seen:
         draw(page)
         assert len(seen()) >= 6 and "nothing" not in seen()
@@ -165,6 +166,17 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     draw(page)
     again = [Image.open(_file(tmp_path, content)) for content in (first[1], noise_images(page)[1])]
     assert again[0].tobytes() == again[1].tobytes()
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.locator("#copy-link").click()
+    expect(page.locator("#copy-link")).to_have_text("Link copied")
+    assert re.search(r"seed=41&count=2&.*draw=1$", page.evaluate("window.copied"))
+    page.get_by_role("radio", name="Bag").check()
+    expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("41")
+    page.locator("#dice").click()
+    expect(page.get_by_label("Seed", exact=True)).not_to_have_value("41")
+    set_number(page, "Seed", "41")
+    page.get_by_role("radio", name="any").check()
 
     page.reload()
     expect(page.locator("#status")).to_contain_text("Samples of", timeout=PATIENCE)
@@ -192,10 +204,9 @@ def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: C
     assert stopped < 1990
     expect(page.locator("#scrubber")).to_be_visible()
 
-    page.get_by_role("radio", name="keep").check()
     set_number(page, "Seed", "-3")
     page.locator("#draw").click()
-    expect(page.get_by_text("seed must be a whole number").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("Seed must be a whole number", timeout=PATIENCE)
     set_number(page, "Seed", "3")
     set_number(page, "Steps", "2")
     draw(page)
@@ -228,9 +239,8 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
 
 
 def test_settings_beyond_the_reach_of_the_handles_are_drawn(visit: Callable[..., Page]) -> None:
-    page = visit(query="?model=tiny-cfg&steps=120&guidance_scale=12&count=1")
+    page = visit(query="?model=tiny-cfg&steps=120&guidance_scale=12&count=1&draw=1")
     expect(page.get_by_label("number input for Steps")).to_have_value("120")
-    draw(page)
     expect(page.locator("#status")).to_contain_text("Drawn in 120 steps")
 
 

@@ -1,5 +1,6 @@
 """The models of the page: what each can do, read from its files alone, and its pipeline, loaded when first needed."""
 
+import re
 import threading
 import unicodedata
 import weakref
@@ -11,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from pipelines.about import facts_of_folder, of_class, of_folder, read_json
+from pipelines.about import About, facts_of_folder, of_class, of_folder, read_json
 from pipelines.facts import Facts, where_to_look
 
 from . import device, zero_gpu
@@ -106,8 +107,8 @@ class Catalogue:
             raise ValueError("; ".join(self.left_out.values()))
         for name, problem in self.left_out.items():
             print(f"{name} is left out: {problem}")
-        choices = {"model": {"choices": tuple(info.name for info in infos)}}
-        self.infos = {info.name: replace(info, limits=info.limits | choices) for info in infos}
+        names = tuple(info.name for info in infos)
+        self.infos = {info.name: _among(info, names) for info in infos}
         self._loaded: dict[str, Any] = {}
         self._all[id(self)] = self
 
@@ -210,6 +211,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         examples=suggested(index, "example_prompts"),
         limits=told
         | {
+            "model": {"info": _sentence(about)},
             "class_name": {"choices": (ANY_CLASS, *names), "visible": bool(names)},
             "count": {"value": 4 if max(_shape(facts)) > LARGE else 16},
             "steps": told.get("steps", {}) | {"range": (1, num_train_timesteps)},
@@ -218,6 +220,18 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "shift": {"value": float(_scheduler_config(folder).get("shift") or 1.0)},
         },
     )
+
+
+def _among(info: ModelInfo, names: tuple[str, ...]) -> ModelInfo:
+    """The model as one of those to choose from."""
+    return replace(info, limits=info.limits | {"model": info.limits["model"] | {"choices": names}})
+
+
+def _sentence(about: About) -> str:
+    """What the model does, by the summary of its card, where `about["page"]["model"]` has no plainer words."""
+    summary = about.says.get("summary") or f"Draws {{subject}} with {about.name}."
+    plain = re.sub(r" ?\(\[[^)]*\)\)", "", summary).replace("{subject}", "images")
+    return f"{plain.split('. ')[0].removesuffix('.')}."
 
 
 def draws_in_steps(folder: Path) -> bool:

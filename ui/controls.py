@@ -20,6 +20,9 @@ SEEDS = 2**31  # of which a new one is
 # run in the browser, at once, so that a Draw that follows meets it
 THROW = f"() => [Math.floor(Math.random() * {SEEDS}), '{KEEP_SEED}']"
 KEEP = f"() => '{KEEP_SEED}'"
+# once images are shown, another class is drawn at once, of the same noise
+KEEP_SHOWN = f"(mode) => document.querySelector('#gallery') ? '{KEEP_SEED}' : mode"
+REDRAW = "() => { if (document.querySelector('#gallery')) document.querySelector('#draw')?.click(); }"
 PREVIEWED = (
     "x_t = the image as it is at step t, with the noise that is left; x₀ = the finished image, as the network "
     "predicts it from there"
@@ -65,6 +68,7 @@ def build(catalogue: Catalogue) -> Controls:
     last = {"seed": seed, "prompt": suggestions}
     leading = [row for row in ROWS if not (row.advanced or row.beside_image)]
     fields = _lay_out(catalogue, leading, last)
+    seed.dice.render()
     start = StartImage(catalogue)
     with start.box:
         fields |= _lay_out(catalogue, [row for row in ROWS if row.beside_image], {})
@@ -74,7 +78,7 @@ def build(catalogue: Catalogue) -> Controls:
         preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview", info=PREVIEWED)
         image = gr.File(label="Settings from an image: one that this page drew", file_types=[".png"], height=150)
     start.connect(fields)
-    seed.connect(fields["seed"])
+    seed.connect(fields["seed"], fields["class_name"])
     return Controls(fields, start, seed.mode, preview, image, advanced, suggestions)
 
 
@@ -86,21 +90,21 @@ class SeedMode:
             [NEW_SEED, KEEP_SEED],
             value=NEW_SEED,
             label="Next seed",
-            info="new = another one for each Draw; keep = the one in the box",
+            info="of a Draw: another one, or the one in the box",
             min_width=160,
             render=False,
         )
-        self.dice = gr.Button("🎲 New seed", size="sm", min_width=120, render=False, elem_id="dice")
+        self.dice = gr.Button("⚄ New seed", size="sm", render=False, elem_id="dice")
 
     def render(self) -> None:
-        """Put both into the current row."""
+        """Put the first into the current row."""
         self.mode.render()
-        self.dice.render()
 
-    def connect(self, seed: Component) -> None:
-        """A seed that was typed or thrown is kept."""
+    def connect(self, seed: Component, class_name: Component) -> None:
+        """A seed that was typed or thrown is kept, and so is that of images which are drawn again as another class."""
         seed.input(None, None, self.mode, js=KEEP, **QUIET)
         self.dice.click(None, None, [seed, self.mode], js=THROW, **QUIET)
+        class_name.input(None, self.mode, self.mode, js=KEEP_SHOWN, **QUIET).then(None, js=REDRAW, **QUIET)
 
 
 def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Any]) -> dict[str, Component]:

@@ -22,10 +22,11 @@ COPY = """async (query) => {
     const link = location.origin + location.pathname + query;
     try {
         await navigator.clipboard.writeText(link);
+        return "Link copied";
     } catch {
         window.prompt("Copy this link:", link);
+        return "Copy link";
     }
-    return "Link copied";
 }"""
 LATER = """async () => {
     await new Promise(done => setTimeout(done, 2000));

@@ -38,6 +38,7 @@ CSS = """
 #status .bar, #compare-status .bar { background: var(--border-color-primary); }
 #status .bar i, #compare-status .bar i { display: block; height: 100%; background: var(--color-accent); }
 #status p, #compare-status p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
+#status [role=alert] p, #compare-status [role=alert] p { color: var(--error-text-color); overflow-wrap: anywhere; }
 #gallery .grid-wrap { min-height: 0; height: auto; max-height: none; }
 #gallery .grid-container { grid-template: none / repeat(16, minmax(0, 1fr)); grid-auto-rows: auto; padding-top: 2rem; }
 #gallery .thumbnail-item { border-radius: 4px; height: auto; aspect-ratio: 1; }
