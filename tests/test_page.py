@@ -171,12 +171,12 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     expect(page.locator("#copy-link")).to_have_text("Link copied")
     assert re.search(r"seed=41&count=2&.*draw=1$", page.evaluate("window.copied"))
     page.get_by_role("radio", name="Bag").check()
+    expect(page.locator("#status")).not_to_contain_text("Drawn in", timeout=PATIENCE)
     expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
     expect(page.get_by_label("Seed", exact=True)).to_have_value("41")
     page.locator("#dice").click()
     expect(page.get_by_label("Seed", exact=True)).not_to_have_value("41")
     set_number(page, "Seed", "41")
-    page.get_by_role("radio", name="any").check()
 
     page.reload()
     expect(page.locator("#status")).to_contain_text("Samples of", timeout=PATIENCE)
