@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .catalogue import ANY_CLASS, Catalogue, ModelInfo
-from .fields import FIELDS
+from .fields import FIELDS, LABELS
 from .settings import Settings, problems
 from .values import Number
 
@@ -138,7 +138,7 @@ def read(
     Raises:
         ValueError: nothing to compare, too many images, or a value that is wrong, with what is allowed.
     """
-    wrong = problems(_base(values), catalogue)
+    wrong = problems(_base(values), catalogue, LABELS)
     if wrong:
         raise ValueError(f"In Generate: {'; '.join(wrong.values())}")
     base = Settings.checked(_base(values) | {"count": 1}, catalogue)
@@ -183,10 +183,10 @@ def _base(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _axis(letter: str, name: str, given: Sequence[Any], catalogue: Catalogue) -> Axis:
     if name not in OFFERED:
-        raise ValueError(f"{letter} must be one of {', '.join(OFFERED)}; got {name!r}")
+        raise ValueError(f"{letter} must be one of {', '.join(LABELS[each] for each in OFFERED)}; got {name!r}")
     row = FIELDS[name]
     parts = list(_parts(given, isinstance(row.values, Number)))
-    wrong = next(filter(None, (row.values.problem(name, part) for part in parts)), "")
+    wrong = next(filter(None, (row.values.problem(row.label, part) for part in parts)), "")
     if wrong:
         raise ValueError(f"{letter}: {wrong}")
     if not parts:
@@ -219,7 +219,7 @@ def _cells(base: Settings, x: Axis, y: Axis | None, catalogue: Catalogue) -> dic
 def _check_fit(axis: Axis, models: Sequence[str], catalogue: Catalogue) -> None:
     """Raise ValueError for a value that is wrong with every model that is compared."""
     for value in axis.values:
-        wrong = [problems({"model": model, axis.name: value}, catalogue) for model in models]
+        wrong = [problems({"model": model, axis.name: value}, catalogue, LABELS) for model in models]
         if all(wrong):
             raise ValueError("; ".join(wrong[0].values()))
 
@@ -227,7 +227,7 @@ def _check_fit(axis: Axis, models: Sequence[str], catalogue: Catalogue) -> None:
 def _cell(base: Settings, chosen: dict[str, Any], catalogue: Catalogue) -> tuple[Settings | None, str]:
     """The settings of an image, or why there are none. What does not fit another model takes its default."""
     model = chosen.get("model", base.model)
-    wrong = problems(chosen | {"model": model}, catalogue)
+    wrong = problems(chosen | {"model": model}, catalogue, LABELS)
     if wrong:
         return None, "; ".join(wrong.values())
     settings, info = Settings.recalled(base.as_dict() | chosen, catalogue), catalogue[model]

@@ -37,6 +37,15 @@ PRESS_DRAW = f"""() => {{
     if (asked && !document.querySelector("#status [role=alert]")) document.querySelector("#draw")?.click();
 }}"""
 
+# Gradio fetches its documentation when the mouse comes to the button below the page, and does not show it before: a
+# link to it is answered by pressing that button, off and on
+SHOW_API = """() => {
+    const button = document.querySelector("footer .show-api");
+    if (!button || new URLSearchParams(location.search).get("view") !== "api") return;
+    button.click();
+    setTimeout(() => button.click());
+}"""
+
 
 def query(settings: Settings, info: ModelInfo) -> str:
     """The part of the address from "?" on. It holds what counts, so that nothing that a browser remembers gets in.

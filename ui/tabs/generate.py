@@ -158,6 +158,7 @@ class GenerateTab:
 
     def open(self, demo: gr.Blocks) -> None:
         """Bring back the visitor's settings when the page loads, and show a sample of the model."""
+        demo.load(None, js=links.SHOW_API, **QUIET)
         restored = [*self.controls.inputs(), self.left_out, *self.controls.start.parts]
         demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
             self.sample,
