@@ -17,6 +17,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import free_port, wait_for
 from test_ui import ROOT, save_models
 
+from ui.head import address, with_card
+
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = (
     "--no-sandbox",
@@ -140,6 +142,74 @@ def test_a_phone_opens_it_draws_and_never_scrolls_sideways(visit: Callable[..., 
     assert page.locator("#draw").bounding_box()["y"] < page.locator("#class").bounding_box()["y"]
     assert page.locator("#gallery .grid-container img").count() == 16
     assert all(image.get_attribute("alt") for image in page.locator("#gallery img").all())
+    assert page.evaluate(SMALL) == []
+    assert page.evaluate(UNREADABLE) == []
+
+
+def test_the_keyboard_draws_and_a_shared_link_has_a_card(visit: Callable[..., Page], url: str) -> None:
+    page = visit(query="?model=tiny-ddpm&steps=2&count=1&__theme=dark")
+    names = []
+    while "draw" not in names and len(names) < 9:
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.id"))
+    assert names[-1] == "draw"
+    box = page.get_by_label("number input for Steps")
+    box.fill("3")
+    box.press("Control+Enter")
+    expect(page.locator("#status")).to_contain_text("Drawn in 3 steps", timeout=PATIENCE)
+    for accordion in page.locator("button.label-wrap:visible").all():
+        accordion.click()
+    assert page.evaluate(UNREADABLE) == []
+    card = dict(re.findall(r'<meta property="og:(\w+)" content="(.*?)">', page.request.get(url).text()))
+    assert card["title"] == "Stepwise" and card["image"] == f"{url}card.png"
+    for image, size in ((card["image"], (1200, 630)), (f"{url}favicon.ico", (256, 256))):
+        assert Image.open(BytesIO(page.request.get(image).body())).size == size
+
+
+def test_the_address_on_the_card_is_that_of_the_proxy() -> None:
+    headers = [
+        (b"host", b"127.0.0.1:7860"),
+        (b"x-forwarded-host", b"me-demo.hf.space"),
+        (b"x-forwarded-proto", b"https"),
+    ]
+    base = address({"headers": headers, "scheme": "http", "root_path": ""})
+    page = (
+        b'<head>\n<meta property="og:title" content="Gradio" />\n<meta\n name="twitter:title"\n content="G" /></head>'
+    )
+    assert base == "https://me-demo.hf.space" and b"Gradio" not in with_card(page, base)
+    assert b'"og:image" content="https://me-demo.hf.space/card.png"' in with_card(page, base)
+    assert b"&quot;&gt;" in with_card(page, '"><script>') and b"<script>" not in with_card(page, '"><script>')
+
+
+# what WCAG AA asks of text, 4.5:1 or 3:1 where it is large, and what of fingers; both of what is seen
+UNREADABLE = """() => {
+    const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const behind = (element) => {
+        for (let e = element; e; e = e.parentElement) {
+            const [r, g, b, a = 1] = parts(getComputedStyle(e).backgroundColor);
+            if (a === 1) return [r, g, b];
+        }
+        return [255, 255, 255];
+    };
+    const dim = (element) => element.closest("[disabled], svg, .toast-wrap, .cm-gutters, [aria-hidden=true]");
+    const texts = [...document.querySelectorAll("body *")].filter((element) => element.checkVisibility()
+        && element.getBoundingClientRect().width > 1 && !dim(element)
+        && [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()));
+    return texts.flatMap((element) => {
+        const style = getComputedStyle(element), [a, b] = [light(parts(style.color)), light(behind(element))];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) * Number(style.opacity);
+        const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+        return ratio < (large ? 3 : 4.5) ? [`${ratio.toFixed(2)} ${element.innerText.slice(0, 40)}`] : [];
+    });
+}"""
+SMALL = """() => [...document.querySelectorAll("button, a, input, select, textarea")].flatMap((element) => {
+    const target = element.closest("fieldset label, a") ?? element, {width, height} = target.getBoundingClientRect();
+    const seen = target.checkVisibility({visibilityProperty: true}) && width > 1 && height > 1;
+    const name = element.ariaLabel ?? element.labels?.[0]?.innerText ?? element.innerText;
+    return seen && Math.min(width, height) < 43.5 ? [`${name} ${width}x${height}`] : [];
+})"""
 
 
 def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page], tmp_path: Path) -> None:

@@ -45,7 +45,16 @@ def test_a_space_names_the_models_that_were_pushed_to_it(hub: HubServer, models:
     assert card.data.models == card.data.preload_from_hub == ["me/dogs", "me/cats"]
     assert card.data.sdk == "gradio" and card.data.app_file == "app.py"
     expected = {p.relative_to(ROOT).as_posix() for folder in ("ui", "pipelines") for p in (ROOT / folder).rglob("*.py")}
-    expected |= {"README.md", "requirements.txt", "app.py", "LICENSE", "docs/page.png", ".gitattributes"}
+    expected |= {
+        "ui/icon.png",
+        "ui/card.png",
+        "README.md",
+        "requirements.txt",
+        "app.py",
+        "LICENSE",
+        "docs/page.png",
+        ".gitattributes",
+    }
     assert set(space.files) == expected
     assert not any(str(ROOT).encode() in content for content in space.files.values())
 

@@ -8,10 +8,10 @@ import gradio as gr
 
 from .api import add_endpoint
 from .catalogue import Catalogue
+from .head import SUMMARY, TITLE
 from .tabs.compare import CompareTab
 from .tabs.generate import GenerateTab
 
-TITLE = """<h1>Stepwise</h1><p>Diffusion models you can see, train and share</p>"""
 CACHE_SECONDS = (3600, 3600)  # how often image files are deleted, and from which age on
 
 
@@ -25,8 +25,8 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
         ValueError: no model, or none that can be read, by name.
     """
     catalogue = models if isinstance(models, Catalogue) else Catalogue(models)
-    with gr.Blocks(title="Stepwise", delete_cache=CACHE_SECONDS, analytics_enabled=False) as demo:
-        gr.HTML(TITLE, elem_id="title", padding=False)
+    with gr.Blocks(title=TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False) as demo:
+        gr.HTML(f"<h1>{TITLE}</h1><p>{SUMMARY}</p>", elem_id="title", padding=False)
         if catalogue.left_out:
             gr.HTML(_left_out(catalogue), elem_id="left-out", padding=False)
         with gr.Tabs():

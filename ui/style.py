@@ -1,6 +1,9 @@
 """How the page looks: the theme, and CSS for what a theme cannot set. The fonts come with Gradio."""
 
 import gradio as gr
+from starlette.middleware import Middleware
+
+from .head import HEAD, ICON, PreviewCard
 
 THEME = gr.themes.Soft(
     primary_hue=gr.themes.colors.violet,
@@ -21,12 +24,25 @@ THEME = gr.themes.Soft(
     block_label_text_color_dark="*body_text_color",
     block_border_width="1px",
     block_info_text_color="*body_text_color_subdued",
+    # violet and grey that white, or the page behind them, stands out from as WCAG AA asks
+    color_accent="*primary_600",
+    slider_color="*primary_600",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_700",
+    checkbox_label_background_fill_selected="*primary_600",
+    body_text_color_subdued="*neutral_600",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+    link_text_color_dark="*secondary_400",
 )
 
 CSS = """
 .gradio-container { width: 100%; min-width: 0 !important; max-width: 1200px !important; margin: 0 auto !important; }
 #title .html-container, #status .html-container, .plain .html-container { padding: 0 !important; }
 #title h1 { font-size: 1.75rem; font-weight: 700; margin: 0; letter-spacing: -0.02em; }
+#left-out .html-container { padding: 0 !important; }
+#left-out p { margin: 0.3rem 0 0; overflow-wrap: anywhere; }
 #title p { margin: 0.15rem 0 0; color: var(--body-text-color-subdued); }
 #stage, #settings { min-width: 0; }
 #settings fieldset label { min-width: 0; max-width: 100%; overflow-wrap: anywhere; }
@@ -57,9 +73,24 @@ CSS = """
 #examples .gallery-item { border-radius: 999px; padding: 0 0.3rem; font-size: 0.85rem; }
 .plain p { margin: 0 0 0.4rem; }
 #compare-sheet img { width: auto; max-width: 100%; margin: 0 auto; }
-footer { opacity: 0.7; }
+#settings { order: -1; }
+.dark button[role="tab"].selected { color: var(--primary-400) !important; }
+/* Gradio's light theme of code has no colour for a name, a number or a keyword that can be read on white */
+body:not(.dark) #code .cm-content span { color: inherit !important; }
+.dark #code .cm-editor, .dark #code .cm-gutters { background: var(--neutral-950) !important; }
+footer, footer button, footer a { color: var(--body-text-color-subdued) !important; opacity: 1 !important; }
+footer a, footer button { min-height: 44px; min-width: 44px; align-items: center; }
+footer a { display: inline-flex; }
 @media (max-width: 768px) {
-  #stage { order: -1; }
+  #settings { order: 0; }
+  button:not([role="tab"]), .tab-container:not(.visually-hidden) button, fieldset label, input[type="number"],
+  input[type="text"] { min-height: 44px !important; min-width: 44px !important; }
+  input[type="range"] {
+    height: 44px !important; padding: 18px 0 !important; box-sizing: border-box;
+    background-clip: content-box !important;
+  }
+  fieldset label { display: flex; align-items: center; }
+  .tab-like-container { height: 46px !important; margin-bottom: 0 !important; }
   #gallery .grid-container { grid-template: none / repeat(4, minmax(0, 1fr)); }
   .gradio-container > .main { padding: 12px !important; }
 }
@@ -67,4 +98,13 @@ footer { opacity: 0.7; }
 
 # The keyword arguments of `launch` that make the page what it is.
 # Gradio keeps the stored steps of up to 200 visitors, about 2 MB per visitor, and 3 MB of an image to begin with.
-LAUNCH = {"theme": THEME, "css": CSS, "ssr_mode": False, "state_session_capacity": 200, "max_file_size": "100mb"}
+LAUNCH = {
+    "theme": THEME,
+    "css": CSS,
+    "head": HEAD,
+    "favicon_path": ICON,
+    "app_kwargs": {"middleware": [Middleware(PreviewCard)]},
+    "ssr_mode": False,
+    "state_session_capacity": 200,
+    "max_file_size": "100mb",
+}

@@ -8,15 +8,10 @@ from gradio.components import Component
 
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS
+from .head import PRESS_DRAW
 from .prompts import MOST
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# in the browser: press Draw, which does nothing while a run goes on, and bring into sight what it draws; not smoothly,
-# as the page grows meanwhile
-PRESS_DRAW = """() => {
-    document.querySelector("#draw")?.click();
-    document.querySelector("#status")?.scrollIntoView({block: "nearest"});
-}"""
 
 
 class Suggestions:

@@ -44,9 +44,10 @@ class GenerateTab:
         self.left_out = gr.State("")  # what the link that opened the page asks for and cannot have
         self.start = gr.State(None, time_to_live=3600)  # what the run that Draw asked for begins with, if not noise
         with gr.Row(equal_height=False):
+            stage = gr.Column(min_width=300, elem_id="stage")  # first for the keyboard, though it is seen second
             with gr.Column(min_width=300, elem_id="settings"):
                 self.controls = controls.build(catalogue)
-            with gr.Column(min_width=300, elem_id="stage"):
+            with stage:
                 with gr.Row():
                     self.draw_button = gr.Button("Draw", variant="primary", scale=3, min_width=120, elem_id="draw")
                     self.stop_button = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_id="stop")
