@@ -226,9 +226,17 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     first, last = noise_images(page), shown(page)
     assert len(first) == 3
 
-    set_number(page, "Look back over the steps", "2")
+    set_number(page, "Look back over the steps", "3")
     expect(page.locator("#status")).to_contain_text("step 3 of 12", timeout=PATIENCE)
+    expect(page.locator("#captions")).to_contain_text("noisy xt")
     assert shown(page) != last
+    page.locator("#play").click()
+    expect(page.locator("#status")).to_contain_text("the images after step 12 of 12", timeout=PATIENCE)
+    expect(page.get_by_label("number input for Look back over the steps")).to_have_value("12")
+    with page.expect_download() as download:
+        page.locator("#save-film").click()
+    with Image.open(download.value.path()) as film:
+        assert film.format == "GIF" and film.n_frames in (12, 13)  # the last prediction may equal the images
 
     draw(page)
     assert noise_images(page) == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ def test_what_cannot_be_compared_is_said_before_any_work(
     assert said in text.replace("&#x27;", "'")
     with pytest.raises(gr.Error) as error:
         tab.begin(VISITOR, *values)
-    assert said in error.value.message and said in tab.give_up(*values)[0].replace("&#x27;", "'")
+    assert said in error.value.message and said in tab.give_up(VISITOR, *values)[0].replace("&#x27;", "'")
 
 
 def test_thirty_six_are_drawn_and_each_value_once(catalogue: Catalogue) -> None:
@@ -175,7 +176,7 @@ def test_stop_keeps_what_is_drawn(tab: CompareTab) -> None:
     run = tab.run(VISITOR, *values)
     while not next(run)[0].get("alt_text", "").endswith(": 1 of 2 images"):
         pass
-    tab.stop(VISITOR)
+    asyncio.run(tab.stop(VISITOR))
     *_, last = run
     assert "Stopped after 1 of 2 images" in last[1] and last[2]["interactive"] and not last[3]["interactive"]
 

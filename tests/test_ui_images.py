@@ -296,7 +296,7 @@ def test_the_page_draws_from_what_it_was_given_and_from_noise_again(
     _, none, _, editor, note, _, begins, strength = panel.forget("words")
     assert none is editor["value"] is None and begins == "noise" and not strength["visible"] and not note["visible"]
     begun, *_ = tab.begin(request, *values, None, None)
-    *_, (*_, code, code_files, frames, _, _, _) = tab.run(request, *values, begun)
+    *_, (_, _, _, _, _, code, code_files, frames, *_) = tab.run(request, *values, begun)
     assert begun is None and "image" not in code.split("pipe(")[1].split("generator")[0] and not code_files["visible"]
     assert np.array_equal(frames.final, drawn(catalogue, None).frames.final)
 

@@ -16,7 +16,8 @@ from .answers import answered
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS, NOISE, ROWS, Field
 from .outputs import files
-from .run import QUEUE, draw
+from .queueing import QUEUE, while_heard
+from .run import draw
 from .settings import Settings, problems
 from .snippet import snippet
 from .uploads import Start, read, read_mask, start_of
@@ -124,7 +125,7 @@ def _endpoint(catalogue: Catalogue) -> Callable[..., Iterator[Answer]]:
             settings = Settings.checked(_chosen(given, catalogue), catalogue)
             start = _start(given, settings, catalogue)
         settings = settings.beginning_with(start.kind if start else NOISE)
-        with answered(), closing(draw(settings, catalogue, start, previews=False)) as steps:
+        with answered(), closing(while_heard(draw(settings, catalogue, start, previews=False))) as steps:
             for progress in steps:
                 if progress.images is None:  # if the client has gone, Gradio closes this generator at a yield
                     yield [], json.dumps({"step": progress.index, "num_steps": progress.num_steps}), ""

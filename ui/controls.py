@@ -10,7 +10,7 @@ from gradio.components import Component
 
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS, ROWS, Field
-from .run import PREVIEWS
+from .run import VIEWS
 from .settings import Settings
 from .start_image import StartImage
 from .suggestions import Suggestions
@@ -75,7 +75,7 @@ def build(catalogue: Catalogue) -> Controls:
         start.remove.render()
     with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
         fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced], {})
-        preview = gr.Radio(list(PREVIEWS), value=PREVIEWS[0], label="Preview", info=PREVIEWED)
+        preview = gr.Radio(list(VIEWS), value=VIEWS[0], label="Preview", info=PREVIEWED)
         image = gr.File(label="Settings from an image: one that this page drew", file_types=[".png"], height=150)
     start.connect(fields)
     seed.connect(fields["seed"], fields["class_name"])

@@ -9,6 +9,7 @@ import gradio as gr
 from .api import add_endpoint
 from .catalogue import Catalogue
 from .head import SUMMARY, TITLE
+from .queueing import set_up
 from .tabs.compare import CompareTab
 from .tabs.generate import GenerateTab
 
@@ -36,6 +37,7 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
                 CompareTab(catalogue, tab.controls.settings()).connect(compare)
         add_endpoint(catalogue)
         tab.open(demo)
+    set_up(demo)
     return demo
 
 

@@ -1,6 +1,8 @@
 """What the page and /generate give back: images side by side, image files, the status line."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from . import image_metadata
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS
 from .previews import enlarged, to_uint8
-from .run import Progress
+from .run import PREVIEWS, Frames, Progress
 from .settings import Settings
 
 WIDTH = 560  # pixels, about as wide as the page shows the grid
@@ -38,9 +40,33 @@ def grid(images: np.ndarray, width: int = WIDTH) -> Image.Image:
     return Image.fromarray(flat.repeat(scale, axis=0).repeat(scale, axis=1), {1: "LA", 3: "RGBA"}[channels])
 
 
-def live(progress: Progress, kind: str) -> Image.Image:
+def live(progress: Progress, view: str) -> Image.Image:
     """A step of a run as the page shows it while the run goes on."""
-    return grid(enlarged(progress.preview[kind], progress.frames.scale), LIVE_WIDTH)
+    return viewed(lambda kind: enlarged(progress.preview[kind], progress.frames.scale), view, LIVE_WIDTH)
+
+
+def looked_back(frames: Frames, position: int, view: str) -> Image.Image:
+    """What is kept at a position: the final images, or a step."""
+    if position >= len(frames.steps):
+        return grid(frames.final)
+    return viewed(partial(frames.image, position), view)
+
+
+def viewed(images: Callable[[str], np.ndarray], view: str, width: int = WIDTH) -> Image.Image:
+    """The sheet of one of the kinds of `PREVIEWS`, (N, H, W, C) uint8 each, or the noisy one left of the predicted."""
+    if view in PREVIEWS:
+        return grid(images(view), width)
+    predicted, noisy = (grid(images(kind), width // 2) for kind in PREVIEWS)
+    return side_by_side(noisy, predicted)
+
+
+def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two sheets of one size, with a transparent gap as wide as a twentieth of one."""
+    gap = max(2, left.width // 20)
+    both = Image.new(left.mode, (2 * left.width + gap, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + gap, 0))
+    return both
 
 
 def opening(info: ModelInfo) -> Image.Image:
@@ -79,6 +105,12 @@ def status(text: str, share: float | None = None) -> str:
     """The status line, with a progress bar where `share`, in [0, 1], is given. `text` is shown as it is written."""
     bar = "" if share is None else f'<div class="bar"><i style="width:{100 * share:.0f}%"></i></div>'
     return f'<div role="status" aria-live="polite"><p>{escape(text)}</p>{bar}</div>'
+
+
+def waiting(before: int) -> str:
+    """How many runs come before a visitor's, for the status line."""
+    runs = "1 run comes" if before == 1 else f"{before} runs come"
+    return status(f"Waiting: {runs} before yours. Stop leaves the queue.", 0.0)
 
 
 def report(progress: Progress, stopped: bool = False, settings: Settings | None = None) -> str:

@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .catalogue import Catalogue
+from .formulas import Formula, formula_of, levels
 from .loading import in_a_line
 from .previews import enlarged, preview_of
 from .samplers import with_sampler
@@ -19,8 +20,9 @@ from .settings import Settings
 from .uploads import Start
 from .zero_gpu import on_gpu
 
-QUEUE = {"concurrency_id": "draw", "concurrency_limit": 1}  # two runs at once would only slow each other down
 PREVIEWS = ("predicted x₀", "noisy x_t")
+BESIDE = "x_t beside x₀"
+VIEWS = (BESIDE, *PREVIEWS)  # of a step: both, or one of them
 STORED_FRAMES = 60  # previews of a run that are kept to look back on
 
 
@@ -28,15 +30,19 @@ STORED_FRAMES = 60  # previews of a run that are kept to look back on
 class Frames:
     """What a visitor can look back on: previews of up to `STORED_FRAMES` steps, evenly spaced, and the final images.
 
-    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps` and `timesteps`; a pixel of theirs
-    stands for `scale` pixels of a side.
+    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps`, `timesteps` and `levels`, which are
+    a and b of x_t = a x_0 + b eps there; a pixel of theirs stands for `scale` pixels of a side. `formula` is what a
+    step computes, and `name` what a file of the film is called.
     """
 
     previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in PREVIEWS})
     steps: list[int] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
+    levels: list[tuple[float, float] | None] = field(default_factory=list)
     num_steps: int = 0
     scale: int = 1
+    formula: Formula = Formula()
+    name: str = ""
     final: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -46,6 +52,16 @@ class Frames:
         """The images at a position, 0 to len - 1; positions outside give the first or the last."""
         position = min(max(position, 0), len(self) - 1)
         return self.final if position == len(self.steps) else enlarged(self.previews[kind][position], self.scale)
+
+    def position_of(self, step: float) -> int:
+        """Where the step of that number, from 1, is kept, or the one nearest to it; the final images are the last."""
+        if self.final is not None and step >= self.num_steps:
+            return len(self.steps)
+        return min(range(len(self.steps)), key=lambda i: abs(self.steps[i] - step), default=0)
+
+    def step_at(self, position: int) -> int:
+        """The number of the step that is kept at a position, from 1."""
+        return self.steps[position] if position < len(self.steps) else self.num_steps
 
     def caption(self, position: int) -> str:
         """Which step a position shows."""
@@ -62,6 +78,7 @@ class Progress:
     Attributes:
         evaluations: of the network, per image
         images: None until the run is complete
+        timestep, levels: of this step, as `Frames` keeps them
         preview: of this step by kind, as `Frames` keeps it; {} where nobody looks
         unread: what of the prompt was not read, as it is too long
     """
@@ -74,6 +91,8 @@ class Progress:
     images: list[Image.Image] | None = None
     preview: dict[str, np.ndarray] = field(default_factory=dict)
     unread: str = ""
+    timestep: float = 0.0
+    levels: tuple[float, float] | None = None
 
 
 class StopRequests:
@@ -132,16 +151,18 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
     steps = pipe.stream(**settings.stream_arguments(info), **given, generator=generators)
     to_images = getattr(steps, "to_images", pipe.to_images)  # code in folders may be older
     preview_step, scale = preview_of(pipe, to_images)
-    frames = Frames(scale=scale)
+    name = f"{settings.model} seed {settings.seed}"
+    frames = Frames(scale=scale, formula=formula_of(settings, info), name=name)
     with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
         for step in steps:
             if not torch.isfinite(step.prev_sample).all():
                 where = f"after step {step.index + 1} of {step.num_steps}"
                 raise ValueError(f"model {settings.model} draws no image with these settings: NaN or infinite {where}")
             preview = _preview(preview_step, step) if previews else {}
-            _store(frames, step, preview)
-            seconds = time.perf_counter() - started
-            yield Progress(frames, step.index + 1, step.num_steps, seconds, nfe(), None, preview)
+            known = levels(step) if previews else None
+            _store(frames, step, preview, known)
+            progress = Progress(frames, step.index + 1, step.num_steps, time.perf_counter() - started, nfe())
+            yield replace(progress, preview=preview, timestep=step.timestep, levels=known)
         images = to_images(step.prev_sample, "pil")
         unread = pipe.unread(settings.prompt) if settings.has("prompt", info) else ""
         frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
@@ -163,11 +184,12 @@ def _preview(preview_step: Callable[[Any], np.ndarray], step: Any) -> dict[str, 
     return dict(zip(PREVIEWS, map(preview_step, (step.pred_original_sample, step.x_t)), strict=True))
 
 
-def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray]) -> None:
+def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray], known: tuple[float, float] | None) -> None:
     frames.num_steps = step.num_steps
     if not preview or step.index % math.ceil(step.num_steps / STORED_FRAMES):
         return
     frames.steps.append(step.index + 1)
     frames.timesteps.append(step.timestep)
+    frames.levels.append(known)
     for kind, images in preview.items():
         frames.previews[kind].append(images)

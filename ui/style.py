@@ -55,6 +55,10 @@ CSS = """
 #status .bar i, #compare-status .bar i { display: block; height: 100%; background: var(--color-accent); }
 #status p, #compare-status p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
 #status [role=alert] p, #compare-status [role=alert] p { color: var(--error-text-color); overflow-wrap: anywhere; }
+#film-text p { margin: 0 0 0.3rem; font-variant-numeric: tabular-nums; }
+#captions .captions { display: flex; margin: -0.6rem 0 0; text-align: center; font-weight: 700; }
+#captions .captions span { flex: 1; }
+#film-text .formula { font-size: 1.05rem; }
 #gallery .grid-wrap { min-height: 0; height: auto; max-height: none; }
 #gallery .grid-container { grid-template: none / repeat(16, minmax(0, 1fr)); grid-auto-rows: auto; padding-top: 2rem; }
 #gallery .thumbnail-item { border-radius: 4px; height: auto; aspect-ratio: 1; }
@@ -97,7 +101,8 @@ footer a { display: inline-flex; }
 """
 
 # The keyword arguments of `launch` that make the page what it is.
-# Gradio keeps the stored steps of up to 200 visitors, about 2 MB per visitor, and 3 MB of an image to begin with.
+# Gradio keeps the stored steps of up to 200 visitors, about 2 MB per visitor, and 3 MB of an image to begin with. An
+# upload is a photograph, at most.
 LAUNCH = {
     "theme": THEME,
     "css": CSS,
@@ -106,5 +111,5 @@ LAUNCH = {
     "app_kwargs": {"middleware": [Middleware(PreviewCard)]},
     "ssr_mode": False,
     "state_session_capacity": 200,
-    "max_file_size": "100mb",
+    "max_file_size": "20mb",
 }

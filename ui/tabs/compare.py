@@ -1,7 +1,7 @@
 """The Compare tab: two settings change, one from left to right and one from top to bottom, and all else stays."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from html import escape
 from typing import Any
@@ -16,8 +16,9 @@ from ..comparison import MOST, NONE, Comparison
 from ..comparison_sheet import Sheet
 from ..controls import updates
 from ..fields import FIELDS
-from ..outputs import status
-from ..run import QUEUE, StopRequests, draw
+from ..outputs import status, waiting
+from ..queueing import QUEUE, leave, places, while_heard
+from ..run import StopRequests, draw
 from ..settings import Settings
 
 TIMED = {"concurrency_id": "timing", "concurrency_limit": 1}  # apart from runs: it takes a few steps, and comes before
@@ -109,9 +110,11 @@ class CompareTab:
         for event in changed:
             event(self.estimate, asked, self.estimate_line, trigger_mode="always_last", **TIMED, **QUIET)
         buttons = [self.start_button, self.stop_button]
-        self.start_button.click(self.begin, asked, [self.status, *buttons], concurrency_limit=None, **QUIET).success(
-            self.run, asked, [self.image, self.status, *buttons], **QUEUE, **QUIET
-        ).failure(self.give_up, asked, [self.status, *buttons], queue=False, **QUIET)
+        begun = self.start_button.click(self.begin, asked, [self.status, *buttons], concurrency_limit=None, **QUIET)
+        begun.success(self.run, asked, [self.image, self.status, *buttons], **QUEUE, **QUIET).failure(
+            self.give_up, asked, [self.status, *buttons], queue=False, **QUIET
+        )
+        begun.success(self.wait, None, self.status, concurrency_limit=None, **QUIET)
         self.stop_button.click(self.stop, None, self.stop_button, queue=False, **QUIET)
 
     # -------------------------------------------------------------------------------------------------- the controls
@@ -174,19 +177,28 @@ class CompareTab:
         self.stop_requests.clear(request.session_hash)
         return status("Starting …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
-    def stop(self, request: gr.Request) -> Any:
-        """Ask the comparison to end after its current step."""
+    async def wait(self, request: gr.Request) -> AsyncIterator[str]:
+        """Say how many runs come first, until this visitor's comparison begins."""
+        async for before in places(request.session_hash, self.status):
+            yield waiting(before)
+
+    async def stop(self, request: gr.Request) -> Any:
+        """Ask the comparison to end after its current step or, where it waits, leave the queue."""
         self.stop_requests.press(request.session_hash)
+        await leave(request.session_hash, self.status)
         return gr.update(interactive=False)
 
-    def give_up(self, *values: Any) -> tuple[Any, ...]:
-        """After what failed: say why where the controls tell, and let the visitor try again."""
+    def give_up(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """After what failed, or left the queue: say why where the controls tell, and let the visitor try again."""
         buttons = gr.update(interactive=True), gr.update(interactive=False)
         try:
             self._read(values)
         except ValueError as error:
-            return status(escape(str(error))), *buttons
-        return status("The comparison was not completed."), *buttons
+            return status(str(error)), *buttons
+        stopped = self.stop_requests.pressed(request.session_hash)
+        return status(
+            "You left the queue: nothing was drawn." if stopped else "The comparison was not completed."
+        ), *buttons
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw cell by cell into one sheet, which is shown after each."""
@@ -213,7 +225,7 @@ class CompareTab:
     def _cell(self, settings: Settings, done: int, total: int, session: str) -> Iterator[tuple[Any, str]]:
         """(None, a report) while an image is drawn, then (its pixels, a report); nothing more once Stop is pressed."""
         shown = 0.0
-        with closing(draw(settings, self.catalogue, previews=False)) as steps:
+        with closing(while_heard(draw(settings, self.catalogue, previews=False))) as steps:
             for progress in steps:
                 if progress.images is not None:
                     yield progress.frames.final[0], status(f"Image {done + 1} of {total}", (done + 1) / total)

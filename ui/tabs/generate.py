@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,10 @@ from PIL import Image
 from .. import controls, device, image_metadata, links
 from ..catalogue import Catalogue
 from ..fields import FIELDS, LABELS, NOISE, ROWS
-from ..outputs import files, grid, live, opening, report, status, told
-from ..run import PREVIEWS, QUEUE, Frames, Progress, StopRequests, draw
+from ..film import Film
+from ..outputs import files, grid, live, looked_back, opening, report, status, told, waiting
+from ..queueing import QUEUE, leave, places, while_heard
+from ..run import VIEWS, Frames, Progress, StopRequests, draw
 from ..settings import Settings, problems
 from ..snippet import snippet
 from ..uploads import Start
@@ -62,16 +64,7 @@ class GenerateTab:
                     elem_id="preview",
                     alt_text="The images as they are being drawn, side by side",
                 )
-                self.scrubber = gr.Slider(
-                    0,
-                    1,
-                    value=1,
-                    step=1,
-                    label="Look back over the steps",
-                    visible=False,
-                    buttons=[],
-                    elem_id="scrubber",
-                )
+                self.film = Film()
                 self.link = gr.Textbox(visible=False)  # of what is shown, from "?" on
                 self.copy_button = gr.Button("Copy link", size="sm", elem_id="copy-link")
         self.gallery = gr.Gallery(
@@ -98,7 +91,7 @@ class GenerateTab:
             self.image,
             self.status,
             self.controls.fields["seed"],
-            self.scrubber,
+            self.film.scrubber,
             self.gallery,
             self.code,
             self.code_files,
@@ -106,34 +99,29 @@ class GenerateTab:
             self.draw_button,
             self.stop_button,
             self.link,
+            *self.film.outputs,
         ]
         parts = [self.status, self.controls.advanced, self.controls.start.box]
         self.draw_button.click(self.say_what_is_wrong, settings, parts, queue=False, **QUIET)
-        self.draw_button.click(
+        begun = self.draw_button.click(
             self.begin,
             [*inputs, *self.controls.start.inputs],
             [self.start, self.status, self.draw_button, self.stop_button],
             validator=self.check,
             concurrency_limit=None,
             **QUIET,
-        ).success(self.run, [*inputs, self.start], outputs, **QUEUE, **QUIET).failure(
+        )
+        begun.success(self.run, [*inputs, self.start], outputs, **QUEUE, **QUIET).failure(
             self.give_up, None, [self.status, self.draw_button, self.stop_button], queue=False, **QUIET
         )
+        begun.success(self.wait, None, [self.status], concurrency_limit=None, **QUIET)
         self.stop_button.click(self.stop, None, [self.stop_button], queue=False, **QUIET)
         self.copy_button.click(None, self.link, self.copy_button, js=links.COPY, **QUIET).then(
             None, None, self.copy_button, js=links.LATER, **QUIET
         )
-        for event in (self.scrubber.input, self.controls.preview.input):
-            event(
-                self.look_back,
-                [self.frames, self.scrubber, self.controls.preview],
-                [self.image, self.status],
-                queue=False,
-                trigger_mode="always_last",
-                **QUIET,
-            )
+        self.film.connect(self.frames, self.controls.preview, self.image, self.status, self.draw_button)
         self.controls.suggestions.connect(self.controls.fields["model"], self.controls.fields["prompt"])
-        samples = [self.image, self.status, self.code, self.link, self.scrubber, self.gallery, self.code_files]
+        samples = [self.image, self.status, self.code, self.link, self.film.scrubber, self.gallery, self.code_files]
         self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET).then(
             self.introduce, [*settings, self.frames], samples, queue=False, **QUIET
         )
@@ -176,9 +164,9 @@ class GenerateTab:
         values = {**remembered, **asked}
         keep = has_seed or values.get("seed_mode") == controls.KEEP_SEED
         mode = controls.KEEP_SEED if keep else controls.NEW_SEED
-        kind = values.get("preview") if values.get("preview") in PREVIEWS else PREVIEWS[0]
+        view = values.get("preview") if values.get("preview") in VIEWS else VIEWS[0]
         parts = self.controls.start.without(settings)
-        return [*controls.updates(self.catalogue, settings), mode, kind, left_out, *parts]
+        return [*controls.updates(self.catalogue, settings), mode, view, left_out, *parts]
 
     def sample(self, *values: Any) -> tuple[Any, ...]:
         """The first image on the page, its code and link: the model's own samples or, without any, drawn once and kept.
@@ -247,25 +235,33 @@ class GenerateTab:
         text = "Starting" if loaded else f"Loading {values[0]}"
         return start, status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
-    def stop(self, request: gr.Request) -> Any:
-        """Ask the run to end after its current step."""
+    async def wait(self, request: gr.Request) -> AsyncIterator[str]:
+        """Say how many runs come first, until this visitor's begins."""
+        async for before in places(request.session_hash, self.status):
+            yield waiting(before)
+
+    async def stop(self, request: gr.Request) -> Any:
+        """Ask the run to end after its current step or, where it waits, leave the queue."""
         self.stop_requests.press(request.session_hash)
+        await leave(request.session_hash, self.status)
         return gr.update(interactive=False)
 
-    def give_up(self) -> tuple[Any, ...]:
-        """After a run that failed, in a way that nobody foresaw: let the visitor try again."""
+    def give_up(self, request: gr.Request) -> tuple[Any, ...]:
+        """After a run that left the queue, or failed in a way that nobody foresaw: let the visitor try again."""
+        if self.stop_requests.pressed(request.session_hash):
+            return status("You left the queue: nothing was drawn."), *READY
         said = told("Nothing was drawn", "an error that the log of the page tells more about")
         return said, *READY
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw, showing each step. What is on the page stays until the first step replaces the image, and at the end
         all of it is of this run: also of one that was stopped, or failed on its way."""
-        *values, seed_mode, kind, start = values
+        *values, seed_mode, view, start = values
         named, session = self._named(values) | {"start": start.kind if start else NOISE}, request.session_hash
         progress, keep, shown, failed = None, gr.skip(), 0.0, ""
         try:
             settings = self._settings(named, seed_mode)
-            with closing(draw(settings, self.catalogue, start)) as steps:
+            with closing(while_heard(draw(settings, self.catalogue, start))) as steps:
                 for progress in steps:
                     if progress.images is not None or self.stop_requests.pressed(session):
                         break
@@ -275,15 +271,17 @@ class GenerateTab:
                     seed, scrubber, frames = keep, keep, keep
                     if progress.index == 1:  # nothing of the run before can be looked back on
                         seed, scrubber, frames = settings.seed, gr.update(interactive=False), Frames()
-                    image, said = live(progress, kind), report(progress, settings=settings)
-                    yield image, said, seed, scrubber, keep, keep, keep, frames, keep, keep, keep
+                    image, said = live(progress, view), report(progress, settings=settings)
+                    film = self.film.during(progress, view)
+                    yield image, said, seed, scrubber, keep, keep, keep, frames, keep, keep, keep, *film
         except ValueError as error:
             failed = str(error)
         if progress is None:
-            yield keep, told("Nothing new was drawn", failed), keep, keep, keep, keep, keep, keep, *READY, keep
+            kept = [keep] * (1 + len(self.film.outputs))
+            yield keep, told("Nothing new was drawn", failed), keep, keep, keep, keep, keep, keep, *READY, *kept
             return
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
-            yield self._ending(settings, progress, kind, start, failed, Path(folder))
+            yield self._ending(settings, progress, view, start, failed, Path(folder))
 
     def _settings(self, values: dict[str, Any], seed_mode: str) -> Settings:
         if seed_mode == controls.NEW_SEED:
@@ -291,13 +289,12 @@ class GenerateTab:
         return Settings.checked(values, self.catalogue)
 
     def _ending(
-        self, settings: Settings, progress: Progress, kind: str, start: Start | None, failed: str, folder: Path
+        self, settings: Settings, progress: Progress, view: str, start: Start | None, failed: str, folder: Path
     ) -> tuple[Any, ...]:
         info, frames = self.catalogue[settings.model], progress.frames
-        last = len(frames) - 1
-        scrubber = gr.update(maximum=max(last, 1), value=last, visible=last > 0, interactive=True)
+        scrubber, film = self.film.reach(frames), self.film.after(frames, view)
         if progress.images is None:
-            image, images = grid(frames.image(last, kind)), gr.update(value=None, visible=False)
+            image, images = looked_back(frames, len(frames) - 1, view), gr.update(value=None, visible=False)
         else:
             image = image_metadata.tag(grid(frames.final), settings.as_json())
             written = files(settings, self.catalogue, progress, folder)
@@ -308,17 +305,9 @@ class GenerateTab:
         code = snippet(settings, info, device.detect())
         read_by_code = gr.update(value=start.save(folder) if start else None, visible=start is not None)
         link = links.query(settings, info)
-        return image, said, settings.seed, scrubber, images, code, read_by_code, frames, *READY, link
+        return image, said, settings.seed, scrubber, images, code, read_by_code, frames, *READY, link, *film
 
     # ------------------------------------------------------------------------------------------------ around the run
-
-    def look_back(self, frames: Frames | None, position: float, kind: str) -> tuple[Any, Any]:
-        """What the slider below the image points at: the preview of a step, or the final images."""
-        if frames is None or not len(frames):
-            return gr.skip(), gr.skip()
-        position = int(position)
-        what = "" if position >= len(frames.steps) else f", {kind}"
-        return grid(frames.image(position, kind)), status(f"Looking back: {frames.caption(position)}{what}")
 
     def follow_setting(self, followers: list[str], *values: Any) -> dict[Component, Any]:
         """Show or hide the settings that depend on one that changed. Their values stay: a visitor may be typing."""
