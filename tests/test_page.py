@@ -145,6 +145,18 @@ def test_a_phone_opens_it_draws_and_never_scrolls_sideways(visit: Callable[..., 
     assert page.evaluate(SMALL) == []
     assert page.evaluate(UNREADABLE) == []
 
+    assert page.locator("#gallery").is_visible() and not page.locator("#preview").is_visible()
+    page.locator("#gallery button.thumbnail-item").nth(2).click()
+    expect(page.locator("#viewer")).to_contain_text("image 3 of 16", timeout=PATIENCE)
+    assert not page.locator("#gallery").is_visible() and not page.locator("#preview").is_visible()
+    assert page.evaluate(SMALL) == [] and page.evaluate(UNREADABLE) == []
+    with page.expect_download() as download:
+        page.get_by_text("x8, 64 x 64").click()
+    assert Image.open(download.value.path()).size == (64, 64)
+    page.locator("#use").click()
+    expect(page.get_by_label("number input for Images")).to_have_value("1", timeout=PATIENCE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
 
 def test_the_keyboard_draws_and_a_shared_link_has_a_card(visit: Callable[..., Page], url: str) -> None:
     page = visit(query="?model=tiny-ddpm&steps=2&count=1&__theme=dark")

@@ -181,6 +181,20 @@ def test_stop_keeps_what_is_drawn(tab: CompareTab) -> None:
     assert "Stopped after 1 of 2 images" in last[1] and last[2]["interactive"] and not last[3]["interactive"]
 
 
+def test_a_model_that_fails_is_said_and_the_visitor_can_go_on(
+    tab: CompareTab, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise ValueError(f"{name} holds <NaN>")
+
+    monkeypatch.setattr(catalogue, "pipeline", broken)
+    values = asked("seed", ["1"], model="tiny-ddpm", sampler="DDPM")
+    tab.timing = Timing(catalogue)
+    assert "tiny-ddpm holds &lt;NaN&gt;" in [*tab.estimate(*values)][-1]
+    *_, last = shown(tab, values)
+    assert "tiny-ddpm holds &lt;NaN&gt;" in last[1] and last[2]["interactive"] and not last[3]["interactive"]
+
+
 def test_the_time_is_estimated_before(tab: CompareTab, catalogue: Catalogue) -> None:
     values = asked("sampler", ["UniPC", "Heun"], "seed", ["1", "2"], model="tiny-ddpm", steps=5)
     tab.timing = Timing(catalogue)

@@ -238,7 +238,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # accelerate launch -m training.train --recipe emoji-latent
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
-    # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of captions
+    # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {
         "objective": "flow_matching",
         "weighting_scheme": "logit_normal",

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import gradio as gr
 
+from . import stage
 from .api import add_endpoint
 from .catalogue import Catalogue
 from .head import SUMMARY, TITLE
+from .history import History
 from .queueing import set_up
 from .tabs.compare import CompareTab
 from .tabs.generate import GenerateTab
+from .viewer import Viewer
 
 CACHE_SECONDS = (3600, 3600)  # how often image files are deleted, and from which age on
 
@@ -33,6 +36,12 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Generate"):
                 tab = GenerateTab(catalogue)
+                with tab.stage:
+                    viewer = Viewer(catalogue)
+                history = History()
+                stage.connect(tab.draw_button, tab.film.scrubber, tab.gallery)
+                viewer.connect(tab.controls, tab.status, tab.draw_button)
+                history.connect(tab.gallery, viewer)
             with gr.Tab("Compare") as compare:
                 CompareTab(catalogue, tab.controls.settings()).connect(compare)
         add_endpoint(catalogue)

@@ -113,6 +113,11 @@ def waiting(before: int) -> str:
     return status(f"Waiting: {runs} before yours. Stop leaves the queue.", 0.0)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 image, 2 images."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def report(progress: Progress, stopped: bool = False, settings: Settings | None = None) -> str:
     """How far a run is, for the status line: steps, seconds, network evaluations, and of `settings` model and seed."""
     cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"

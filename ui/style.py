@@ -59,14 +59,26 @@ CSS = """
 #captions .captions { display: flex; margin: -0.6rem 0 0; text-align: center; font-weight: 700; }
 #captions .captions span { flex: 1; }
 #film-text .formula { font-size: 1.05rem; }
-#gallery .grid-wrap { min-height: 0; height: auto; max-height: none; }
-#gallery .grid-container { grid-template: none / repeat(16, minmax(0, 1fr)); grid-auto-rows: auto; padding-top: 2rem; }
-#gallery .thumbnail-item { border-radius: 4px; height: auto; aspect-ratio: 1; }
+#gallery .grid-wrap, #runs .grid-wrap { min-height: 0; height: auto; max-height: none; padding: 0; }
+#gallery .grid-container { grid-template: none / 1fr; grid-auto-rows: auto; gap: 4px; padding-top: 2rem; }
+#gallery .grid-container:has(> :nth-child(2)) { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+#gallery .grid-container:has(> :nth-child(5)) { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+#gallery .grid-container:has(> :nth-child(10)) { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+#gallery .thumbnail-item, #runs .thumbnail-item { border-radius: 4px; height: auto; aspect-ratio: 1; }
 #gallery .grid-container .caption-label { display: none; }
 #gallery .gallery-item { height: auto; }
-#gallery:has(.preview) .gallery-container { min-height: 430px; }
-#gallery:has(.preview) .grid-wrap, #gallery:has(.preview) > label { visibility: hidden; }
-#gallery .preview .media-button img { width: 100%; height: 100%; object-fit: contain; }
+#runs img, #large img { image-rendering: pixelated; }
+#runs .grid-container { grid-template: none / repeat(6, minmax(0, 1fr)); grid-auto-rows: auto; padding-top: 2rem; }
+#runs .thumbnail-item { display: flex; flex-direction: column; aspect-ratio: auto; justify-content: start; }
+#runs .caption-label { position: static; max-width: 100%; border: 0; box-shadow: none; white-space: normal; }
+#zip-file { display: none; }
+#large .image-frame, #large img { width: 100%; object-fit: contain; }
+#stage:is([data-shows=images], [data-shows=waiting]):has(#gallery .thumbnail-item) :is(#preview, #captions) {
+  display: none;
+}
+#stage[data-shows=steps] #gallery { display: none; }
+#stage:has(#viewer) :is(#preview, #gallery, #captions, #scrubber, #film, #film-text) { display: none; }
+.gradio-container:has(#viewer) #history { display: none; }
 #styles .wrap { gap: 0.4rem; }
 #styles label { padding: 0.2rem 0.7rem; border-radius: 999px; cursor: pointer; }
 #styles label:focus-within { outline: 2px solid var(--color-accent); outline-offset: 1px; }
@@ -95,7 +107,7 @@ footer a { display: inline-flex; }
   }
   fieldset label { display: flex; align-items: center; }
   .tab-like-container { height: 46px !important; margin-bottom: 0 !important; }
-  #gallery .grid-container { grid-template: none / repeat(4, minmax(0, 1fr)); }
+  #runs .grid-container { grid-template: none / repeat(3, minmax(0, 1fr)); }
   .gradio-container > .main { padding: 12px !important; }
 }
 """

@@ -16,7 +16,7 @@ from ..comparison import MOST, NONE, Comparison
 from ..comparison_sheet import Sheet
 from ..controls import updates
 from ..fields import FIELDS
-from ..outputs import status, waiting
+from ..outputs import counted, status, waiting
 from ..queueing import QUEUE, leave, places, while_heard
 from ..run import StopRequests, draw
 from ..settings import Settings
@@ -138,12 +138,16 @@ class CompareTab:
         try:
             asked = self._read(values)
         except ValueError as error:
-            yield f'<p role="alert">{escape(str(error))}</p>'
+            yield _alert(error)
             return
         yield self._in_words(asked)
         untimed = self.timing.unknown(asked.runs)
-        for run in untimed:
-            self.timing.measure(run)
+        try:
+            for run in untimed:
+                self.timing.measure(run)
+        except ValueError as error:  # a model that is damaged
+            yield _alert(error)
+            return
         if untimed:
             yield self._in_words(asked)
 
@@ -151,7 +155,7 @@ class CompareTab:
         runs = asked.runs
         known = not self.timing.unknown(runs)
         seconds = timing.in_words(self.timing.seconds(runs)) if known else "timing a few steps …"
-        images = f"{len(runs)} image{'s' * (len(runs) > 1)}, {sum(run.steps for run in runs)} steps"
+        images = f"{counted(len(runs), 'image')}, {counted(sum(run.steps for run in runs), 'step')}"
         shared = escape(asked.shared(self.catalogue[asked.base.model]))
         return f"<p><b>{images}: {seconds}</b></p><p>{shared}</p>"
 
@@ -205,22 +209,33 @@ class CompareTab:
         asked, keep = self._read(values), (gr.skip(), gr.skip())
         sheet, started, done = self._sheet(asked), time.perf_counter(), 0
         yield self._shown(asked, sheet, done), status("Starting …", 0.0), *keep
-        for place, settings in asked.cells.items():
-            if settings is None:
-                continue
-            for pixels, text in self._cell(settings, done, len(asked.runs), request.session_hash):
+        failed = ""
+        try:
+            for place, pixels, said in self._cells(asked, request.session_hash):
                 if pixels is not None:
                     sheet.place(*place, pixels)
                     done += 1
-                    yield self._shown(asked, sheet, done), text, *keep
-                else:
-                    yield gr.skip(), text, *keep
-            if self.stop_requests.pressed(request.session_hash):
-                break
+                yield gr.skip() if pixels is None else self._shown(asked, sheet, done), said, *keep
+        except ValueError as error:
+            failed = str(error)
         total, seconds = len(asked.runs), time.perf_counter() - started
-        text = f"{total} images drawn" if done == total else f"Stopped after {done} of {total} images"
+        text = (
+            f"{counted(total, 'image')} drawn"
+            if done == total
+            else f"Stopped after {done} of {counted(total, 'image')}"
+        )
         buttons = gr.update(interactive=True), gr.update(interactive=False)
-        yield self._shown(asked, sheet, done), status(f"{text} · {seconds:.1f} s", done / total), *buttons
+        said = status(failed) if failed else status(f"{text} · {seconds:.1f} s", done / total)
+        yield self._shown(asked, sheet, done), said, *buttons
+
+    def _cells(self, asked: Comparison, session: str) -> Iterator[tuple[tuple[int, int], Any, str]]:
+        """(place, None or pixels, a report), image by image, until all are drawn or Stop is pressed."""
+        runs = [(place, settings) for place, settings in asked.cells.items() if settings is not None]
+        for done, (place, settings) in enumerate(runs):
+            for pixels, said in self._cell(settings, done, len(runs), session):
+                yield place, pixels, said
+            if self.stop_requests.pressed(session):
+                return
 
     def _cell(self, settings: Settings, done: int, total: int, session: str) -> Iterator[tuple[Any, str]]:
         """(None, a report) while an image is drawn, then (its pixels, a report); nothing more once Stop is pressed."""
@@ -245,7 +260,7 @@ class CompareTab:
         """The sheet as it is now. The page keeps what it is given, so that later cells do not change it."""
         image: Image.Image = image_metadata.tag(sheet.image.copy(), asked.as_json())
         axes = f"{asked.x.label}{f' and {asked.y.label}' if asked.y else ''}"
-        text = f"Comparison of {axes}: {done} of {len(asked.runs)} images"
+        text = f"Comparison of {axes}: {done} of {counted(len(asked.runs), 'image')}"
         return gr.update(value=image, visible=True, alt_text=text)
 
     def recall(self, path: str) -> list[Any]:
@@ -259,3 +274,7 @@ class CompareTab:
         for name, chosen in ((asked.x.name, asked.columns()), y):
             axes += [name, gr.update(**self._look(name, asked.base, chosen))]
         return [*updates(self.catalogue, asked.base), *axes]
+
+
+def _alert(error: ValueError) -> str:
+    return f'<p role="alert">{escape(str(error))}</p>'

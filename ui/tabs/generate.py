@@ -46,10 +46,10 @@ class GenerateTab:
         self.left_out = gr.State("")  # what the link that opened the page asks for and cannot have
         self.start = gr.State(None, time_to_live=3600)  # what the run that Draw asked for begins with, if not noise
         with gr.Row(equal_height=False):
-            stage = gr.Column(min_width=300, elem_id="stage")  # first for the keyboard, though it is seen second
+            self.stage = gr.Column(min_width=300, elem_id="stage")  # first for the keyboard, though it is seen second
             with gr.Column(min_width=300, elem_id="settings"):
                 self.controls = controls.build(catalogue)
-            with stage:
+            with self.stage:
                 with gr.Row():
                     self.draw_button = gr.Button("Draw", variant="primary", scale=3, min_width=120, elem_id="draw")
                     self.stop_button = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_id="stop")
@@ -64,20 +64,21 @@ class GenerateTab:
                     elem_id="preview",
                     alt_text="The images as they are being drawn, side by side",
                 )
+                self.gallery = gr.Gallery(
+                    label="Images: a click opens one",
+                    format="png",
+                    columns=4,
+                    allow_preview=False,
+                    height="auto",
+                    object_fit="contain",
+                    visible=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id="gallery",
+                )
                 self.film = Film()
                 self.link = gr.Textbox(visible=False)  # of what is shown, from "?" on
                 self.copy_button = gr.Button("Copy link", size="sm", elem_id="copy-link")
-        self.gallery = gr.Gallery(
-            label="Images, each with its settings inside",
-            format="png",
-            columns=16,
-            height="auto",
-            object_fit="contain",
-            visible=False,
-            interactive=False,
-            buttons=["download", "fullscreen"],
-            elem_id="gallery",
-        )
         with gr.Accordion("The Python that made this", open=False, elem_id="code"):
             self.code = gr.Code(language="python", show_label=False, interactive=False, wrap_lines=True)
             self.code_files = gr.File(
