@@ -65,12 +65,12 @@ def test_classes_of_any_name_are_drawn_saved_and_read_back(tmp_path: Path) -> No
 
 
 def test_names_and_messages_reach_the_page_as_text(good: Path, tmp_path: Path) -> None:
-    assert "<p>Loading &lt;b&gt;&amp; …</p>" in status("Loading <b>& …")
-    (tmp_path / "<b>bad").mkdir()
-    page = build_demo(Catalogue({"<i>good": good, "<b>bad": tmp_path / "<b>bad", "caf\udce9": good}))
+    assert "<p>Loading &lt;q&gt;&amp; …</p>" in status("Loading <q>& …")
+    (tmp_path / "<q>bad").mkdir()
+    page = build_demo(Catalogue({"<s>good": good, "<q>bad": tmp_path / "<q>bad", "caf\udce9": good}))
     shown = [part["props"].get("value") or "" for part in page.config["components"] if part["type"] == "html"]
-    assert any("&lt;b&gt;bad is left out: model must hold" in text for text in shown)
-    assert any("Loading &lt;i&gt;good" in text for text in shown) and not any("<b>" in text for text in shown)
+    assert any("&lt;q&gt;bad is left out: model must hold" in text for text in shown)
+    assert any("Loading &lt;s&gt;good" in text for text in shown) and not any("<q>" in text or "<s>" in text for text in shown)
     json.dumps(page.config, ensure_ascii=False, default=str).encode()
 
 
