@@ -70,7 +70,9 @@ def test_names_and_messages_reach_the_page_as_text(good: Path, tmp_path: Path) -
     page = build_demo(Catalogue({"<s>good": good, "<q>bad": tmp_path / "<q>bad", "caf\udce9": good}))
     shown = [part["props"].get("value") or "" for part in page.config["components"] if part["type"] == "html"]
     assert any("&lt;q&gt;bad is left out: model must hold" in text for text in shown)
-    assert any("Loading &lt;s&gt;good" in text for text in shown) and not any("<q>" in text or "<s>" in text for text in shown)
+    assert any("Loading &lt;s&gt;good" in text for text in shown) and not any(
+        "<q>" in text or "<s>" in text for text in shown
+    )
     json.dumps(page.config, ensure_ascii=False, default=str).encode()
 
 
