@@ -67,7 +67,8 @@ def opened(tab: GenerateTab, remembered: dict[str, Any] | None = None, **query: 
 def ran(tab: GenerateTab, mode: str = controls.KEEP_SEED, **values: Any) -> list[dict[str, Any]]:
     """Everything that a run shows, by part of the page."""
     settings = Settings.checked(FAST | values, tab.catalogue).as_dict()
-    names = ("image", "status", "seed", "scrubber", "gallery", "code", "files", "frames", "draw", "stop", "link")
+    names = ["image", "status", "seed", "scrubber", "gallery", "code", "files", "frames", "draw", "stop", "link"]
+    names += ["captions", "formula", "film", "film file"]
     return [
         dict(zip(names, shown, strict=True)) for shown in tab.run(VISITOR, *settings.values(), mode, PREVIEWS[0], None)
     ]
@@ -164,7 +165,7 @@ def test_errors_of_events_that_are_not_queued_are_said_in_the_page(
     (tmp_path / "notes.png").write_text("<b>")
     answer = tab.recall(str(tmp_path / "notes.png"))
     assert "No settings were found: image must be a PNG" in answer[-1]
-    assert "the log of the page" in tab.give_up()[0]
+    assert "the log of the page" in tab.give_up(SimpleNamespace(session_hash="another"))[0]
     silent = [getattr(handler.fn, "func", handler.fn) for handler in demo.fns.values() if handler.queue is False]
     codes = {fn.__name__: fn.__code__ for fn in silent if fn}
     assert {"restore", "recall", "give_up", "follow_model", "introduce", "say_what_is_wrong"} <= set(codes)
