@@ -116,6 +116,8 @@ def test_a_visitor_who_waits_sees_its_place_and_stop_leaves_the_queue(
     assert "You left the queue" in second.asks("give_up").text
     gate.set()
     assert until(lambda: _ended(heard["third"])) and _ended(heard["third"])[0]["success"]
+    shown = [message["output"]["data"] for message in heard["third"] if message["msg"] == "process_completed"]
+    assert [None] not in shown, "the end of the waiting empties the status line of the run"
 
 
 def _listen(visitor: Visitor, heard: list[dict[str, Any]]) -> None:

@@ -181,10 +181,11 @@ class CompareTab:
         self.stop_requests.clear(request.session_hash)
         return status("Starting …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
-    async def wait(self, request: gr.Request) -> AsyncIterator[str]:
+    async def wait(self, request: gr.Request) -> AsyncIterator[Any]:
         """Say how many runs come first, until this visitor's comparison begins."""
         async for before in places(request.session_hash, self.status):
             yield waiting(before)
+        yield gr.skip()  # what comes last is sent once more, and without any the line would be emptied
 
     async def stop(self, request: gr.Request) -> Any:
         """Ask the comparison to end after its current step or, where it waits, leave the queue."""

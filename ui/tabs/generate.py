@@ -236,10 +236,11 @@ class GenerateTab:
         text = "Starting" if loaded else f"Loading {values[0]}"
         return start, status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
-    async def wait(self, request: gr.Request) -> AsyncIterator[str]:
+    async def wait(self, request: gr.Request) -> AsyncIterator[Any]:
         """Say how many runs come first, until this visitor's begins."""
         async for before in places(request.session_hash, self.status):
             yield waiting(before)
+        yield gr.skip()  # what comes last is sent once more, and without any the line would be emptied
 
     async def stop(self, request: gr.Request) -> Any:
         """Ask the run to end after its current step or, where it waits, leave the queue."""
