@@ -116,7 +116,10 @@ def test_a_visitor_who_waits_sees_its_place_and_stop_leaves_the_queue(
     assert "You left the queue" in second.asks("give_up").text
     gate.set()
     assert until(lambda: _ended(heard["third"])) and _ended(heard["third"])[0]["success"]
-    shown = [message["output"]["data"] for message in heard["third"] if message["msg"] == "process_completed"]
+    assert until(lambda: sum(message["msg"] == "process_completed" for message in heard["first"]) == 2)
+    shown = [
+        end["output"]["data"] for who in ("first", "third") for end in heard[who] if end["msg"] == "process_completed"
+    ]
     assert [None] not in shown, "the end of the waiting empties the status line of the run"
 
 
