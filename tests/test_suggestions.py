@@ -93,14 +93,13 @@ def test_the_first_example_is_drawn_unless_something_else_is_written(catalogue: 
 
 
 def test_what_a_client_fills_in_for_the_first_model_is_not_asked_of_another(catalogue: Catalogue) -> None:
-    from ui.api import _chosen
+    from ui.api import _chosen, _defaults
 
-    defaults = Settings.checked({}, catalogue).as_dict()
-    asked = _chosen(defaults | {"model": "latent", "seed": 3}, defaults, catalogue)
-    assert asked == {"model": "latent", "seed": 3}
-    assert _chosen(defaults, defaults, catalogue) == defaults
-    own = Settings.checked(asked, catalogue)
-    assert own.guidance_scale == FIELDS["guidance_scale"].default and own.guidance_high == 0.8
+    sent = _defaults(catalogue)
+    assert Settings.checked(_chosen(sent, catalogue), catalogue) == Settings.checked({}, catalogue)
+    own = Settings.checked(_chosen(sent | {"model": "latent", "seed": 3}, catalogue), catalogue)
+    assert own == Settings.checked({"model": "latent", "seed": 3}, catalogue)
+    assert own.guidance_scale == FIELDS["guidance_scale"].default and own.guidance_high == 0.8 and own.prompt == ""
 
 
 def test_they_stay_with_a_model_that_is_loaded_and_saved_again(catalogue: Catalogue, tmp_path: Path) -> None:

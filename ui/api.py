@@ -187,7 +187,10 @@ def _start_problems(given: dict[str, Any], settings: Settings, catalogue: Catalo
 
 
 def _chosen(values: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """Without defaults of the page's first model that do not fit another one: programs may send what they once read."""
+    """Without defaults of the page's first model that do not fit another one, or that it has no use for: clients send
+    them for what a caller leaves out, and programs what they once read."""
     defaults, wrong = Settings.checked({}, catalogue).as_dict(), problems(values, catalogue)
-    left_out = {name for name in wrong if values.get(name) == defaults.get(name)}
+    model = values.get("model") or defaults["model"]
+    sent = [row for row in ROWS if values.get(row.name) == defaults[row.name]]
+    left_out = {row.name for row in sent if row.name in wrong or model not in [*_by_model(row, catalogue)]}
     return {name: values.get(name) for name in FIELDS if name not in left_out}
