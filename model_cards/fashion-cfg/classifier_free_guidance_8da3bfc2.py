@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_216f1924 import check_eta, ddim_steps
+from .ddim_fd564d40 import check_eta, ddim_steps
 from .process_8da9cfb2 import Clock
 from .run_2dd2cfc3 import Denoiser, Step, evaluate, scale_now
 from .solvers_d0fa4a0f import PROCESS_SCHEDULERS, DefaultSteps, Solver
@@ -167,6 +167,9 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2207.12598",
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
+        "page": {
+            "model": {"info": "Predicts each image with and without the class, and goes further where the two differ."}
+        },
     }
 
     def __init__(

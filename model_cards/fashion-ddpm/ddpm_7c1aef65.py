@@ -115,6 +115,11 @@ class DDPMPipeline(StepwisePipeline):
         "stock": "DDPMPipeline",
         "samplers": {"DDIM": "DDIMPipeline"},
         "example": {"num_inference_steps": 100},
+        "page": {
+            "model": {
+                "info": "Begins with pure noise and takes a little of it away in each step, until an image is left."
+            }
+        },
     }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:

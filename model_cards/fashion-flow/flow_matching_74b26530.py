@@ -19,7 +19,7 @@ from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_07f14a30 import check_interval, guided_network
+from .classifier_free_guidance_8da3bfc2 import check_interval, guided_network
 from .conditions_8e39acbe import Labels
 from .from_image_b065ef05 import keeping, known_velocity, noised, steps_left_out
 from .process_8da9cfb2 import Clock, Path, from_velocity, unit_time, up
@@ -230,6 +230,9 @@ class FlowMatchingPipeline(StepwisePipeline):
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
         "page": {
+            "model": {
+                "info": "Moves noise to an image along lines that are nearly straight, so that few steps are enough."
+            },
             "sampler": {
                 "choices": ("euler", "midpoint", "heun"),
                 "value": "heun",
@@ -372,6 +375,6 @@ from .facts_532b3e4f import __doc__ as _  # noqa: E402, F401
 from .packaging_e2f9eccc import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
-from .ddim_216f1924 import __doc__ as _  # noqa: E402, F401
+from .ddim_fd564d40 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
 from .solvers_d0fa4a0f import __doc__ as _  # noqa: E402, F401

@@ -113,6 +113,9 @@ class DDIMPipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2010.02502",
         "stock": "DDIMPipeline",
         "samplers": {"DDPM": "DDPMPipeline"},
+        "page": {
+            "model": {"info": "Takes noise away in few, large steps: the same noise always becomes the same image."}
+        },
     }
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, id2label: dict[str, str] | None = None) -> None:

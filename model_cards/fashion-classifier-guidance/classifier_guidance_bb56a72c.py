@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .base_0dc3a2e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels
-from .ddim_216f1924 import check_eta, ddim_steps
-from .ddpm_476c0670 import MeanShift, ancestral_steps
+from .ddim_fd564d40 import check_eta, ddim_steps
+from .ddpm_7c1aef65 import MeanShift, ancestral_steps
 from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
 from .run_2dd2cfc3 import Denoiser, Step, padded_rows, scale_now
 from .schedule_052d5882 import NoiseSchedule
@@ -105,6 +105,7 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         "paper": "https://arxiv.org/abs/2105.05233",
         "example": {"num_inference_steps": 25, "guidance_scale": 4.0},
         "page": {
+            "model": {"info": "A network that knows no classes draws; another one, which does, steers it to yours."},
             "guidance_scale": {
                 "value": 4.0,
                 "info": "0 = off, 1 = as the classifier has it, higher follows the class more closely",
