@@ -69,6 +69,11 @@ class RunQueue(Queue):
         places = [i for i, event in enumerate(waiting) if _is_of(event, session, shown_in)]
         return places[-1] + self._at_work() if places else None
 
+    def is_at_work(self, session: str, shown_in: Component) -> bool:
+        """Whether a visitor's run is being computed."""
+        jobs = [job for job in self.active_jobs if job]
+        return any(_is_of(event, session, shown_in) for job in jobs for event in job)
+
     async def leave(self, session: str, shown_in: Component) -> None:
         """Take a visitor's run out of the queue, if it waits there."""
         for event in [event for event in self._waiting() if _is_of(event, session, shown_in)]:
@@ -123,7 +128,7 @@ async def places(session: str, shown_in: Component) -> AsyncIterator[int]:
     queue, told, missed = current_queue(), None, 0
     while queue is not None and missed < MOST_LOOKS:
         before = queue.before(session, shown_in)
-        if before is None and told is not None:
+        if before is None and (told is not None or queue.is_at_work(session, shown_in)):
             return
         missed = missed + 1 if before is None else 0
         if before and before != told:
