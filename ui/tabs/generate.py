@@ -29,7 +29,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 # of a long run, later steps are shown at this interval in seconds: a browser that is sent more falls behind the run,
 # and its Stop comes too late
-ALL_SHOWN, SHOWN_EVERY = 20, 0.1
+ALL_SHOWN, SHOWN_EVERY = 20, 0.3
 
 READY = (gr.update(interactive=True), gr.update(interactive=False))  # Draw and Stop, when nothing is being drawn
 
