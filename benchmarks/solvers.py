@@ -3,8 +3,8 @@
     python -m benchmarks.solvers --output docs/solvers.md
 
 The data is a mixture of two Gaussians, of which the network's answer is known in closed form: what is left is the
-sampler's own error, the 2-Wasserstein distance between what it draws and the data. Of a sampler without noise, that is
-compared with how far each point ends from where the exact probability-flow ODE takes it, too.
+sampler's own error, the 2-Wasserstein distance between what it draws and the data. The file of --json has,
+for a sampler without noise, how far each point ends from where the exact probability-flow ODE takes it, too.
 
 Schedulers of diffusers are driven as its pipelines drive them, with every option at its default, and as our pipelines
 drive them. The order is the slope of the error over the evaluations, beside that of the method in theory.
