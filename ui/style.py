@@ -60,7 +60,7 @@ CSS = """
 #captions .captions span { flex: 1; }
 #film-text .formula { font-size: 1.05rem; }
 #gallery .grid-wrap, #runs .grid-wrap { min-height: 0; height: auto; max-height: none; padding: 0; }
-#gallery .grid-container { grid-template: none / 1fr; grid-auto-rows: auto; gap: 4px; padding-top: 2rem; }
+#gallery .grid-container { grid-template: none / 1fr; grid-auto-rows: auto; gap: 4px; padding-top: 2.4rem; }
 #gallery .grid-container:has(> :nth-child(2)) { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 #gallery .grid-container:has(> :nth-child(5)) { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 #gallery .grid-container:has(> :nth-child(10)) { grid-template-columns: repeat(4, minmax(0, 1fr)); }
