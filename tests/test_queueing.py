@@ -93,7 +93,17 @@ def test_runs_that_nobody_listens_to_do_not_keep_the_next_visitor_waiting(
     assert done["success"] and len(done["output"]["data"][0]) == 1
     assert time.monotonic() - begun < 4
     late = [message for message in silent.hears() if message["msg"] == "process_completed"]
-    assert len(late) == 3 and all("Nobody listened" in message["output"]["error"] for message in late)
+    assert len(late) == 3 and all(message["output"]["error"] == queueing.UNHEARD for message in late)
+
+
+def test_a_listener_that_comes_late_is_waited_for_while_nobody_else_waits(
+    served: tuple[str, gr.Blocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queueing, "PATIENCE", 0.1)
+    slow = Visitor(*served, "slow")
+    slow.asks("generate", steps=100, count=1)
+    time.sleep(0.5)
+    assert [end["success"] for end in _ended(list(slow.hears()))] == [True]
 
 
 def test_a_visitor_who_waits_sees_its_place_and_stop_leaves_the_queue(

@@ -22,7 +22,7 @@ PRESS_DRAW = """() => {
 }"""
 
 # Ctrl+Enter draws from anywhere: a box is left and entered again, so that what was typed counts. Where Gradio names an
-# upload otherwise than it reads, voice control does not find it.
+# upload or a tile otherwise than it reads, voice control does not find it.
 HEAD = f"""<meta name="description" content="{SUMMARY}">
 <script>
 const pressDraw = {PRESS_DRAW};
@@ -34,9 +34,10 @@ document.addEventListener("keydown", (event) => {{
     box?.focus({{preventScroll: true}});
     setTimeout(pressDraw, 50);
 }});
+const misnamed = "button.upload-container[aria-label], #runs .thumbnail-item[aria-label]";
 new MutationObserver(() => {{
-    document.querySelectorAll("button.upload-container[aria-label]").forEach((b) => b.removeAttribute("aria-label"));
-}}).observe(document.documentElement, {{subtree: true, childList: true}});
+    document.querySelectorAll(misnamed).forEach((button) => button.removeAttribute("aria-label"));
+}}).observe(document.documentElement, {{subtree: true, childList: true, attributeFilter: ["aria-label"]}});
 </script>"""
 
 Scope = MutableMapping[str, Any]

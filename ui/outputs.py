@@ -120,11 +120,12 @@ def counted(count: int, noun: str) -> str:
 
 def report(progress: Progress, stopped: bool = False, settings: Settings | None = None) -> str:
     """How far a run is, for the status line: steps, seconds, network evaluations, and of `settings` model and seed."""
-    cost = f"{progress.seconds:.1f} s · {progress.evaluations:.0f} network evaluations per image"
+    cost = f"{progress.seconds:.1f} s · {counted(round(progress.evaluations), 'network evaluation')} per image"
     cost += f" · {settings.model}, seed {settings.seed}" if settings else ""
     if progress.images is not None:
         unread = f" · not read of the prompt, which is too long: {_shortened(progress.unread)}"
-        return status(f"Drawn in {progress.num_steps} steps · {cost}{unread if progress.unread else ''}", 1.0)
+        drawn = f"Drawn in {counted(progress.num_steps, 'step')} · {cost}"
+        return status(f"{drawn}{unread if progress.unread else ''}", 1.0)
     start = "Stopped after step" if stopped else "Step"
     text = f"{start} {progress.index} of {progress.num_steps} · {cost}"
     return status(text, progress.index / progress.num_steps)

@@ -1,7 +1,8 @@
 """The queue of runs: how many may wait, who is before whom, and leaving it. It is Gradio's, told by its own lists.
 
 A run is computed only for somebody who listens: Gradio itself drops the runs of a visitor who has gone, and here those
-of a program that asked and never came for the answer, at the latest `PATIENCE` seconds after it asked.
+of a program that asked and never came for the answer: `PATIENCE` seconds after it asked where others wait, and later
+where nobody does.
 """
 
 import asyncio
@@ -20,7 +21,8 @@ from gradio.utils import error_payload
 
 QUEUE = {"concurrency_id": "draw", "concurrency_limit": 1}  # two runs at once would only slow each other down
 MOST_WAITING = 250  # runs; more are answered with 503
-PATIENCE = 5.0  # seconds that a run waits for the first sign of a listener; a page listens within one round trip
+PATIENCE = 10.0  # seconds until the first sign of a listener while others wait; a busy phone may need some of them
+PATIENCE_ALONE = 60.0  # the same while nobody waits
 LOOK_EVERY = 0.25  # seconds, at how many before them those who wait
 MOST_LOOKS = 8  # without finding the run in the queue: it is over, or was never taken
 UNHEARD = "Nobody listened to this run, so that it was dropped: ask again, and read its answer while it is computed."
@@ -48,8 +50,9 @@ class RunQueue(Queue):
         super().send_message(event, event_message)
 
     def is_unheard(self, event: Event) -> bool:
-        """Whether nobody has taken a message about an event that is older than `PATIENCE`."""
-        return not self._is_heard(event) and time.monotonic() - event.enqueue_time > PATIENCE
+        """Whether nobody has taken a message about an event, for as long as that is borne."""
+        patience = PATIENCE if self._waiting() else PATIENCE_ALONE
+        return not self._is_heard(event) and time.monotonic() - event.enqueue_time > patience
 
     def _is_heard(self, event: Event) -> bool:
         messages = self.pending_messages_per_session.get(event.session_hash)
@@ -108,7 +111,7 @@ def while_heard(steps: Iterator[T]) -> Iterator[T]:
     """The steps of a run, as long as somebody listens to the event that it belongs to.
 
     Raises:
-        gr.Error: nobody does.
+        ValueError: nobody does.
     """
     queue = current_queue()
     event = None if queue is None else queue.event_ids_to_events.get(LocalContext.event_id.get(None))
@@ -119,7 +122,7 @@ def while_heard(steps: Iterator[T]) -> Iterator[T]:
             except StopIteration:
                 return
             yield step
-    raise gr.Error(UNHEARD, print_exception=False)
+    raise ValueError(UNHEARD)
 
 
 async def places(session: str, shown_in: Component) -> AsyncIterator[int]:
