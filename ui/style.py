@@ -77,7 +77,7 @@ CSS = """
   display: none;
 }
 #stage[data-shows=steps] #gallery { display: none; }
-#stage:has(#viewer) :is(#preview, #gallery, #captions, #scrubber, #film, #film-text) { display: none; }
+#stage:has(#viewer) :is(#preview, #gallery, #captions, #scrubber, #film, #film-text, #film-file) { display: none; }
 .gradio-container:has(#viewer) #history { display: none; }
 #styles .wrap { gap: 0.4rem; }
 #styles label { padding: 0.2rem 0.7rem; border-radius: 999px; cursor: pointer; }
