@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from . import stage
+from . import links, stage
 from .api import add_endpoint
 from .catalogue import Catalogue
 from .head import SUMMARY, TITLE
@@ -14,6 +15,7 @@ from .history import History
 from .queueing import set_up
 from .tabs.compare import CompareTab
 from .tabs.generate import GenerateTab
+from .tabs.laboratory import LaboratoryTab
 from .viewer import Viewer
 
 CACHE_SECONDS = (3600, 3600)  # how often image files are deleted, and from which age on
@@ -33,8 +35,8 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
         gr.HTML(f"<h1>{TITLE}</h1><p>{SUMMARY}</p>", elem_id="title", padding=False)
         if catalogue.left_out:
             gr.HTML(_left_out(catalogue), elem_id="left-out", padding=False)
-        with gr.Tabs():
-            with gr.Tab("Generate"):
+        with gr.Tabs() as tabs:
+            with gr.Tab("Generate", id=links.GENERATE):
                 tab = GenerateTab(catalogue)
                 with tab.stage:
                     viewer = Viewer(catalogue)
@@ -42,12 +44,22 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
                 stage.connect(tab.draw_button, tab.film.scrubber, tab.gallery)
                 viewer.connect(tab.controls, tab.status, tab.draw_button)
                 history.connect(tab.gallery, viewer)
-            with gr.Tab("Compare") as compare:
+            with gr.Tab("Compare", id="compare") as compare:
                 CompareTab(catalogue, tab.controls.settings()).connect(compare)
+            with gr.Tab("Laboratory", id="laboratory") as opened:
+                laboratory = LaboratoryTab()
+                laboratory.connect(opened)
         add_endpoint(catalogue)
         tab.open(demo)
+        laboratory.open(demo)
+        demo.load(_open_tab, None, tabs, queue=False, show_progress="hidden", api_visibility="private")
     set_up(demo)
     return demo
+
+
+def _open_tab(request: gr.Request) -> Any:
+    """The tab that the page's address names."""
+    return gr.update(selected=request.query_params.get(links.TAB, links.GENERATE))
 
 
 def _left_out(catalogue: Catalogue) -> str:

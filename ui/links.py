@@ -14,6 +14,7 @@ from .fields import FIELDS, LABELS, NOISE, ROWS
 from .settings import Settings, misfits
 
 DRAW = "draw"
+TAB, GENERATE = "tab", "generate"  # the first is the name of the second in a link
 TIED = {row.name: row.at_most for row in ROWS if row.at_most}
 TIED |= {bound: name for name, bound in TIED.items()}
 
@@ -45,6 +46,11 @@ SHOW_API = """() => {
     button.click();
     setTimeout(() => button.click());
 }"""
+
+
+def of_tab(link: Mapping[str, Any], tab: str) -> dict[str, Any]:
+    """What a link says to a tab: all of it, or nothing where it opens another one; Generate unless it says which."""
+    return dict(link) if link.get(TAB, GENERATE) == tab else {}
 
 
 def query(settings: Settings, info: ModelInfo) -> str:

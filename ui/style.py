@@ -4,6 +4,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from .head import HEAD, ICON, PreviewCard
+from .laboratory.canvas import CSS as CANVAS_CSS
 
 THEME = gr.themes.Soft(
     primary_hue=gr.themes.colors.violet,
@@ -117,7 +118,7 @@ footer a { display: inline-flex; }
 # upload is a photograph, at most.
 LAUNCH = {
     "theme": THEME,
-    "css": CSS,
+    "css": CSS + CANVAS_CSS,
     "head": HEAD,
     "favicon_path": ICON,
     "app_kwargs": {"middleware": [Middleware(PreviewCard)]},

@@ -160,7 +160,7 @@ class GenerateTab:
 
     def restore(self, remembered: dict[str, Any] | None, request: gr.Request) -> list[Any]:
         """The remembered settings, overruled by the page's query parameters. A seed in these is meant to be drawn."""
-        remembered, asked = remembered or {}, dict(request.query_params)
+        remembered, asked = remembered or {}, links.of_tab(request.query_params, links.GENERATE)
         settings, has_seed, left_out = links.opened(asked, remembered, self.catalogue)
         values = {**remembered, **asked}
         keep = has_seed or values.get("seed_mode") == controls.KEEP_SEED

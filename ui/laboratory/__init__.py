@@ -1,0 +1,1 @@
+"""The laboratory: the samplers of pipelines/ on distributions of which everything is known."""

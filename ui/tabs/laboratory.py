@@ -1,0 +1,175 @@
+"""The Laboratory tab: distributions of which everything is known, under the samplers as they ship."""
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from .. import links
+from ..fields import Field
+from ..laboratory import distributions, settings
+from ..laboratory.canvas import canvas, packed
+from ..laboratory.fields import FIELDS, LABELS, ROWS
+from ..laboratory.lab import Lab
+from ..laboratory.settings import TAB
+from ..laboratory.views import VIEWS
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# redraws at the same time: they are short, and runs with a network go on meanwhile
+REDRAW: dict[str, Any] = QUIET | {"concurrency_id": TAB, "concurrency_limit": 2, "trigger_mode": "always_last"}
+FOLLOWED = ("view", "distribution", "process", "guidance")  # settings that others come and go with
+
+
+class LaboratoryTab:
+    """Components and event handlers of the tab."""
+
+    def __init__(self) -> None:
+        start = settings.checked({})
+        with gr.Row(equal_height=False, elem_classes="lab"):
+            with gr.Column(scale=1, min_width=280):
+                self.fields = _lay_out([row for row in ROWS if not row.advanced], start)
+                with gr.Accordion("Advanced", open=False):
+                    self.fields |= _lay_out([row for row in ROWS if row.advanced], start)
+            with gr.Column(scale=2, min_width=300):
+                self.status = gr.HTML("<p>Open the tab to draw.</p>", elem_id="lab-status", elem_classes="plain")
+                self.canvas = canvas(elem_id="lab-canvas")
+                self.text = gr.HTML(elem_id="lab-text", elem_classes="plain")
+                self.link = gr.Textbox(visible=False)
+                with gr.Row():
+                    self.add = gr.Button("Add a component", size="sm", min_width=120)
+                    self.remove = gr.Button("Remove the last", size="sm", min_width=120)
+                    self.copy = gr.Button("Copy link", size="sm", min_width=120, elem_id="lab-copy")
+
+    @property
+    def inputs(self) -> list[Component]:
+        """The settings, in the order of the rows."""
+        return [self.fields[name] for name in FIELDS]
+
+    def connect(self, tab: gr.Tab) -> None:
+        """Draw as the tab is opened, and again with each change."""
+        shown = [self.canvas, self.status, self.text, self.link]
+        for name in FIELDS:
+            event = self.fields[name].input
+            if name in FOLLOWED:
+                event = event(
+                    lambda *values, name=name: self.follow(name, values), self.inputs, self.inputs, queue=False, **QUIET
+                ).then
+            event(self.redraw, self.inputs, shown, **REDRAW)
+        for event, change in (
+            (self.canvas.input, self.move),
+            (self.add.click, self.more),
+            (self.remove.click, self.less),
+        ):
+            event(change, self.inputs, [self.fields["components"], self.status], queue=False, **QUIET).then(
+                self.redraw, self.inputs, shown, **REDRAW
+            )
+        tab.select(self.redraw, self.inputs, shown, **REDRAW)
+        self.copy.click(None, self.link, self.copy, js=links.COPY, **QUIET).then(
+            None, None, self.copy, js=links.LATER, **QUIET
+        )
+
+    def open(self, demo: gr.Blocks) -> None:
+        """The settings of a link that opens this tab, and what of them was left out."""
+        demo.load(self.restore, None, [*self.inputs, self.status], queue=False, **QUIET).then(
+            self.redraw_opened, self.inputs, [self.canvas, self.status, self.text, self.link], **REDRAW
+        )
+
+    def restore(self, request: gr.Request) -> list[Any]:
+        """What the page's address says of this tab."""
+        asked = links.of_tab(request.query_params, TAB)
+        lab, left_out = settings.recalled(asked, LABELS)
+        said = _alert(f"Left out of the link: {'; '.join(left_out.values())}") if left_out else gr.skip()
+        return [*_updates(lab), said]
+
+    def redraw_opened(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """The first plots, where a link opens the tab; what it says was left out stays."""
+        if request.query_params.get("tab") != TAB:
+            return (gr.skip(),) * 4
+        _, left_out = settings.recalled(links.of_tab(request.query_params, TAB))
+        plots, said, text, link = self.redraw(*values)
+        return plots, gr.skip() if left_out else said, text, link
+
+    def follow(self, changed: str, values: Sequence[Any]) -> list[Any]:
+        """Make the other settings fit one that was chosen: the distribution follows the view, components and class
+        the distribution."""
+        chosen = dict(zip(FIELDS, values, strict=True))
+        fitting = distributions.names(VIEWS[chosen["view"]].dimensions)
+        if chosen["distribution"] not in fitting:
+            chosen["distribution"] = fitting[0]
+            changed = "distribution"
+        if changed == "distribution":
+            chosen["components"] = ""
+        lab, _ = settings.recalled(chosen)
+        return _updates(lab)
+
+    def redraw(self, *values: Any) -> tuple[Any, ...]:
+        """The plots of the settings; on what is wrong with them, the plots before stay."""
+        started = time.perf_counter()
+        try:
+            lab = settings.checked(dict(zip(FIELDS, values, strict=True)), LABELS)
+            plots = VIEWS[lab.view].plots(lab)
+        except ValueError as error:
+            return gr.skip(), _alert(str(error)), gr.skip(), gr.skip()
+        seconds = time.perf_counter() - started
+        said = f"<p role='status'>{escape(lab.process)}, {lab.steps} steps · drawn in {seconds:.2f} s</p>"
+        view = VIEWS[lab.view]
+        text = f"<p>{escape(view.sentence)}</p><p class='formula'>{view.formula}</p>"
+        return packed(plots), said, text, settings.query(lab)
+
+    # ---------------------------------------------------------------------------------------------------- components
+
+    def move(self, event: gr.EventData, *values: Any) -> tuple[Any, Any]:
+        """Components that were dragged in the page."""
+
+        def moved(lab: Lab) -> str:
+            return distributions.moved(lab.movable, event.at, event.radius, lab.dimensions)
+
+        return self._changed(values, moved)
+
+    def more(self, *values: Any) -> tuple[Any, Any]:
+        """One more component."""
+        return self._changed(values, lambda lab: distributions.with_one_more(lab.movable, lab.dimensions))
+
+    def less(self, *values: Any) -> tuple[Any, Any]:
+        """Without the last component."""
+        return self._changed(values, lambda lab: distributions.written(lab.movable[:-1]))
+
+    def _changed(self, values: Sequence[Any], change: Any) -> tuple[Any, Any]:
+        try:
+            return change(settings.checked(dict(zip(FIELDS, values, strict=True)), LABELS)), gr.skip()
+        except ValueError as error:
+            return gr.skip(), _alert(str(error))
+
+
+def _lay_out(rows: list[Field], start: Lab) -> dict[str, Component]:
+    """Controls by setting, side by side where their `row` is the same word."""
+    together: dict[str, list[Field]] = {}
+    for row in rows:
+        together.setdefault(row.row or row.name, []).append(row)
+    looks, made = _looks(start), {}
+    for group in together.values():
+        with gr.Row() if group[0].row else nullcontext():
+            for row in group:
+                look = looks[row.name] | {"label": row.label, "info": row.info, "min_width": row.min_width}
+                made[row.name] = row.values.control(look | {"elem_id": f"lab-{row.name}"}, [{}])
+    return made
+
+
+def _looks(lab: Lab) -> dict[str, dict[str, Any]]:
+    """Value and visibility of each control."""
+    values = lab.as_dict()
+    looks = {row.name: row.values.look({}, values[row.name]) for row in ROWS}
+    looks["distribution"]["choices"] = distributions.names(VIEWS[lab.view].dimensions)
+    return {name: look | {"visible": settings.has(name, values)} for name, look in looks.items()}
+
+
+def _updates(lab: Lab) -> list[Any]:
+    return [gr.update(**look) for look in _looks(lab).values()]
+
+
+def _alert(text: str) -> str:
+    return f'<p role="alert">{escape(text)}</p>'
