@@ -104,7 +104,7 @@ ROWS = (
         doc="sampling steps",
         argument="num_inference_steps",
         row="size",
-        min_width=140,
+        min_width=170,  # on a phone one below the other
     ),
     Field(
         "guidance_scale",
@@ -134,7 +134,7 @@ ROWS = (
         info="how many are drawn, each from noise of its own",
         doc="how many images",
         row="size",
-        min_width=140,
+        min_width=170,  # on a phone one below the other
     ),
     Field(
         "sampler",

@@ -90,6 +90,7 @@ CSS = """
 #examples .gallery-item { border-radius: 999px; padding: 0 0.3rem; font-size: 0.85rem; }
 .plain p { margin: 0 0 0.4rem; }
 #compare-sheet img { width: auto; max-width: 100%; margin: 0 auto; }
+#compare-file .upload-container { padding-top: 2.2rem; }
 #settings { order: -1; }
 .dark button[role="tab"].selected { color: var(--primary-400) !important; }
 /* Gradio's light theme of code has no colour for a name, a number or a keyword that can be read on white */
@@ -108,6 +109,8 @@ footer a { display: inline-flex; }
   }
   fieldset label { display: flex; align-items: center; }
   .tab-like-container { height: 46px !important; margin-bottom: 0 !important; }
+  #preview .image-container { display: flex; flex-direction: column; }
+  #preview .icon-button-wrapper { position: static; order: 1; align-self: flex-end; margin: 4px; }
   #runs .grid-container { grid-template: none / repeat(3, minmax(0, 1fr)); }
   .gradio-container > .main { padding: 12px !important; }
 }

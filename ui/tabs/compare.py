@@ -67,7 +67,7 @@ class CompareTab:
                 self.file = gr.File(
                     label="Settings from the image of a comparison",
                     file_types=[".png"],
-                    height=120,
+                    height=150,
                     elem_id="compare-file",
                 )
 
