@@ -90,6 +90,7 @@ def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytes
     from training_runs import alone
 
     from training.evaluation.alignment import main
+    from training.sharing.card_text import render
 
     text_pipeline().save_pretrained(tmp_path / "model")
     (tmp_path / "words" / "data").mkdir(parents=True)
@@ -119,6 +120,15 @@ def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytes
     assert row["references"]["training"]["reconstructions"]["concept"] >= 0
     assert row["references"]["recombined"] == {"chance": row["references"]["recombined"]["chance"]}
     assert row["references"]["training"]["chance"]["group"] == 1.0
+    card = render(tmp_path / "model")
+    shares = " | ".join(
+        f"{row['measured']['held back'][name]:.1%}" for name in ("concept", "subgroup", "group", "vendor")
+    )
+    assert (
+        f"| held back | drawn: FlowMatchEulerDiscrete, 2 steps, guidance 1 | {shares} |" in card
+        and "for 2 captions each" in card
+    )
+    assert 'pipe("a red apple", ' in card and "pipeline_tag: text-to-image" in card and "what a prompt asks for" in card
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,19 @@ METRICS = {
     "copied_share": "copies",
 }
 _USUAL = (  # settings of every row; others are arguments of the pipeline's own call
-    "model scheduler num_inference_steps guidance_scale guidance_interval num_samples seed dtype dataset features"
+    "model scheduler num_inference_steps guidance_scale guidance_interval num_samples num_prompts seed dtype dataset "
+    "features"
 ).split()
 ODE_NOTE = (
     "Each is an upper bound on the bits of 8-bit images. The ODE's is of images drawn without noise on the way, and "
     "pays for\ndequantization: levels are spread uniformly before their density is taken. The variational bound's is "
     "of images\ndrawn with noise in each step, and pays for each step's divergence from the true posterior."
+)
+ALIGNMENT_NOTE = (
+    "Alignment: how often the real image that is nearest in the features has the concept, subgroup, group and vendor "
+    "that the\nprompt names, for {prompts} captions each of training images, of concepts that were held back, and of "
+    "concepts with vendors\nthat never drew them. Beside them: real images that went through the autoencoder, real "
+    "images whose own drawing does not\ncount, and chance."
 )
 DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 
@@ -162,6 +169,39 @@ def likelihood_name(settings: dict[str, Any]) -> str:
         return f"the probability-flow ODE, tolerance {settings['tolerance']:g}"
     variance, steps = settings["variance"].replace("_", " "), settings["num_inference_steps"]
     return f"the variational bound, {variance}, {steps:,} steps"
+
+
+def alignment_table(folder: Path) -> str:
+    """How well images show what prompts ask for, as Markdown after an empty line; "" if it was not measured."""
+    rows = sorted(_measured(folder, "alignment"), key=lambda row: row["settings"]["guidance_scale"])
+    if not rows:
+        return ""
+    aspects = list(next(iter(rows[0]["measured"].values())))
+    lines = ["", "", "| prompts | images | " + " | ".join(aspects) + " |", "|" + " --- |" * (2 + len(aspects))]
+    for row in rows:
+        for kind, shares in row["measured"].items():
+            if kind != "colours":
+                lines.append(_shares(kind, f"drawn: {settings_text(row)}", shares))
+    for kind, compared in rows[0]["references"].items():
+        lines += [_shares(kind, name, shares) for name, shares in compared.items()]
+    lines += ["", ALIGNMENT_NOTE.format(prompts=rows[0]["settings"]["num_prompts"])]
+    lines[-1] += "".join(map(_colours, rows)) + f" The command: `{without_path(rows[-1]['command'])}`."
+    return "\n".join(lines)
+
+
+def _shares(kind: str, images: str, shares: dict[str, float]) -> str:
+    return f"| {kind} | {images} | " + " | ".join(f"{share:.1%}" for share in shares.values()) + " |"
+
+
+def _colours(row: dict[str, Any]) -> str:
+    if "colours" not in row["measured"]:
+        return ""
+    own, changed = row["measured"]["colours"]["own"], row["measured"]["colours"]["changed"]
+    scale = row["settings"]["guidance_scale"]
+    return (
+        f" At guidance {scale:g}, {own:.1%} of images whose name has a colour word show its hue, and {changed:.1%} of "
+        "those in whose name the word was replaced by another."
+    )
 
 
 def reconstruction_table(folder: Path) -> str:

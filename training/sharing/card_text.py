@@ -17,6 +17,7 @@ from training.run_record import pushed_id, pushed_revision, record_path
 from training.sharing.card_data import base_model, datasets_of, runs_of, training_text
 from training.sharing.card_tables import (
     METRICS,
+    alignment_table,
     best_rows,
     bits_table,
     by_features,
@@ -53,6 +54,7 @@ DRAWS = {  # the words of a card, unless a pipeline says others as "card" in its
     "measure": "python -m training.evaluate",
     "use": "For learning how diffusion models work and for trying out samplers.",
 }
+TOLD_PROMPTS = {"task": "text-to-image", "tags": ["diffusion", "text-to-image"]}
 STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
 
 
@@ -71,7 +73,8 @@ def render(folder: Path, repo_id: str | None = None) -> str:
     revision = pushed_revision(folder) if repo_id in (None, known_id) else None
     name = (repo_id or folder.resolve().name).rpartition("/")[2]
     kind, carries_code = index.class_name, index.source is not None
-    model = _Model(folder, index.class_names, index.about(folder), index.facts(folder))
+    prompts = index.content.get("example_prompts") or ["a red apple"] if "text_encoder" in index.components else []
+    model = _Model(folder, index.class_names, index.about(folder), index.facts(folder), prompts)
     measured = metrics_table(rows) or reconstruction_table(folder)
     card = ModelCard.from_template(
         _card_data(name, model, rows, runs),
@@ -86,6 +89,7 @@ def render(folder: Path, repo_id: str | None = None) -> str:
         title=model.words["title"],
         use=model.words["use"],
         table=(measured or f"Not measured yet: `{model.words['measure']}` does it.")
+        + alignment_table(folder)
         + bits_table(folder)
         + noise_table(folder),
         measured_note=_note(rows) + ("" if is_stale(folder) else _plots(folder)),
@@ -104,10 +108,11 @@ class _Model:
     class_names: list[str]
     about: dict[str, Any]  # the pipeline's description of itself
     facts: Facts
+    prompts: list[str]  # to try; none where the model is not told any
 
     @property
     def words(self) -> dict[str, Any]:
-        return DRAWS | self.about.get("card", {})
+        return DRAWS | (TOLD_PROMPTS if self.prompts else {}) | self.about.get("card", {})
 
     @property
     def conditional(self) -> bool:
@@ -121,6 +126,8 @@ def is_own_card(folder: Path) -> bool:
 
 
 def _subject(model: _Model) -> str:
+    if model.prompts:
+        return "what a prompt asks for"
     if not model.conditional:
         return "images, unconditionally"
     if not model.class_names:
@@ -178,9 +185,11 @@ def _call(model: _Model) -> str:
         return model.words["call"]
     example = {"num_inference_steps": 20} | model.about.get("example", {})
     steps = f"num_inference_steps={example['num_inference_steps']}"
+    guided = f", guidance_scale={example['guidance_scale']}" if "guidance_scale" in example else ""
+    if model.prompts:
+        return f"pipe({json.dumps(model.prompts[0], ensure_ascii=False)}, {steps}{guided}).images[0]"
     if not model.conditional:
         return f"pipe(batch_size=4, {steps}).images[0]"
-    guided = f", guidance_scale={example['guidance_scale']}" if "guidance_scale" in example else ""
     names = model.class_names or [0, 1]
     labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
     return f"pipe(class_labels={labels}, {steps}{guided}).images[0]"
