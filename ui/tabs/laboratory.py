@@ -74,11 +74,11 @@ class LaboratoryTab:
 
     def open(self, demo: gr.Blocks) -> None:
         """The settings of a link that opens this tab, and what of them was left out."""
-        demo.load(self.restore, None, [*self.inputs, self.status], queue=False, **QUIET).then(
+        demo.load(self.follow_link, None, [*self.inputs, self.status], queue=False, **QUIET).then(
             self.redraw_opened, self.inputs, [self.canvas, self.status, self.text, self.link], **REDRAW
         )
 
-    def restore(self, request: gr.Request) -> list[Any]:
+    def follow_link(self, request: gr.Request) -> list[Any]:
         """What the page's address says of this tab."""
         asked = links.of_tab(request.query_params, TAB)
         lab, left_out = settings.recalled(asked, LABELS)
