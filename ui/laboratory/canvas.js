@@ -28,7 +28,7 @@ const shortly = (value) => String(Number(value.toPrecision(3)));
 
 // ---------------------------------------------------------------------------------------------------------------- axes
 
-function axis([low, high], log, from, to) {
+function axis([low, high], log, from, to, room) {
     const place = log ? Math.log10 : (value) => value;
     const [a, b] = [place(low), place(high)];
     const to_pixel = (value) => from + ((place(value) - a) / (b - a)) * (to - from);
@@ -36,12 +36,12 @@ function axis([low, high], log, from, to) {
         const at = a + ((pixel - from) / (to - from)) * (b - a);
         return log ? 10 ** at : at;
     };
-    return { low, high, log, to_pixel, to_value, ticks: log ? decades(low, high) : ticks(low, high, Math.abs(to - from)) };
+    return { low, high, log, to_pixel, to_value, ticks: log ? decades(low, high) : ticks(low, high, Math.abs(to - from) / room) };
 }
 
-function ticks(low, high, pixels) {
+function ticks(low, high, most) {
     const [a, b] = [Math.min(low, high), Math.max(low, high)];
-    const rough = (b - a) / Math.max(2, Math.floor(pixels / 70)), power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (b - a) / Math.max(2, Math.floor(most)), power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((times) => times * power).find((each) => each >= rough * 0.999);
     const found = [];
     for (let i = Math.ceil(a / step - 1e-9); i * step <= b + 1e-9 * step; i++) found.push(i * step);
@@ -134,6 +134,7 @@ const DRAW = {
         pen.strokeStyle = color(layer.color);
         pen.lineWidth = layer.width ?? 1.5;
         pen.lineJoin = "round";
+        pen.globalAlpha = layer.opacity ?? 1;
         pen.setLineDash(layer.dashed ? [6, 5] : []);
         for (const line of layer.points) {
             const share = frames > 1 ? frame / (frames - 1) : 1;
@@ -146,6 +147,7 @@ const DRAW = {
             pen.stroke();
         }
         pen.setLineDash([]);
+        pen.globalAlpha = 1;
     },
     points(pen, layer, x, y, frame) {
         pen.fillStyle = color(layer.color);
@@ -230,17 +232,21 @@ class Figure {
     update(plot) {
         const last = this.plot ? this.frame === this.plot.frames - 1 : true;
         const share = this.plot && this.plot.frames > 1 ? this.frame / (this.plot.frames - 1) : 1;
+        const before = this.layer;
+        this.layer = plot.layers.find((layer) => layer.kind === "handles");
+        // what is being moved meanwhile stays where it is
+        if (this.moving && before?.at.length === this.layer?.at.length) Object.assign(this.layer, { at: before.at, radius: before.radius });
         this.plot = plot;
         this.frame = last ? plot.frames - 1 : Math.round(share * (plot.frames - 1));
         this.box.hidden = false;
         this.box.classList.toggle("lab-square", Boolean(plot.square));
+        this.box.classList.toggle("lab-wide", Boolean(plot.wide));
         this.title.textContent = plot.title;
         this.canvas.setAttribute("aria-label", plot.description);
         this.controls.hidden = plot.frames < 2;
         this.slider.max = plot.frames - 1;
         this.slider.setAttribute("aria-label", `Frame of ${plot.title}`);
         if (plot.frames < 2) this.pause();
-        this.layer = plot.layers.find((layer) => layer.kind === "handles");
         this.set_legend();
         this.set_buttons();
         this.say_play();
@@ -269,12 +275,12 @@ class Figure {
     draw() {
         const width = this.stage.clientWidth;
         if (!this.plot || !width) return;
-        const height = this.plot.square ? width : Math.round(clamp(width * 0.62, 260, 460)), sharp = window.devicePixelRatio || 1;
+        const height = this.plot.square ? width : Math.round(clamp(width * (this.plot.aspect ?? 0.6), 230, 460)), sharp = window.devicePixelRatio || 1;
         this.canvas.width = Math.round(width * sharp);
         this.canvas.height = Math.round(height * sharp);
         this.canvas.style.height = `${height}px`;
-        this.x = axis(this.plot.x, this.plot.log_x, MARGIN.left, width - MARGIN.right);
-        this.y = axis(this.plot.y, this.plot.log_y, height - MARGIN.bottom, MARGIN.top);
+        this.x = axis(this.plot.x, this.plot.log_x, MARGIN.left, width - MARGIN.right, 70);
+        this.y = axis(this.plot.y, this.plot.log_y, height - MARGIN.bottom, MARGIN.top, 40);
         const pen = this.canvas.getContext("2d");
         pen.setTransform(sharp, 0, 0, sharp, 0, 0);
         pen.font = `12px ${getComputedStyle(this.box).fontFamily}`;
@@ -382,18 +388,21 @@ class Figure {
         else if (widths[event.key]) this.layer.radius[index] = clamp(this.layer.radius[index] * widths[event.key], 0.02, 2);
         else return;
         event.preventDefault();
+        this.moving = true;
         this.draw();
         clearTimeout(this.sending);
         this.sending = setTimeout(() => this.send(), 250);
     }
 
     move(index, px, py) {
+        this.moving = true;
         const inside = (value, scale) => clamp(value, Math.max(Math.min(scale.low, scale.high), -3), Math.min(Math.max(scale.low, scale.high), 3));
         this.layer.at[index] = [this.layer.axis === "y" ? this.layer.at[index][0] : inside(px, this.x), inside(py, this.y)];
         this.draw();
     }
 
     send() {
+        this.moving = false;
         this.set_buttons();
         trigger("input", { at: this.layer.at, radius: this.layer.radius });
     }

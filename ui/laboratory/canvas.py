@@ -12,10 +12,13 @@ from .plots import Plot
 SCRIPT = Path(__file__).with_name("canvas.js")
 
 CSS = """
+.lab-settings { order: -1; }
+@media (max-width: 768px) { .lab-settings { order: 0; } }
 .lab-plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .lab-figure { margin: 0; min-width: 0; color: var(--body-text-color); }
 .lab-figure[hidden], .lab-controls[hidden], .lab-legend[hidden], .lab-handle[hidden] { display: none !important; }
 .lab-figure.lab-square { max-width: 36rem; width: 100%; justify-self: center; }
+.lab-figure.lab-wide { grid-column: 1 / -1; }
 .lab-figure figcaption { font-weight: 700; margin: 0 0 0.2rem; }
 .lab-stage { position: relative; }
 .lab-stage canvas { display: block; width: 100%; border-radius: 6px; }

@@ -14,8 +14,8 @@ from .processes import KINDS, Kind, Trajectories
 HALF = 3.2  # of the range of positions that is shown
 COLUMNS, ROWS = 96, 120  # of the heat map of a line
 SIDE = 56  # of the heat map of a plane
-MOST_FRAMES = 32
-TRACED = 40  # particles whose paths are shown on a line, and
+MOST_FRAMES = 24
+TRACED = 30  # particles whose paths are shown on a line, and
 TRAILS = 12  # in a plane
 BINS = 40
 TIME = "time t, from noise (1) to data (0)"
@@ -45,6 +45,7 @@ def _line(lab: Lab) -> list[Plot]:
         [line_heat(lab.mixture, kind), traces(run, kind), *line_handles(lab)],
         x_label=TIME,
         y_label=position_label(kind),
+        wide=True,
     )
     return [over_time, _arrived(lab, run.states[-1])]
 
@@ -64,7 +65,7 @@ def traces(run: Trajectories, kind: Kind) -> Layer:
     t = torch.tensor(run.times, dtype=torch.float64)
     x = run.states[:, :TRACED, 0] / kind.scale(t)[:, None]
     paths = torch.stack([t[:, None].expand_as(x), x], -1).transpose(0, 1)
-    return plots.lines(paths, "first", "particles", width=1.0)
+    return plots.lines(paths, "first", "particles", width=1.0, opacity=0.75)
 
 
 def line_handles(lab: Lab) -> list[Layer]:
@@ -96,6 +97,8 @@ def _arrived(lab: Lab, x: Tensor) -> Plot:
         layers,
         x_label="x",
         y_label="density",
+        wide=True,
+        aspect=0.34,
     )
 
 

@@ -21,7 +21,7 @@ REACH = 3.0  # of positions, on either side of 0
 STDS, WEIGHTS = (0.02, 2.0), (0.01, 100.0)
 MOST, CLASSES = 12, 8  # components, and classes of them
 LONGEST = 4000  # letters of components that are written down
-KERNEL = 0.08  # standard deviation of each point of a classic set
+Points = tuple[Tensor, Tensor]  # (N, 2), and the class of each (N,)
 
 
 @dataclass(frozen=True)
@@ -44,39 +44,41 @@ class Distribution:
 
     Attributes:
         dimensions: 1, a line, or 2, a plane
-        points: gives points (N, 2) and their classes (N,), each of which is a narrow Gaussian
+        points: gives the points, each of which is a narrow Gaussian
+        kernel: the standard deviation of these
     """
 
     dimensions: int
     components: tuple[Component, ...] = ()
-    points: Callable[[], tuple[Tensor, Tensor]] | None = None
+    points: Callable[[], Points] | None = None
+    kernel: float = 0.1
 
 
-def _moons() -> tuple[Tensor, Tensor]:
-    angle = torch.linspace(0, math.pi, 40, dtype=torch.float64)
+def _moons() -> Points:
+    angle = torch.linspace(0, math.pi, 20, dtype=torch.float64)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], 1)
     lower = torch.stack([0.5 - angle.cos(), 0.25 - angle.sin()], 1)
-    return 1.3 * torch.cat([upper, lower]), torch.arange(2).repeat_interleave(40)
+    return 1.3 * torch.cat([upper, lower]), torch.arange(2).repeat_interleave(20)
 
 
-def _ring() -> tuple[Tensor, Tensor]:
-    angle = 2 * math.pi * torch.arange(64, dtype=torch.float64) / 64
-    return 1.5 * torch.stack([angle.cos(), angle.sin()], 1), torch.arange(64) // 32
+def _ring() -> Points:
+    angle = 2 * math.pi * torch.arange(40, dtype=torch.float64) / 40
+    return 1.5 * torch.stack([angle.cos(), angle.sin()], 1), torch.arange(40) // 20
 
 
-def _checkerboard() -> tuple[Tensor, Tensor]:
-    inside = (torch.arange(4, dtype=torch.float64) + 0.5) / 4
+def _checkerboard() -> Points:
+    inside = (torch.arange(3, dtype=torch.float64) + 0.5) / 3
     square = torch.cartesian_prod(inside, inside)
     corners = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
     points = torch.cat([square + torch.tensor(corner, dtype=torch.float64) for corner in corners]) - 2
     return points, (points[:, 0] > 0).long()
 
 
-def _spiral() -> tuple[Tensor, Tensor]:
-    share = torch.linspace(0.02, 1, 60, dtype=torch.float64).sqrt()
+def _spiral() -> Points:
+    share = torch.linspace(0.02, 1, 30, dtype=torch.float64).sqrt()
     angle = 3 * math.pi * share
     arm = 1.9 * share[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
-    return torch.cat([arm, -arm]), torch.arange(2).repeat_interleave(60)
+    return torch.cat([arm, -arm]), torch.arange(2).repeat_interleave(30)
 
 
 def _around(count: int, radius: float, std: float) -> tuple[Component, ...]:
@@ -96,8 +98,8 @@ DISTRIBUTIONS = {
     "2-D, one point": Distribution(2, (Component((0.8, 0.5), 0.02, 1, 0),)),
     "2-D, two moons": Distribution(2, points=_moons),
     "2-D, ring": Distribution(2, points=_ring),
-    "2-D, checkerboard": Distribution(2, points=_checkerboard),
-    "2-D, spiral": Distribution(2, points=_spiral),
+    "2-D, checkerboard": Distribution(2, points=_checkerboard, kernel=0.14),
+    "2-D, spiral": Distribution(2, points=_spiral, kernel=0.08),
 }
 
 
@@ -124,8 +126,9 @@ def mixture_of(name: str, written: str) -> GaussianMixture:
 
 @cache
 def _points(name: str) -> GaussianMixture:
-    points, labels = DISTRIBUTIONS[name].points()
-    return GaussianMixture(points, [KERNEL] * len(points), labels=labels)
+    chosen = DISTRIBUTIONS[name]
+    points, labels = chosen.points()
+    return GaussianMixture(points, [chosen.kernel] * len(points), labels=labels)
 
 
 def _mixture(components: tuple[Component, ...]) -> GaussianMixture:

@@ -11,7 +11,7 @@ from .plots import Plot
 from .processes import KINDS, Kind
 
 TIMES, POSITIONS = 24, 17  # of the arrows on a line
-SIDE = 15  # arrows of a side in a plane
+SIDE = 14  # arrows of a side in a plane
 LEAST = 0.02  # the t of the last arrows, where both fields grow without bound
 LENGTH = 0.8  # of the longest arrow, as a share of the distance between two
 
@@ -51,7 +51,7 @@ def _line(lab: Lab, field: object) -> list[Plot]:
     text = f"The {what} of the density over time as arrows, from noise at the left to data at the right."
     label = density.position_label(kind)
     title = f"{what.capitalize()} over time"
-    return [plots.plot(title, text, (1.0, 0.0), (-HALF, HALF), layers, x_label=TIME, y_label=label)]
+    return [plots.plot(title, text, (1.0, 0.0), (-HALF, HALF), layers, x_label=TIME, y_label=label, wide=True)]
 
 
 def _directions(slope: Tensor) -> Tensor:

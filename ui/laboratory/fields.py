@@ -14,7 +14,7 @@ SDES = ("VP SDE", "sub-VP SDE", "VE SDE")
 
 # In the order of the parameters of /laboratory, which callers may rely on: new rows go to the end.
 ROWS = (
-    Field("view", next(iter(VIEWS)), Choice(tuple(VIEWS), few=3), "View", doc="what is shown"),
+    Field("view", next(iter(VIEWS)), Choice(tuple(VIEWS)), "View", doc="what is shown"),
     Field(
         "distribution",
         next(iter(DISTRIBUTIONS)),

@@ -9,6 +9,7 @@ to top), "x_label", "y_label", "log_x", "log_y", "frames" (1: still), "frame_lab
     {"kind": "arrows", "at", "frames", "color", "label"}
     {"kind": "handles", "at", "radius", "label", "axis"}                 can be moved, along one axis where it is named
 
+A plot may be "square", "wide" (a row of its own) or have an "aspect" (height over width), and lines an "opacity".
 Colours are names of the theme: density, first, second, third, truth, muted.
 """
 

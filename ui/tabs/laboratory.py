@@ -30,10 +30,6 @@ class LaboratoryTab:
     def __init__(self) -> None:
         start = settings.checked({})
         with gr.Row(equal_height=False, elem_classes="lab"):
-            with gr.Column(scale=1, min_width=280):
-                self.fields = _lay_out([row for row in ROWS if not row.advanced], start)
-                with gr.Accordion("Advanced", open=False):
-                    self.fields |= _lay_out([row for row in ROWS if row.advanced], start)
             with gr.Column(scale=2, min_width=300):
                 self.status = gr.HTML("<p>Open the tab to draw.</p>", elem_id="lab-status", elem_classes="plain")
                 self.canvas = canvas(elem_id="lab-canvas")
@@ -43,31 +39,39 @@ class LaboratoryTab:
                     self.add = gr.Button("Add a component", size="sm", min_width=120)
                     self.remove = gr.Button("Remove the last", size="sm", min_width=120)
                     self.copy = gr.Button("Copy link", size="sm", min_width=120, elem_id="lab-copy")
+            with gr.Column(scale=1, min_width=280, elem_classes="lab-settings"):
+                self.fields = _lay_out([row for row in ROWS if not row.advanced], start)
+                with gr.Accordion("Advanced", open=False):
+                    self.fields |= _lay_out([row for row in ROWS if row.advanced], start)
 
     @property
     def inputs(self) -> list[Component]:
         """The settings, in the order of the rows."""
         return [self.fields[name] for name in FIELDS]
 
+    @property
+    def shown(self) -> list[Component]:
+        """What a redraw changes."""
+        return [self.canvas, self.status, self.text, self.link, self.add, self.remove]
+
     def connect(self, tab: gr.Tab) -> None:
         """Draw as the tab is opened, and again with each change."""
-        shown = [self.canvas, self.status, self.text, self.link]
         for name in FIELDS:
             event = self.fields[name].input
             if name in FOLLOWED:
                 event = event(
                     lambda *values, name=name: self.follow(name, values), self.inputs, self.inputs, queue=False, **QUIET
                 ).then
-            event(self.redraw, self.inputs, shown, **REDRAW)
+            event(self.redraw, self.inputs, self.shown, **REDRAW)
         for event, change in (
             (self.canvas.input, self.move),
             (self.add.click, self.more),
             (self.remove.click, self.less),
         ):
             event(change, self.inputs, [self.fields["components"], self.status], queue=False, **QUIET).then(
-                self.redraw, self.inputs, shown, **REDRAW
+                self.redraw, self.inputs, self.shown, **REDRAW
             )
-        tab.select(self.redraw, self.inputs, shown, **REDRAW)
+        tab.select(self.redraw, self.inputs, self.shown, **REDRAW)
         self.copy.click(None, self.link, self.copy, js=links.COPY, **QUIET).then(
             None, None, self.copy, js=links.LATER, **QUIET
         )
@@ -75,7 +79,7 @@ class LaboratoryTab:
     def open(self, demo: gr.Blocks) -> None:
         """The settings of a link that opens this tab, and what of them was left out."""
         demo.load(self.follow_link, None, [*self.inputs, self.status], queue=False, **QUIET).then(
-            self.redraw_opened, self.inputs, [self.canvas, self.status, self.text, self.link], **REDRAW
+            self.redraw_opened, self.inputs, self.shown, **REDRAW
         )
 
     def follow_link(self, request: gr.Request) -> list[Any]:
@@ -88,10 +92,10 @@ class LaboratoryTab:
     def redraw_opened(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The first plots, where a link opens the tab; what it says was left out stays."""
         if request.query_params.get("tab") != TAB:
-            return (gr.skip(),) * 4
+            return (gr.skip(),) * len(self.shown)
         _, left_out = settings.recalled(links.of_tab(request.query_params, TAB))
-        plots, said, text, link = self.redraw(*values)
-        return plots, gr.skip() if left_out else said, text, link
+        plots, said, *rest = self.redraw(*values)
+        return plots, gr.skip() if left_out else said, *rest
 
     def follow(self, changed: str, values: Sequence[Any]) -> list[Any]:
         """Make the other settings fit one that was chosen: the distribution follows the view, components and class
@@ -113,12 +117,15 @@ class LaboratoryTab:
             lab = settings.checked(dict(zip(FIELDS, values, strict=True)), LABELS)
             plots = VIEWS[lab.view].plots(lab)
         except ValueError as error:
-            return gr.skip(), _alert(str(error)), gr.skip(), gr.skip()
+            kept = [gr.skip()] * len(self.shown)
+            kept[1] = _alert(str(error))
+            return tuple(kept)
         seconds = time.perf_counter() - started
         said = f"<p role='status'>{escape(lab.process)}, {lab.steps} steps · drawn in {seconds:.2f} s</p>"
         view = VIEWS[lab.view]
         text = f"<p>{escape(view.sentence)}</p><p class='formula'>{view.formula}</p>"
-        return packed(plots), said, text, settings.query(lab)
+        buttons = [gr.update(visible=bool(lab.movable))] * 2
+        return packed(plots), said, text, settings.query(lab), *buttons
 
     # ---------------------------------------------------------------------------------------------------- components
 
