@@ -12,6 +12,7 @@ from .api import add_endpoint
 from .catalogue import Catalogue
 from .head import SUMMARY, TITLE
 from .history import History
+from .laboratory import api as laboratory_api
 from .queueing import set_up
 from .tabs.compare import CompareTab
 from .tabs.generate import GenerateTab
@@ -50,6 +51,7 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
                 laboratory = LaboratoryTab()
                 laboratory.connect(opened)
         add_endpoint(catalogue)
+        laboratory_api.add_endpoint()
         tab.open(demo)
         laboratory.open(demo)
         demo.load(_open_tab, None, tabs, queue=False, show_progress="hidden", api_visibility="private")

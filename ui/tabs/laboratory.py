@@ -12,6 +12,7 @@ from gradio.components import Component
 from .. import links
 from ..fields import Field
 from ..laboratory import distributions, settings
+from ..laboratory.api import LIMITS
 from ..laboratory.canvas import canvas, packed
 from ..laboratory.fields import FIELDS, LABELS, ROWS
 from ..laboratory.lab import Lab
@@ -19,8 +20,7 @@ from ..laboratory.settings import TAB
 from ..laboratory.views import VIEWS
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# redraws at the same time: they are short, and runs with a network go on meanwhile
-REDRAW: dict[str, Any] = QUIET | {"concurrency_id": TAB, "concurrency_limit": 2, "trigger_mode": "always_last"}
+REDRAW: dict[str, Any] = QUIET | LIMITS | {"trigger_mode": "always_last"}
 FOLLOWED = ("view", "distribution", "process", "guidance")  # settings that others come and go with
 
 
