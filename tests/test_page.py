@@ -331,6 +331,39 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
     assert json.loads(drawn.info["stepwise"])["compare"] == {"x": {"setting": "steps", "values": [2, 4, 8, 16]}}
 
 
+def test_the_laboratory_is_linked_dragged_played_and_fits_a_phone(visit: Callable[..., Page]) -> None:
+    page = visit(query="?tab=laboratory&distribution=2-D%2C+three+Gaussians&process=DDIM&steps=10&eta=0.5&seed=x")
+    expect(page.locator("#lab-status")).to_contain_text("Left out of the link: Seed must be a whole number")
+    canvas, handle = page.locator("#lab-canvas canvas").first, page.locator(".lab-handle").first
+    expect(canvas).to_have_attribute("data-frame", "10")
+    assert "DDIM" in canvas.get_attribute("aria-label")
+    said = handle.get_attribute("aria-label")
+    box = handle.bounding_box()
+    page.mouse.move(box["x"] + 22, box["y"] + 22)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 90, box["y"] + 60, steps=3)
+    page.mouse.up()
+    expect(page.locator("#lab-status")).to_contain_text("DDIM, 10 steps")
+    assert handle.get_attribute("aria-label") != said
+    handle.press("ArrowLeft")
+    handle.press("+")
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.locator("#lab-copy").click()
+    expect(page.locator("#lab-copy")).to_have_text("Link copied")
+    assert re.search(r"tab=laboratory&.*components=%5B%5B.*eta=0.5", page.evaluate("window.copied"))
+
+    slider = page.locator("#lab-canvas input[type=range]").first
+    slider.focus()
+    slider.press("Home")
+    expect(canvas).to_have_attribute("data-frame", "0")
+    page.locator("#lab-canvas .lab-play").first.click()
+    expect(canvas).to_have_attribute("data-frame", "10")
+
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate(SMALL) == [] and page.evaluate(UNREADABLE) == []
+
+
 def test_settings_beyond_the_reach_of_the_handles_are_drawn(visit: Callable[..., Page]) -> None:
     page = visit(query="?model=tiny-cfg&steps=120&guidance_scale=12&count=1&draw=1")
     expect(page.get_by_label("number input for Steps")).to_have_value("120")
@@ -348,3 +381,8 @@ def test_the_endpoint_draws_with_no_argument_and_names_bad_values(url: str, tmp_
     for field, value in bad.items():
         with pytest.raises(Exception, match=f"{field} must be"):
             client.predict(**{field: value}, api_name="/generate")
+    drawn = client.predict(process="flow", steps=3, distribution="2-D, ring", api_name="/laboratory")
+    assert drawn["settings"]["process"] == "flow" and drawn["plots"][0]["frames"] == 4
+    for field, value in {"steps": 0, "components": "[]", "view": "none"}.items():
+        with pytest.raises(Exception, match=f"{field} must be"):
+            client.predict(**{field: value}, api_name="/laboratory")

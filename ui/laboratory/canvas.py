@@ -35,7 +35,7 @@ CSS = """
 .lab-controls { display: flex; align-items: center; gap: 0.6rem; margin-top: 0.2rem; }
 .lab-controls input { flex: 1; min-width: 0; height: 44px; accent-color: var(--color-accent); }
 .lab-controls output { min-width: 5.5rem; font-variant-numeric: tabular-nums; }
-.lab-play { min-height: 44px; min-width: 6.2rem; border-radius: 6px; border: 1px solid var(--border-color-primary);
+.lab-play { min-height: 44px; min-width: 6.2rem; padding: 0 0.8rem; white-space: nowrap; border-radius: 6px; border: 1px solid var(--border-color-primary);
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); cursor: pointer; }
 """
 

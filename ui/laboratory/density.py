@@ -16,7 +16,7 @@ COLUMNS, ROWS = 96, 120  # of the heat map of a line
 SIDE = 56  # of the heat map of a plane
 MOST_FRAMES = 24
 TRACED = 30  # particles whose paths are shown on a line, and
-TRAILS = 12  # in a plane
+TRAILS = 6  # in a plane
 BINS = 40
 TIME = "time t, from noise (1) to data (0)"
 
@@ -112,7 +112,7 @@ def _plane(lab: Lab) -> list[Plot]:
     x = run.states[chosen] / kind.scale(t)[:, None, None]
     layers = [
         plane_heat(lab.mixture, kind, t),
-        plots.lines(x[:, :TRAILS].transpose(0, 1), "muted", width=1.0, upto_frame=True),
+        plots.lines(x[:, :TRAILS].transpose(0, 1), "muted", width=1.0, upto_frame=True, opacity=0.6),
         plots.points(x, "first", "particles"),
         *plane_handles(lab),
     ]

@@ -98,7 +98,7 @@ DISTRIBUTIONS = {
     "2-D, one point": Distribution(2, (Component((0.8, 0.5), 0.02, 1, 0),)),
     "2-D, two moons": Distribution(2, points=_moons),
     "2-D, ring": Distribution(2, points=_ring),
-    "2-D, checkerboard": Distribution(2, points=_checkerboard, kernel=0.14),
+    "2-D, checkerboard": Distribution(2, points=_checkerboard, kernel=0.16),
     "2-D, spiral": Distribution(2, points=_spiral, kernel=0.08),
 }
 

@@ -82,7 +82,6 @@ ROWS = (
         "Corrector steps",
         info="extra Langevin steps at each noise level, which undo errors of the step before",
         only_with=("process", *SDES),
-        row="corrector",
     ),
     Field(
         "snr",
@@ -91,11 +90,10 @@ ROWS = (
         "Corrector SNR",
         info="signal-to-noise ratio: how large the corrector's steps are",
         only_with=("process", *SDES),
-        row="corrector",
     ),
     Field(
         "step_size",
-        0.2,
+        0.5,
         Number(0.01, 2.0, step=0.01),
         "Step size",
         info="of Langevin dynamics, as a share of the variance of the noise at each level",

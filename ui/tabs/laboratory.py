@@ -32,7 +32,7 @@ class LaboratoryTab:
         with gr.Row(equal_height=False, elem_classes="lab"):
             with gr.Column(scale=2, min_width=300):
                 self.status = gr.HTML("<p>Open the tab to draw.</p>", elem_id="lab-status", elem_classes="plain")
-                self.canvas = canvas(elem_id="lab-canvas")
+                self.canvas = canvas(elem_id="lab-canvas", elem_classes="plain")
                 self.text = gr.HTML(elem_id="lab-text", elem_classes="plain")
                 self.link = gr.Textbox(visible=False)
                 with gr.Row():
