@@ -63,10 +63,10 @@ def test_the_scrubber_counts_steps(frames: Frames, made: Film) -> None:
     reach = made.reach(frames)
     assert reach["maximum"] == reach["value"] == 4 and made.scrubber.minimum == 1
     for step in (1, 2, 3):
-        image, line, captions, text = made.look_back(frames, step, BESIDE)
+        image, line, captions, text, _ = made.look_back(frames, step, BESIDE)
         assert f"step {step} of 4" in line and captions["visible"] and "Here t" in text["value"]
         assert image.tobytes() == looked_back(frames, step - 1, BESIDE).tobytes()
-    image, line, captions, text = made.look_back(frames, 4, BESIDE)
+    image, line, captions, text, _ = made.look_back(frames, 4, BESIDE)
     assert image.tobytes() == grid(frames.final).tobytes() and "the images after step 4" in line
     assert not captions["visible"] and "Here t" not in text["value"]
 
@@ -106,10 +106,10 @@ def test_playing_shows_each_step_and_ends_with_the_images(
         return [shown async for shown in made.play(frames, step, BESIDE)]
 
     whole = asyncio.run(played(4))
-    assert [shown[4] for shown in whole[:-1]] == [1, 2, 3, 4, 4]
-    assert "the images" in whole[-2][1] and whole[-1][5]["visible"] and not whole[-1][6]["visible"]
-    assert [shown[4] for shown in asyncio.run(played(3))[:-1]] == [3, 4, 4]
-    assert asyncio.run(_first(made.play(None, 1, BESIDE))) == [gr.skip()] * 7
+    assert [shown[5] for shown in whole[:-1]] == [1, 2, 3, 4, 4]
+    assert "the images" in whole[-2][1] and whole[-1][6]["visible"] and not whole[-1][7]["visible"]
+    assert [shown[5] for shown in asyncio.run(played(3))[:-1]] == [3, 4, 4]
+    assert asyncio.run(_first(made.play(None, 1, BESIDE))) == [gr.skip()] * 8
 
 
 async def _first(shown: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 from .formulas import Formula, marked_up
 from .outputs import looked_back, status, viewed
 from .run import BESIDE, PREVIEWS, Frames, Progress
+from .step_panel import Reading, equation_html, lines_html, where_of
 
 FRAME_SECONDS, LAST_SECONDS = 0.12, 2.0  # how long a step is shown, and the images
 AT_ONCE = 8  # visitors whose films play at the same time
@@ -21,6 +22,7 @@ LONGEST_NAME = 60  # letters of a file's name
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # runs in the browser: take the file that is there now
 DOWNLOAD = "() => document.querySelector('#film-file a[download]')?.click()"
+CODE = "The code of this step, line by line, with its numbers"
 CAPTIONS = '<p class="captions"><span>noisy x<sub>t</sub></span><span>predicted x̂<sub>0</sub></span></p>'
 
 
@@ -44,16 +46,18 @@ class Film:
             self.pause_button = gr.Button("❚❚ Pause", size="sm", min_width=90, visible=False, elem_id="pause")
             self.save_button = gr.Button("Save as GIF", size="sm", min_width=90, elem_id="save-film")
         self.text = gr.HTML(visible=False, padding=False, elem_id="film-text", elem_classes="plain")
+        with gr.Accordion(CODE, open=False, visible=False, elem_id="step-code") as self.code_box:
+            self.code = gr.HTML(padding=False, elem_id="step-lines", elem_classes="plain")
         self.file = gr.File(label="The film", visible=False, interactive=False, elem_id="film-file")
 
     @property
     def outputs(self) -> list[Component]:
         """What a run changes besides the scrubber."""
-        return [self.captions, self.text, self.box, self.file]
+        return [self.captions, self.text, self.code, self.box, self.code_box, self.file]
 
     def connect(self, frames: gr.State, view: gr.Radio, image: gr.Image, line: gr.HTML, draw: gr.Button) -> None:
         """Events; `line` is the status line, and a click on `draw` ends a film that plays."""
-        shown = [image, line, self.captions, self.text]
+        shown = [image, line, self.captions, self.text, self.code]
         buttons = [self.play_button, self.pause_button]
         playing = self.play_button.click(
             self.play,
@@ -82,16 +86,18 @@ class Film:
 
     def during(self, progress: Progress, view: str) -> list[Any]:
         """For `outputs`, while a run goes on."""
-        text = explained(progress.frames.formula, progress.timestep, progress.levels)
+        text = explained(progress.frames.formula, progress.timestep, progress.levels, progress.reading)
+        kept, hidden = gr.skip(), gr.update(visible=False)
         if progress.index > 1:
-            return [gr.skip(), text, gr.skip(), gr.skip()]
+            return [kept, text, kept, kept, kept, kept]
         captions, shown = gr.update(visible=view == BESIDE), gr.update(value=text, visible=True)
-        return [captions, shown, gr.update(visible=False), gr.update(value=None, visible=False)]
+        return [captions, shown, kept, hidden, hidden, gr.update(value=None, visible=False)]
 
     def after(self, frames: Frames, view: str) -> list[Any]:
         """For `outputs`, when it is over."""
-        captions, text = _told_at(frames, len(frames) - 1, view)
-        return [captions, text, gr.update(visible=len(frames) > 1), gr.update(value=None, visible=False)]
+        told, several = _told_at(frames, len(frames) - 1, view), gr.update(visible=len(frames) > 1)
+        has_code = gr.update(visible=any(reading.calls for reading in frames.readings))
+        return [*told, several, has_code, gr.update(value=None, visible=False)]
 
     def reach(self, frames: Frames) -> Any:
         """The scrubber at the end of a run: it counts steps."""
@@ -103,13 +109,13 @@ class Film:
     def look_back(self, frames: Frames | None, step: float, view: str) -> list[Any]:
         """What the scrubber points at: a step, or the final images."""
         if frames is None or not len(frames):
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         return _shown(frames, frames.position_of(step), view)
 
     async def play(self, frames: Frames | None, step: float, view: str) -> AsyncIterator[list[Any]]:
         """Show one step after the other, from where the scrubber is, or from the first if it is at the end."""
         if frames is None or not len(frames):
-            yield [gr.skip()] * 7
+            yield [gr.skip()] * 8
             return
         begin = frames.position_of(step)
         begin = begin if begin < len(frames) - 1 else 0
@@ -118,7 +124,7 @@ class Film:
             shown = await asyncio.to_thread(_shown, frames, position, view)
             yield [*shown, frames.step_at(position), *(pause if position == begin else [gr.skip()] * 2)]
             await asyncio.sleep(FRAME_SECONDS)
-        yield [gr.skip()] * 5 + self.halt()
+        yield [gr.skip()] * 6 + self.halt()
 
     def halt(self) -> list[Any]:
         """The film stands still: show Play, not Pause."""
@@ -132,14 +138,19 @@ class Film:
             yield gr.update(value=write_gif(frames, view, Path(folder)), visible=True)
 
 
-def explained(formula: Formula, timestep: float | None = None, known: tuple[float, float] | None = None) -> str:
+def explained(
+    formula: Formula,
+    timestep: float | None = None,
+    known: tuple[float, float] | None = None,
+    reading: Reading | None = None,
+) -> str:
     """What a step computes, in words and as an equation, and the numbers of one of them."""
     here = "" if timestep is None else f"Here t = {timestep:.4g}"
     if known:
         here += marked_up(f": x_t = {_short(known[0])} x̂_0 + {_short(known[1])} ε̂")
     return (
         f'<p class="formula">{marked_up(escape(formula.text))}</p><p>{escape(formula.sentence)}</p>'
-        f"<p>{here or '&nbsp;'}</p>"
+        f"<p>{here or '&nbsp;'}</p>{equation_html(reading, where_of(reading.x_t.shape)) if reading else ''}"
     )
 
 
@@ -180,14 +191,17 @@ def _flat(sheet: Image.Image) -> Image.Image:
 
 
 def _shown(frames: Frames, position: int, view: str) -> list[Any]:
-    """Image, status line, captions and text of a position."""
+    """Image, status line, captions, text and code of a position."""
     what = "" if view == BESIDE or position >= len(frames.steps) else f", {view}"
     line = status(f"Looking back: {frames.caption(position)}{what}")
     return [looked_back(frames, position, view), line, *_told_at(frames, position, view)]
 
 
 def _told_at(frames: Frames, position: int, view: str) -> list[Any]:
+    """Captions, text and code; with the images stands the code of the last step."""
+    last = frames.readings[min(position, len(frames.steps) - 1)]
+    code = lines_html(last, where_of(last.x_t.shape))
     if position >= len(frames.steps):
-        return [gr.update(visible=False), gr.update(value=explained(frames.formula), visible=True)]
-    text = explained(frames.formula, frames.timesteps[position], frames.levels[position])
-    return [gr.update(visible=view == BESIDE), gr.update(value=text, visible=True)]
+        return [gr.update(visible=False), gr.update(value=explained(frames.formula), visible=True), code]
+    text = explained(frames.formula, frames.timesteps[position], frames.levels[position], frames.readings[position])
+    return [gr.update(visible=view == BESIDE), gr.update(value=text, visible=True), code]

@@ -12,11 +12,14 @@ import numpy as np
 from PIL import Image
 
 from .catalogue import Catalogue
+from .equations import recorded_steps
 from .formulas import Formula, formula_of, levels
+from .live_values import centre
 from .loading import in_a_line
 from .previews import enlarged, preview_of
 from .samplers import with_sampler
 from .settings import Settings
+from .step_panel import Reading, reading_of
 from .uploads import Start
 from .zero_gpu import on_gpu
 
@@ -30,15 +33,16 @@ STORED_FRAMES = 60  # previews of a run that are kept to look back on
 class Frames:
     """What a visitor can look back on: previews of up to `STORED_FRAMES` steps, evenly spaced, and the final images.
 
-    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps`, `timesteps` and `levels`, which are
-    a and b of x_t = a x_0 + b eps there; a pixel of theirs stands for `scale` pixels of a side. `formula` is what a
-    step computes, and `name` what a file of the film is called.
+    `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps`, `timesteps`, `levels`, which are
+    a and b of x_t = a x_0 + b eps there, and `readings`, the numbers of the step; a pixel of theirs stands for `scale`
+    pixels of a side. `formula` is what a step computes, and `name` what a file of the film is called.
     """
 
     previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in PREVIEWS})
     steps: list[int] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
     levels: list[tuple[float, float] | None] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     num_steps: int = 0
     scale: int = 1
     formula: Formula = Formula()
@@ -78,7 +82,7 @@ class Progress:
     Attributes:
         evaluations: of the network, per image
         images: None until the run is complete
-        timestep, levels: of this step, as `Frames` keeps them
+        timestep, levels, reading: of this step, as `Frames` keeps them
         preview: of this step by kind, as `Frames` keeps it; {} where nobody looks
         unread: what of the prompt was not read, as it is too long
     """
@@ -93,6 +97,7 @@ class Progress:
     unread: str = ""
     timestep: float = 0.0
     levels: tuple[float, float] | None = None
+    reading: Reading = Reading()
 
 
 class StopRequests:
@@ -154,15 +159,16 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
     name = f"{settings.model} seed {settings.seed}"
     frames = Frames(scale=scale, formula=formula_of(settings, info), name=name)
     with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
-        for step in steps:
+        for step, calls in recorded_steps(steps, centre) if previews else ((step, ()) for step in steps):
             if not torch.isfinite(step.prev_sample).all():
                 where = f"after step {step.index + 1} of {step.num_steps}"
                 raise ValueError(f"model {settings.model} draws no image with these settings: NaN or infinite {where}")
             preview = _preview(preview_step, step) if previews else {}
             known = levels(step) if previews else None
-            _store(frames, step, preview, known)
+            reading = reading_of(step, calls, centre) if previews else Reading()
+            _store(frames, step, preview, known, reading)
             progress = Progress(frames, step.index + 1, step.num_steps, time.perf_counter() - started, nfe())
-            yield replace(progress, preview=preview, timestep=step.timestep, levels=known)
+            yield replace(progress, preview=preview, timestep=step.timestep, levels=known, reading=reading)
         images = to_images(step.prev_sample, "pil")
         unread = pipe.unread(settings.prompt) if settings.has("prompt", info) else ""
         frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
@@ -184,12 +190,15 @@ def _preview(preview_step: Callable[[Any], np.ndarray], step: Any) -> dict[str, 
     return dict(zip(PREVIEWS, map(preview_step, (step.pred_original_sample, step.x_t)), strict=True))
 
 
-def _store(frames: Frames, step: Any, preview: dict[str, np.ndarray], known: tuple[float, float] | None) -> None:
+def _store(
+    frames: Frames, step: Any, preview: dict[str, np.ndarray], known: tuple[float, float] | None, reading: Reading
+) -> None:
     frames.num_steps = step.num_steps
     if not preview or step.index % math.ceil(step.num_steps / STORED_FRAMES):
         return
     frames.steps.append(step.index + 1)
     frames.timesteps.append(step.timestep)
     frames.levels.append(known)
+    frames.readings.append(reading)
     for kind, images in preview.items():
         frames.previews[kind].append(images)
