@@ -28,7 +28,9 @@ from torch import Tensor
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions import Conditions, Labels, Nulls, joined, nulls_for
 from .ddim import check_eta, ddim_steps
+from .image_inputs import Images
 from .process import Clock
+from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run import Denoiser, Step, evaluate, scale_now
 from .solvers import PROCESS_SCHEDULERS, DefaultSteps, Solver
 
@@ -205,6 +207,11 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         guidance_rescale: float,
         generator: Generators,
         latents: Tensor | None,
+        image: Images | None,
+        strength: float | None,
+        mask_image: Images | None,
+        jump_length: int,
+        jump_n_sample: int,
     ) -> Iterator[Step]:
         check_number("guidance_scale", guidance_scale, 0.0)
         check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
@@ -213,11 +220,14 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         own = self.config.guidance_interval
         interval = check_interval(own if guidance_interval is None else guidance_interval)
         conditions, count = self.conditions(class_labels, batch_size)
-        solver = Solver(self.scheduler, num_inference_steps)
+        y, strength, kept = begun_with(
+            image, strength, mask_image, jump_length, jump_n_sample, self.sample_shape, count
+        )
+        solver = Solver(self.scheduler, num_inference_steps, strength)
         x_T, noise = self.streams(count, generator, latents)
         scale = self.scale_of(class_labels, guidance_scale)
         denoiser = guided_network(self, conditions, self.nulls, scale, solver.process, interval, guidance_rescale)
-        return solver.steps(ddim_steps, denoiser, x_T, noise, eta=eta)
+        return solver.steps(ddim_steps, denoiser, x_T, noise, y, kept, eta=eta)
 
     @torch.no_grad()
     def __call__(
@@ -235,6 +245,11 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        image: Images | None = None,
+        strength: float | None = None,
+        mask_image: Images | None = None,
+        jump_length: int = JUMP_LENGTH,
+        jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> ImagePipelineOutput | tuple:
         """Draw images of the classes asked for.
 
@@ -254,6 +269,13 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             return_dict: False gives a tuple
             callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
             callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+            image: begin with this image, or these, one per image drawn: PIL images or their paths, an array
+                (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size of the images drawn
+            strength: share of the steps to take from `image` on, in (0, 1]: the less, the more of it stays; None: 0.8,
+                and 1 with a mask
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint)
+            jump_length: with a mask, how many steps each jump back towards the noise goes; at most to the first step
+            jump_n_sample: with a mask, how often each stretch of `jump_length` steps is run; 1 never jumps back
 
         Returns:
             `ImagePipelineOutput` with `images` and `nfe`
@@ -272,6 +294,11 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             guidance_rescale,
             generator,
             latents,
+            image,
+            strength,
+            mask_image,
+            jump_length,
+            jump_n_sample,
         )
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 

@@ -23,7 +23,9 @@ from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_numbe
 from .conditions import Conditions, Labels
 from .ddim import check_eta, ddim_steps
 from .ddpm import MeanShift, ancestral_steps
+from .image_inputs import Images
 from .process import Process, output_of_x0, output_rate, predict_x0
+from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run import Denoiser, Step, padded_rows, scale_now
 from .schedule import NoiseSchedule
 from .solvers import Clip, DefaultSteps, Solver
@@ -155,21 +157,31 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         condition: Any,
         generator: Generators,
         latents: Tensor | None,
+        image: Images | None,
+        strength: float | None,
+        mask_image: Images | None,
+        jump_length: int,
+        jump_n_sample: int,
     ) -> Iterator[Step]:
         check_number("guidance_scale", guidance_scale, 0.0)
         check_eta(eta, self.scheduler)
         conditions, labels, count = self._conditions(class_labels, batch_size)
         gradient = self._gradient(guide, condition, labels)
         scale = 0.0 if gradient is None else float(guidance_scale)
-        solver = Solver(self.scheduler, num_inference_steps)
+        y, strength, kept = begun_with(
+            image, strength, mask_image, jump_length, jump_n_sample, self.sample_shape, count
+        )
+        solver = Solver(self.scheduler, num_inference_steps, strength)
         x_T, noise = self.streams(count, generator, latents)
         denoiser = partial(self.network, **conditions)
         if type(self.scheduler).__name__ == "DDPMScheduler":
             shift = None if gradient is None else _mean_shift(gradient, scale)
-            return solver.steps(ancestral_steps, denoiser, x_T, noise, variance=self.variance_type, shift=shift)
+            return solver.steps(
+                ancestral_steps, denoiser, x_T, noise, y, kept, variance=self.variance_type, shift=shift
+            )
         clip = solver.clip if solver.driven else None
         guided = steer(denoiser, gradient, scale, solver.process, solver.prediction_type, clip)
-        return solver.steps(ddim_steps, guided, x_T, noise, eta=eta)
+        return solver.steps(ddim_steps, guided, x_T, noise, y, kept, eta=eta)
 
     def _conditions(self, class_labels: Labels, batch_size: int | None) -> tuple[Conditions, Tensor | None, int]:
         """What the U-Net is given, the labels that were asked for, and the number of images."""
@@ -225,6 +237,11 @@ class ClassifierGuidancePipeline(StepwisePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        image: Images | None = None,
+        strength: float | None = None,
+        mask_image: Images | None = None,
+        jump_length: int = JUMP_LENGTH,
+        jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> ImagePipelineOutput | tuple:
         """Draw images of the classes asked for.
 
@@ -242,6 +259,13 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             return_dict: False gives a tuple
             callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
             callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+            image: begin with this image, or these, one per image drawn: PIL images or their paths, an array
+                (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size of the images drawn
+            strength: share of the steps to take from `image` on, in (0, 1]: the less, the more of it stays; None: 0.8,
+                and 1 with a mask
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint)
+            jump_length: with a mask, how many steps each jump back towards the noise goes; at most to the first step
+            jump_n_sample: with a mask, how often each stretch of `jump_length` steps is run; 1 never jumps back
 
         Returns:
             `ImagePipelineOutput` with `images` and `nfe`, the evaluations of the U-Net (a guided step takes one of the
@@ -261,6 +285,11 @@ class ClassifierGuidancePipeline(StepwisePipeline):
             condition,
             generator,
             latents,
+            image,
+            strength,
+            mask_image,
+            jump_length,
+            jump_n_sample,
         )
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from .base import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions import Labels
+from .image_inputs import Images
+from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
 from .solvers import Clip, DefaultSteps, Solver, predict
@@ -158,12 +160,22 @@ class DDPMPipeline(StepwisePipeline):
         num_inference_steps: int,
         generator: Generators,
         latents: Tensor | None,
+        image: Images | None,
+        strength: float | None,
+        mask_image: Images | None,
+        jump_length: int,
+        jump_n_sample: int,
     ) -> Iterator[Step]:
         conditions, count = self.conditions(class_labels, batch_size)
-        solver = Solver(self.scheduler, num_inference_steps)
+        y, strength, kept = begun_with(
+            image, strength, mask_image, jump_length, jump_n_sample, self.sample_shape, count
+        )
+        solver = Solver(self.scheduler, num_inference_steps, strength)
         variance = None if solver.driven else self.variance_type
         x_T, noise = self.streams(count, generator, latents)
-        return solver.steps(ancestral_steps, partial(self.network, **conditions), x_T, noise, variance=variance)
+        return solver.steps(
+            ancestral_steps, partial(self.network, **conditions), x_T, noise, y, kept, variance=variance
+        )
 
     @torch.no_grad()
     def __call__(
@@ -177,6 +189,11 @@ class DDPMPipeline(StepwisePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        image: Images | None = None,
+        strength: float | None = None,
+        mask_image: Images | None = None,
+        jump_length: int = JUMP_LENGTH,
+        jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -190,6 +207,13 @@ class DDPMPipeline(StepwisePipeline):
             return_dict: False gives a tuple
             callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
             callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+            image: begin with this image, or these, one per image drawn: PIL images or their paths, an array
+                (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size of the images drawn
+            strength: share of the steps to take from `image` on, in (0, 1]: the less, the more of it stays; None: 0.8,
+                and 1 with a mask
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint)
+            jump_length: with a mask, how many steps each jump back towards the noise goes; at most to the first step
+            jump_n_sample: with a mask, how often each stretch of `jump_length` steps is run; 1 never jumps back
 
         Returns:
             `ImagePipelineOutput` with `images` and `nfe`
@@ -198,5 +222,16 @@ class DDPMPipeline(StepwisePipeline):
             ValueError: an argument out of its range, by name, before any work
         """
         self.check_output(output_type, callback_on_step_end_tensor_inputs)
-        run = self.stream(batch_size, class_labels, num_inference_steps, generator, latents)
+        run = self.stream(
+            batch_size,
+            class_labels,
+            num_inference_steps,
+            generator,
+            latents,
+            image,
+            strength,
+            mask_image,
+            jump_length,
+            jump_n_sample,
+        )
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)

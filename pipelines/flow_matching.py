@@ -22,7 +22,9 @@ from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count
 from .classifier_free_guidance import check_interval, guided_network
 from .conditions import Labels
 from .from_image import keeping, known_velocity, noised, steps_left_out
+from .image_inputs import Images
 from .process import Clock, Path, from_velocity, unit_time, up
+from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with, levels_of, steps_from_image
 from .run import Denoiser, Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
@@ -140,10 +142,9 @@ def scheduler_steps(
 ) -> Iterator[Step]:
     """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas.
 
-    The noise `x_1` is added to `image`, if there is one, where the first `left_out` steps would have ended.
+    `x_1` is the sample where the first `left_out` steps would have ended, or noise that is added there to `image`.
     """
-    scheduler, path = copy.deepcopy(scheduler), LinearPath()
-    scheduler.set_timesteps(num_inference_steps, device=x_1.device)
+    scheduler, path = _ready(scheduler, num_inference_steps, x_1.device), LinearPath()
     begin = left_out * getattr(scheduler, "order", 1)
     scheduler.set_begin_index(begin)
     timesteps, sigmas = scheduler.timesteps[begin:], scheduler.sigmas[begin:]  # some round their timesteps
@@ -158,6 +159,12 @@ def scheduler_steps(
         step = Step(i, len(timesteps), scale * t, x, x0, eps, after)
         yield step
         x = step.prev_sample
+
+
+def _ready(scheduler: Any, num_inference_steps: int, device: torch.device) -> Any:
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    return scheduler
 
 
 def run_of_flow(
@@ -272,6 +279,11 @@ class FlowMatchingPipeline(StepwisePipeline):
         guidance_rescale: float,
         generator: Generators,
         latents: Tensor | None,
+        image: Images | None,
+        strength: float | None,
+        mask_image: Images | None,
+        jump_length: int,
+        jump_n_sample: int,
     ) -> Iterator[Step]:
         check_count("num_inference_steps", num_inference_steps)
         check_number("guidance_scale", guidance_scale, 0.0)
@@ -280,17 +292,31 @@ class FlowMatchingPipeline(StepwisePipeline):
         interval = check_interval(own if guidance_interval is None else guidance_interval)
         sampler = self._sampler(sampler, shift)
         conditions, count = self.conditions(class_labels, batch_size)
-        x_1, _ = self.streams(count, generator, latents)
+        y, strength, kept = begun_with(
+            image, strength, mask_image, jump_length, jump_n_sample, self.sample_shape, count
+        )
+        x_1, noise = self.streams(count, generator, latents)
         scale = self.scale_of(class_labels, guidance_scale)
         config = self.scheduler.config
         process = TimeShare(config.num_train_timesteps)
         velocity = self.velocity(
             guided_network(self, conditions, self.nulls, scale, process, interval, guidance_rescale)
         )
+        path, left_out = find_path(self.config.path), steps_left_out(num_inference_steps, strength)
+        path, left_out, order = find_path(self.config.path), steps_left_out(num_inference_steps, strength), 1
         if sampler == "scheduler":
-            return scheduler_steps(velocity, x_1, self.scheduler, num_inference_steps)
-        times = shifted_times(num_inference_steps, config.shift if shift is None else float(shift))
-        return flow_steps(velocity, x_1, times, find_path(self.config.path), sampler, config.num_train_timesteps)
+            order, sigmas = self.scheduler.order, _ready(self.scheduler, num_inference_steps, x_1.device).sigmas
+            times = sigmas.tolist()[left_out * order :]
+        else:
+            shift = config.shift if shift is None else float(shift)
+            times = shifted_times(num_inference_steps, shift)[left_out:]
+
+        def begin(x: Tensor, taken: int) -> Iterator[Step]:
+            if sampler == "scheduler":
+                return scheduler_steps(velocity, x, self.scheduler, num_inference_steps, left_out=left_out + taken)
+            return flow_steps(velocity, x, times[taken:], path, sampler, config.num_train_timesteps)
+
+        return steps_from_image(begin, x_1, levels_of(path, times[:-1]), noise, y, kept, order)
 
     def _sampler(self, sampler: str | None, shift: float | None) -> str:
         """One of SAMPLERS, or "scheduler" for steps that the scheduler takes itself.
@@ -328,6 +354,11 @@ class FlowMatchingPipeline(StepwisePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        image: Images | None = None,
+        strength: float | None = None,
+        mask_image: Images | None = None,
+        jump_length: int = JUMP_LENGTH,
+        jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> ImagePipelineOutput | tuple:
         """Draw images, of the classes asked for where the network knows classes.
 
@@ -347,6 +378,13 @@ class FlowMatchingPipeline(StepwisePipeline):
             return_dict: False gives a tuple
             callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
             callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+            image: begin with this image, or these, one per image drawn: PIL images or their paths, an array
+                (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size of the images drawn
+            strength: share of the steps to take from `image` on, in (0, 1]: the less, the more of it stays; None: 0.8,
+                and 1 with a mask
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint)
+            jump_length: with a mask, how many steps each jump back towards the noise goes; at most to the first step
+            jump_n_sample: with a mask, how often each stretch of `jump_length` steps is run; 1 never jumps back
 
         Returns:
             `ImagePipelineOutput` with `images` and `nfe`
@@ -366,5 +404,10 @@ class FlowMatchingPipeline(StepwisePipeline):
             guidance_rescale,
             generator,
             latents,
+            image,
+            strength,
+            mask_image,
+            jump_length,
+            jump_n_sample,
         )
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)

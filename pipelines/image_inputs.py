@@ -45,6 +45,32 @@ def mask_of(masks: Images, name: str = "mask_image") -> Tensor:
     return mask
 
 
+def given_pixels(
+    image: Images | None, mask_image: Images | None, shape: tuple[int, int, int], count: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """The image that a run of `count` begins with, and its mask, as `pixels_of` and `mask_of`; None where not given.
+
+    One of each may stand for all; `shape` is (C, H, W).
+
+    Raises:
+        ValueError: a mask without an image, or images and masks of another size or number.
+    """
+    if image is None:
+        if mask_image is not None:
+            raise ValueError("mask_image must be None without an image")
+        return None, None
+    y, mask = pixels_of(image, shape[0], "image"), None if mask_image is None else mask_of(mask_image)
+    height, width = shape[1:]
+    for name, value in (("image", y), ("mask_image", mask)):
+        if value is None:
+            continue
+        number, _, *size = value.shape
+        if size != [height, width] or number not in (1, count):
+            got = f"{number} of {size[1]}x{size[0]}"
+            raise ValueError(f"{name} must be 1 or {count} of {width}x{height} pixels, got {got}")
+    return y, mask
+
+
 def _array(images: Images, channels: int, name: str) -> np.ndarray:
     """PIL images, paths or an array as (N, H, W, C), 8-bit or in [0, 1]; ValueError for images of several sizes."""
     if isinstance(images, np.ndarray):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from .facts import spatial_factor
-from .image_inputs import Images, mask_of, pixels_of
+from .image_inputs import Images, given_pixels
 
 
 @torch.no_grad()
@@ -48,23 +48,13 @@ def latents_of(
     Raises:
         ValueError: a mask without an image, or images and masks of another size or number.
     """
-    if image is None:
-        if mask_image is not None:
-            raise ValueError("mask_image must be None without an image")
+    y, mask = given_pixels(image, mask_image, image_shape, count)
+    if y is None:
         return None, None
-    given = {"image": pixels_of(image, image_shape[0], "image")}
-    if mask_image is not None:
-        given["mask_image"] = mask_of(mask_image)
-    height, width = image_shape[1:]
-    for name, value in given.items():
-        number, _, *size = value.shape
-        if size != [height, width] or number not in (1, count):
-            got = f"{number} of {size[1]}x{size[0]}"
-            raise ValueError(f"{name} must be 1 or {count} of {width}x{height} pixels, got {got}")
-    z = encode(vae, given["image"].to(device)).expand(count, -1, -1, -1)
-    if mask_image is None:
+    z = encode(vae, y.to(device)).expand(count, -1, -1, -1)
+    if mask is None:
         return z, None
-    return z, (max_pool2d(given["mask_image"].float(), spatial_factor(vae.config)) > 0).to(device).expand_as(z)
+    return z, (max_pool2d(mask.float(), spatial_factor(vae.config)) > 0).to(device).expand_as(z)
 
 
 def check_latents(vae: nn.Module | None, channels: int) -> None:

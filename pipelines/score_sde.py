@@ -20,9 +20,12 @@ from torch import Tensor
 from .base import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
 from .classifier_free_guidance import guided_network
 from .conditions import Conditions, Labels, rows_of
+from .from_image import steps_left_out
+from .image_inputs import Images
 from .langevin import Noise, Score, annealed_langevin_steps, langevin_corrector
 from .ode import dormand_prince
 from .process import broadcast, predict_eps, up
+from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with, levels_of, steps_from_image
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
 from .sde import SDE, VESDE, VPSDE, SubVPSDE, Time, step_at
@@ -262,6 +265,11 @@ class ScoreSDEPipeline(StepwisePipeline):
         max_evaluations: int,
         generator: Generators,
         latents: Tensor | None,
+        image: Images | None,
+        strength: float | None,
+        mask_image: Images | None,
+        jump_length: int,
+        jump_n_sample: int,
     ) -> Iterator[Step]:
         check_count("num_inference_steps", num_inference_steps)
         check_number("guidance_scale", guidance_scale, 0.0)
@@ -271,7 +279,12 @@ class ScoreSDEPipeline(StepwisePipeline):
         check_count("max_evaluations", max_evaluations, 8)
         process, end = self.make_sde(sde), ENDS[self._sde_name(sde)]
         _check_sampler(sampler, process, corrector_steps)
+        if sampler == "ode_adaptive" and image is not None:
+            raise ValueError(f"image must be None with sampler {sampler}, in which each image has steps of its own")
         conditions, count = self.conditions(class_labels, batch_size)
+        y, strength, kept = begun_with(
+            image, strength, mask_image, jump_length, jump_n_sample, self.sample_shape, count
+        )
         unit, noise = self.streams(count, generator, latents)
         x_1 = process.prior_std * unit
         score = self.score(process, conditions, self.scale_of(class_labels, guidance_scale))
@@ -279,13 +292,21 @@ class ScoreSDEPipeline(StepwisePipeline):
             steps = adaptive_steps(score, x_1, process, end, rtol, atol, max_evaluations)
             return denoised_at_last(steps, score, process, end)
         times = [1 + (end - 1) * i / num_inference_steps for i in range(num_inference_steps + 1)]
-        if sampler == "ode_heun":
-            return denoised_at_last(heun_steps(score, x_1, process, times), score, process, end)
         if sampler == "annealed_langevin":
-            levels = torch.linspace(1, end, num_inference_steps, dtype=torch.float64).tolist()
-            steps = max(corrector_steps, 1)
-            return annealed_langevin_steps(score, x_1, process, levels, noise, steps, langevin_step_size)
-        return sde_steps(score, x_1, process, times, noise, sampler, corrector_steps, snr)
+            times = torch.linspace(1, end, num_inference_steps, dtype=torch.float64).tolist()
+        times = times[steps_left_out(num_inference_steps, strength) :]
+
+        def begin(x: Tensor, taken: int) -> Iterator[Step]:
+            left = times[taken:]
+            if sampler == "ode_heun":
+                return denoised_at_last(heun_steps(score, x, process, left), score, process, end)
+            if sampler == "annealed_langevin":
+                steps = max(corrector_steps, 1)
+                return annealed_langevin_steps(score, x, process, left, noise, steps, langevin_step_size)
+            return sde_steps(score, x, process, left, noise, sampler, corrector_steps, snr)
+
+        levels = levels_of(process, times if sampler == "annealed_langevin" else times[:-1])
+        return steps_from_image(begin, unit if y is not None else x_1, levels, noise, y, kept)
 
     @torch.no_grad()
     def __call__(
@@ -308,6 +329,11 @@ class ScoreSDEPipeline(StepwisePipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., Any] | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] | list[str] = ("latents",),
+        image: Images | None = None,
+        strength: float | None = None,
+        mask_image: Images | None = None,
+        jump_length: int = JUMP_LENGTH,
+        jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -331,6 +357,13 @@ class ScoreSDEPipeline(StepwisePipeline):
             return_dict: False gives a tuple
             callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
             callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given
+            image: begin with this image, or these, one per image drawn: PIL images or their paths, an array
+                (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size of the images drawn
+            strength: share of the steps to take from `image` on, in (0, 1]: the less, the more of it stays; None: 0.8,
+                and 1 with a mask
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint)
+            jump_length: with a mask, how many steps each jump back towards the noise goes; at most to the first step
+            jump_n_sample: with a mask, how often each stretch of `jump_length` steps is run; 1 never jumps back
 
         Returns:
             `ImagePipelineOutput` with `images` and `nfe`, the mean over the images where their steps differ
@@ -355,6 +388,11 @@ class ScoreSDEPipeline(StepwisePipeline):
             max_evaluations,
             generator,
             latents,
+            image,
+            strength,
+            mask_image,
+            jump_length,
+            jump_n_sample,
         )
         return self.drain(run, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs)
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .from_image import noised, steps_left_out
+from .from_image import steps_left_out
 from .process import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
+from .repaint import Inpainting, Level, levels_of, repaint_steps, steps_from_image
 from .run import Denoiser, Step, plain
 from .schedule import NoiseSchedule
 
@@ -90,19 +91,45 @@ class Solver:
         x_T: Tensor,
         noise: Any,
         image: Tensor | None = None,
+        kept: Inpainting | None = None,
         **options: Any,
     ) -> Iterator[Step]:
         """`own_steps(denoiser, x_T, schedule, ...)`, an algorithm's loop, or those of a scheduler that is driven.
 
-        `x_T` is unit noise, to which `image`, (N, ...) too, is taken as far as the first step wants it.
+        `x_T` is unit noise, to which `image`, (N, ...) too, is taken as far as the first step wants it; `kept`, the
+        part of it that stays.
+
+        Raises:
+            ValueError: `kept` asks for jumps, and the scheduler cannot begin at each of its steps.
         """
         if self.driven:
-            run = {"image": image, "left_out": self.left_out}
-            return scheduler_steps(denoiser, x_T, self.scheduler, self.num_steps, self.process, noise.generators, **run)
-        if image is not None:
-            x_T = noised(image, x_T, self.schedule, len(self.schedule) - 1)
+            return self._driven_steps(denoiser, x_T, noise, image, kept)
+        count = len(self.schedule)
         options |= {"noise": noise, "prediction_type": self.prediction_type, "clip": self.clip}
-        return own_steps(denoiser, x_T, self.schedule, **options)
+
+        def begin(x: Tensor, taken: int) -> Iterator[Step]:
+            rest = self.schedule.respace(range(count - taken)) if taken else self.schedule
+            return own_steps(denoiser, x, rest, **options)
+
+        levels = levels_of(self.schedule, torch.arange(count).flip(0))
+        return steps_from_image(begin, x_T, levels, noise, image, kept)
+
+    def _driven_steps(
+        self, denoiser: Denoiser, x_T: Tensor, noise: Any, image: Tensor | None, kept: Inpainting | None
+    ) -> Iterator[Step]:
+        parts = self.scheduler, self.num_steps, self.process, noise.generators
+        if kept is None:
+            return scheduler_steps(denoiser, x_T, *parts, image=image, left_out=self.left_out)
+        if kept.jump_n_sample > 1 and not begins_anywhere(self.scheduler):
+            name = type(self.scheduler).__name__
+            raise ValueError(f"jump_n_sample must be 1 with {name}, whose steps need those before")
+        x = sample_to_begin_with(self.scheduler, self.num_steps, x_T, image, self.left_out)
+        levels, order = sample_levels(*parts[:3]), getattr(self.scheduler, "order", 1)
+
+        def begin(x: Tensor, taken: int) -> Iterator[Step]:
+            return scheduler_steps(denoiser, x, *parts, left_out=self.left_out + taken, resumed=True)
+
+        return repaint_steps(begin, x, levels[self.left_out * order :], noise, kept, order)
 
 
 def drives_itself(scheduler: Any) -> bool:
@@ -188,14 +215,16 @@ def half_step_spacing(num_inference_steps: int, num_train_timesteps: int) -> dic
     return {"timestep_spacing": "leading", "steps_offset": num_train_timesteps // num_inference_steps // 2}
 
 
-def _ready(scheduler: Any, num_inference_steps: int, device: torch.device) -> Any:
-    """A copy of `scheduler` at the beginning of a run."""
+def _ready(scheduler: Any, num_inference_steps: int, device: torch.device, left_out: int = 0) -> Any:
+    """A copy of `scheduler` at the beginning of a run that goes without the first `left_out` steps."""
     scheduler = copy.deepcopy(scheduler)  # solvers keep a history, which set_timesteps clears: each run has its own
     if type(scheduler).__name__ in SLOPES:
         scheduler.register_to_config(**half_step_spacing(num_inference_steps, scheduler.config.num_train_timesteps))
     scheduler.set_timesteps(num_inference_steps, device=device)
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # else it searches for t, and starts too late where rounded timesteps repeat
+        scheduler.set_begin_index(
+            left_out * getattr(scheduler, "order", 1)
+        )  # else it searches for t, and starts too late where rounded timesteps repeat
     return scheduler
 
 
@@ -209,21 +238,20 @@ def scheduler_steps(
     generators: list[torch.Generator],
     image: Tensor | None = None,
     left_out: int = 0,
+    resumed: bool = False,
 ) -> Iterator[Step]:
     """Drive any diffusers scheduler, also those that scale the model's input (Heun, Euler).
 
-    `x_T` is unit noise, which is added to `image`, if there is one, where the first `left_out` steps would have ended;
-    `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer to it. A
-    learned variance, the second half of the channels, is of no use to these solvers.
+    `x_T` is unit noise, which is added to `image`, if there is one, where the first `left_out` steps would have ended,
+    or, `resumed`, the sample there; `denoiser(x_t, t)` gets the scaled input, and x_t, x_0 and eps of each Step refer
+    to it. A learned variance, the second half of the channels, is of no use to these solvers.
     """
-    scheduler = _ready(scheduler, num_inference_steps, x_T.device)
+    x = x_T if resumed else sample_to_begin_with(scheduler, num_inference_steps, x_T, image, left_out)
+    scheduler = _ready(scheduler, num_inference_steps, x_T.device, left_out)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
-    kind, x = scheduler.config.prediction_type, x_T * scheduler.init_noise_sigma
-    begin = left_out * getattr(scheduler, "order", 1)
+    kind, begin = scheduler.config.prediction_type, left_out * getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[begin:]
-    if image is not None:
-        x = beginning(scheduler, begin, image, x_T)
     for i, t in enumerate(timesteps):
         x_in = scheduler.scale_model_input(x, t)
         output = denoiser(x_in, t)[:, : x_in.shape[1]]
@@ -235,17 +263,34 @@ def scheduler_steps(
         x = step.prev_sample
 
 
-def beginning(scheduler: Any, begin: int, image: Tensor, noise: Tensor) -> Tensor:
-    """What a scheduler goes on from at its timestep number `begin`: `image` with that much `noise`, both (N, ...)."""
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    return scheduler.add_noise(image, noise, scheduler.timesteps[begin].expand(len(image)))
+def sample_to_begin_with(
+    scheduler: Any, num_inference_steps: int, x_T: Tensor, image: Tensor | None, left_out: int
+) -> Tensor:
+    """What a scheduler goes on from after its first `left_out` steps: `image` with that much of the unit noise x_T."""
+    scheduler = _ready(scheduler, num_inference_steps, x_T.device, left_out)
+    if image is None:
+        return x_T * scheduler.init_noise_sigma
+    first = scheduler.timesteps[left_out * getattr(scheduler, "order", 1)]
+    return scheduler.add_noise(image.expand_as(x_T), x_T, first.expand(len(x_T)))
+
+
+def sample_levels(scheduler: Any, num_inference_steps: int, process: Process) -> list[Level]:
+    """(a, b) of a scheduler's own sample before each of its calls and after the last; a = 1 where it scales inputs."""
+    scheduler = _ready(scheduler, num_inference_steps, torch.device("cpu"))
+    levels = [_marginal_at(scheduler, i, t, process) for i, t in enumerate(scheduler.timesteps)]
+    scales = float(scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0])) != 1
+    return [(1.0, b / a) if scales else (a, b) for a, b in levels] + [(1.0, 0.0)]
+
+
+def begins_anywhere(scheduler: Any) -> bool:
+    """Whether a scheduler that is driven can begin at each of its steps: PNDM's Runge-Kutta steps come first."""
+    return type(scheduler).__name__ != "PNDMScheduler" or scheduler.config.skip_prk_steps
 
 
 def _marginal_at(scheduler: Any, index: int, t: Tensor, process: Process) -> tuple[float, float]:
     """(a, b) of the network's input at a step, a^2 + b^2 = 1, from the scheduler's sigmas = b / a if it has any."""
     sigmas = getattr(scheduler, "sigmas", None)
-    if not getattr(scheduler, "state_in_first_order", True) and hasattr(scheduler, "sigmas_interpol"):
+    if index % 2 and hasattr(scheduler, "sigmas_interpol"):
         sigmas = scheduler.sigmas_interpol  # KDPM2 asks the network at half steps between its sigmas
     if sigmas is None or len(sigmas) <= len(scheduler.timesteps):
         a, b = process.marginal(int(t))
