@@ -79,6 +79,9 @@ def _array(images: Images, channels: int, name: str) -> np.ndarray:
     opened = [Image.open(one) if isinstance(one, str) else one for one in listed]
     if not opened or any(not isinstance(one, Image.Image) for one in opened):
         raise ValueError(f"{name} must be PIL images, paths, an array or a tensor, got {images!r}")
+    deep = [one.mode for one in opened if one.mode in ("I", "F")]
+    if deep:
+        raise ValueError(f"{name} must have 8 or 16 bits per channel, got 32 in an image of mode {deep[0]!r}")
     if len({one.size for one in opened}) > 1:
         raise ValueError(f"{name} must be of one size, got {sorted({one.size for one in opened})}")
     pixels = np.stack([np.asarray(_flat(one, "L" if channels == 1 else "RGB")) for one in opened])
@@ -92,7 +95,9 @@ def _from_array(array: np.ndarray) -> Tensor:
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """An image of any mode as "L" or "RGB", transparent parts on white."""
+    """An image of any mode as "L" or "RGB": of 16 bits the upper 8, and transparent parts on white."""
+    if image.mode.startswith("I;16"):  # `convert` would make white of all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

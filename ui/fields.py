@@ -279,6 +279,30 @@ ROWS = (
         only_with=("start", "image", "mask"),
         beside_image=True,
     ),
+    Field(
+        "jump_length",
+        10,
+        Number(1, 1000, step=1, reach=50, whole=True),
+        "Jump length",
+        info="how many steps back each jump goes, so that what was painted over is drawn anew to fit its surroundings",
+        doc="with a mask, for a model over pixels: how many steps each jump back towards the noise goes (RePaint)",
+        argument="jump_length",
+        only_with=("start", "mask"),
+        advanced=True,
+        row="jumps",
+    ),
+    Field(
+        "jump_n_sample",
+        10,
+        Number(1, 20, step=1, whole=True),
+        "Resamplings",
+        info="how often each stretch of that many steps is drawn: more fit better and take longer, 1 = never jump back",
+        doc="with a mask, for a model over pixels: how often each stretch of jump_length steps is run; 1 is once",
+        argument="jump_n_sample",
+        only_with=("start", "mask"),
+        advanced=True,
+        row="jumps",
+    ),
 )
 FIELDS = {row.name: row for row in ROWS}
 LABELS = {row.name: row.label for row in ROWS}  # what the page calls them

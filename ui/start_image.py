@@ -8,7 +8,7 @@ from gradio.components import Component
 from PIL import Image
 
 from .catalogue import Catalogue, ModelInfo
-from .fields import FIELDS, NOISE
+from .fields import FIELDS, NOISE, ROWS
 from .settings import Settings
 from .uploads import Start, Upload, painted, read, start_of
 
@@ -17,6 +17,7 @@ HINT = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint no
 AGAIN = (
     "These settings began with an image, which they do not hold. Upload it again; until then, images begin with noise."
 )
+FOLLOWERS = [row.name for row in ROWS if row.only_with[:1] == ("start",)]  # seen where a run begins with an image
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -51,9 +52,11 @@ class StartImage:
 
     def connect(self, fields: dict[str, Component]) -> None:
         """Events; `fields` are the controls by setting."""
-        outputs = [*self.parts, fields["start"], fields["strength"]]
+        begun = [fields["start"], *(fields[name] for name in FOLLOWERS)]
+        outputs = [*self.parts, *begun]
         self.file.upload(self.receive, [self.file, fields["model"]], outputs, concurrency_limit=2, **QUIET)
         gr.on([self.remove.click, self.editor.clear], self.forget, fields["model"], outputs, queue=False, **QUIET)
+        self.editor.change(self.follow_brush, [self.upload, self.editor, fields["model"]], begun, queue=False, **QUIET)
         fields["model"].change(
             self.follow_model, [self.upload, fields["model"]], [self.box, self.editor, self.note], queue=False, **QUIET
         )
@@ -83,7 +86,7 @@ class StartImage:
             upload = read(path)
         except ValueError as error:
             refused = gr.update(value=f'<p role="alert">{escape(str(error))}</p>', visible=True)
-            return [gr.skip(), None, None, gr.skip(), refused, gr.skip(), gr.skip(), gr.skip()]
+            return [gr.skip(), None, None, gr.skip(), refused, gr.skip(), *[gr.skip()] * (1 + len(FOLLOWERS))]
         info = self.catalogue[model]
         return [
             gr.skip(),
@@ -92,13 +95,24 @@ class StartImage:
             gr.update(value=canvas(upload, info), visible=True),
             gr.update(value=note(upload, info), visible=True),
             gr.update(visible=True),
-            "image",
-            gr.update(visible=True),
+            *self.begun("image", model),
         ]
 
     def forget(self, model: str) -> list[Any]:
         """Back to drawing from noise."""
-        return [*self.without(Settings.recalled({"model": model}, self.catalogue)), NOISE, gr.update(visible=False)]
+        return [*self.without(Settings.recalled({"model": model}, self.catalogue)), *self.begun(NOISE, model)]
+
+    def follow_brush(self, upload: Upload | None, editor: dict[str, Any] | None, model: str) -> list[Any]:
+        """Some settings are of a mask alone: they come with the first stroke, and go with the last."""
+        if upload is None:  # without one, the settings say what they began with
+            return [gr.skip()] * (1 + len(FOLLOWERS))
+        return self.begun("image" if not editor or painted(editor["layers"]) is None else "mask", model)
+
+    def begun(self, kind: str, model: str) -> list[Any]:
+        """The setting `start`, and which of its followers are seen."""
+        settings = Settings.recalled({"model": model, "start": kind}, self.catalogue)
+        seen = [settings.has(name, self.catalogue[model]) for name in FOLLOWERS]
+        return [kind, *(gr.update(visible=each) for each in seen)]
 
     def without(self, settings: Settings) -> list[Any]:
         """No image, for `parts`. Of settings that ask for one, it says that they do not hold it."""

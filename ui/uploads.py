@@ -78,10 +78,11 @@ def start_of(upload: Upload, mask: Image.Image | None, shape: tuple[int, int, in
     image = ImageOps.fit(upload.image, (width, height)).convert("L" if channels == 1 else "RGB")
     if mask is None:
         return Start(image)
-    touched = ImageOps.fit(mask, (width, height), Image.Resampling.BOX).point(lambda value: 255 * (value > 0))
-    if touched.getbbox() is None:
+    shares = ImageOps.fit(mask.convert("F"), (width, height), Image.Resampling.BOX)  # of 8 bits, small ones would be 0
+    touched = np.asarray(shares) > 0
+    if not touched.any():
         raise ValueError(BLACK)
-    return Start(image, touched)
+    return Start(image, Image.fromarray(touched.astype(np.uint8) * 255))
 
 
 def read(path: str) -> Upload:
