@@ -10,7 +10,6 @@ of images for each model is written into the folder `--output`.
 """
 
 import inspect
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ from pipelines.ddpm import ancestral_steps
 from pipelines.flow_matching import flow_steps, shifted_times
 from pipelines.repaint import Inpainting, levels_of, steps_from_image
 from pipelines.run import Step
-from training.data import load_images
+from training.data import ImageData, load_images
 from training.evaluation.sampling import open_model
 from training.evaluation.sheets import Cell, sheet
 from training.recipes import flag
@@ -39,6 +38,7 @@ MASKS = ("centre", "left half", "strokes", "every second row", "one pixel")
 MEAN = torch.tensor([0.5, -0.3, 0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.6, 0.5], [0.6, 0.8, 0.55], [0.5, 0.55, 0.9]], dtype=torch.float64)
 KEPT, SAMPLES = 1.4, 4000
+COLUMNS = 4  # of a sheet
 
 
 @dataclass
@@ -153,22 +153,17 @@ def seams(images: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     return tuple(float(np.concatenate(found).mean()) if sum(map(len, found)) else np.nan for found in (across, inside))
 
 
-def drawn(pipe: Any, images: np.ndarray, given: dict[str, Any], masks: np.ndarray, options: Options, r: int) -> Any:
-    """What a pipeline draws of images (N, H, W, C) in [0, 1] under masks (N, H, W): its output, arrays in [0, 1]."""
-    takes = inspect.signature(type(pipe).__call__).parameters
-    jumps = {"jump_length": options.jump_length, "jump_n_sample": r} if "jump_n_sample" in takes else {}
-    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(len(images))]
-    more = given | jumps | {"num_inference_steps": options.steps, "output_type": "np"}
-    return pipe(image=images, mask_image=masks.astype(np.float32), generator=generators, **more)
+def takes(pipe: Any, name: str) -> bool:
+    """Whether a pipeline has this argument."""
+    return name in inspect.signature(type(pipe).__call__).parameters
 
 
-def told(pipe: Any, data: Any, chosen: np.ndarray) -> dict[str, Any]:
-    """What the model is told of these images: captions, classes, or how many."""
-    takes = inspect.signature(type(pipe).__call__).parameters
+def told(pipe: Any, data: ImageData, chosen: np.ndarray) -> dict[str, Any]:
+    """What the model is told of the images `chosen`: captions, classes, or how many."""
     if getattr(pipe, "takes_prompts", False) and data.captions:
-        return {"prompt": [one if isinstance(one, str) else one[0] for one in (data.captions[i] for i in chosen)]}
-    if pipe.num_classes and data.labels is not None and "class_labels" in takes:
-        return {"class_labels": [int(data.labels[i]) for i in chosen]}
+        return {"prompt": data.captions_of(chosen, torch.zeros(len(chosen)))}
+    if pipe.num_classes and data.labels is not None:
+        return {"class_labels": data.labels[chosen].tolist()}
     return {"batch_size": len(chosen)}
 
 
@@ -176,60 +171,54 @@ def model_rows(model: str, options: Options) -> list[Row]:
     """The seam of each method under each mask, and the sheet."""
     pipe = open_model(model, torch.float32).pipe
     pipe.set_progress_bar_config(disable=True)
-    if "mask_image" not in inspect.signature(type(pipe).__call__).parameters:
+    if not takes(pipe, "mask_image"):
         raise ValueError(f"models must take mask_image, {model} does not")
     channels, height, width = pipe.facts.image_shape
     data = load_images(dataset_name=options.dataset_name, split="test", resolution=height, channels=channels)
-    chosen = np.arange(min(options.images, len(data.images)))
-    originals = data.images[chosen].transpose(0, 2, 3, 1).astype(np.float32) / 255
-    given, count = told(pipe, data, chosen), len(chosen)
-    masks = {name: mask_named(name, height, width, options.seed) for name in MASKS}
-    repeats = options.jump_n_samples if "jump_n_sample" in inspect.signature(type(pipe).__call__).parameters else [1]
-    rows, found = [], {}
-    for r in repeats:
-        for name, mask in masks.items():
-            began = time.perf_counter()
-            output = drawn(pipe, originals, given, np.repeat(mask[None], count, 0), options, r)
-            found[r, name] = output.images
-            across, inside = seams(output.images, mask)
-            own, _ = seams(originals, mask)
-            exact = bool((np.round(output.images * 255) == np.round(originals * 255))[:, ~mask].all())
-            rows.append(
-                {
-                    "kind": "images",
-                    "model": Path(model).name,
-                    "mask": name,
-                    "jump_n_sample": r,
-                    "evaluations": output.nfe,
-                    "across": across,
-                    "inside": inside,
-                    "own": own,
-                    "kept_exactly": exact,
-                    "seconds": time.perf_counter() - began,
-                }
-            )
+    chosen = np.tile(np.arange(min(options.images, len(data.images))), len(MASKS))  # mask by mask
+    images = data.images[chosen].transpose(0, 2, 3, 1).astype(np.float32) / 255
+    masks = np.stack([mask_named(name, height, width, options.seed) for name in MASKS])
+    each = masks.repeat(len(chosen) // len(MASKS), axis=0)
+    given = told(pipe, data, chosen) | {"image": images, "mask_image": each.astype(np.float32)}
+    given |= {"num_inference_steps": options.steps, "output_type": "np"}
+    found, rows = {}, []
+    for r in options.jump_n_samples if takes(pipe, "jump_n_sample") else [1]:
+        jumps = {"jump_length": options.jump_length, "jump_n_sample": r} if takes(pipe, "jump_n_sample") else {}
+        generators = [torch.Generator().manual_seed(options.seed + i) for i in range(len(images))]
+        output = pipe(**given, **jumps, generator=generators)
+        found[r] = output.images
+        for number, name in enumerate(MASKS):
+            those = slice(number * len(images) // len(MASKS), (number + 1) * len(images) // len(MASKS))
+            row = {"kind": "images", "model": Path(model).name, "mask": name, "jump_n_sample": r}
+            measured = seam_row(output.images[those], images[those], masks[number])
+            rows.append(row | {"evaluations": output.nfe} | measured)
     if options.output is not None:
-        write_sheet(Path(options.output) / f"{Path(model).name}.png", originals, masks, found, repeats)
+        write_sheet(Path(options.output) / f"{Path(model).name}.png", images, each, found)
     return rows
 
 
-def write_sheet(
-    path: Path, originals: np.ndarray, masks: dict[str, np.ndarray], found: dict, repeats: list[int]
-) -> None:
-    """A row per mask: the image, what is kept of it (the rest grey), and what each method makes of it."""
+def seam_row(made: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Row:
+    """The steps across the border of a mask (H, W) and inside of it, of what was made of images (N, H, W, C)."""
+    across, inside = seams(made, mask)
+    exact = np.array_equal(np.round(made * 255)[:, ~mask], np.round(images * 255)[:, ~mask])
+    return {"across": across, "inside": inside, "own": seams(images, mask)[0], "kept_exactly": exact}
+
+
+def write_sheet(path: Path, images: np.ndarray, masks: np.ndarray, found: dict[int, np.ndarray]) -> None:
+    """A row per mask: images, what is kept of them (the rest grey), and what each method makes of them."""
 
     def shown(image: np.ndarray) -> np.ndarray:
         return (image.clip(0, 1) * 255).round().astype(np.uint8).transpose(2, 0, 1)
 
-    cells, several = [], min(4, len(originals))
-    for name, mask in masks.items():
-        for i in range(several):
-            known = np.where(mask[..., None], 0.5, originals[i])
-            made = [found[r, name][i] for r in repeats]
-            text = f"{name}: image, kept, " + ", ".join(f"run {r}x" for r in repeats)
-            cells.append(Cell(tuple(map(shown, (originals[i], known, *made))), text))
+    each = len(images) // len(MASKS)
+    columns, cells = min(COLUMNS, each), []
+    for i in range(len(images)):
+        if i % each < columns:
+            known = np.where(masks[i][..., None], 0.5, images[i])
+            text = f"{MASKS[i // each]}: the image, what is kept, {', '.join(f'{r}x' for r in found)}"
+            cells.append(Cell(tuple(map(shown, (images[i], known, *(made[i] for made in found.values())))), text))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(cells, several, path.stem).save(path)
+    sheet(cells, columns, path.stem).save(path)
 
 
 def run(options: Options) -> list[Row]:
@@ -267,7 +256,6 @@ REAL = {
     "inside": "inside",
     "own": "across in the image",
     "kept_exactly": "kept exactly",
-    "seconds": "seconds",
 }
 
 
