@@ -12,6 +12,7 @@ of images for each model is written into the folder `--output`.
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,10 @@ def exact_run(method: str, count: int, kept: Inpainting, seed: int) -> Iterator[
         return steps_from_image(
             lambda x, taken: flow_steps(velocity, x, times[taken:], path), noise(), levels, noise, None, kept
         )
-    schedule = NoiseSchedule.cosine(1000)
-    schedule = schedule.respace(schedule.spaced_timesteps(count))
-    original = NoiseSchedule.cosine(1000)
-    loop, denoiser = {"DDPM": ancestral_steps, "DDIM": ddim_steps}[method], data.denoiser(original)
+    whole = NoiseSchedule.cosine(1000)
+    schedule = whole.respace(whole.spaced_timesteps(count))
+    loops = {"DDPM": partial(ancestral_steps, variance="fixed_large"), "DDIM": ddim_steps}  # large: of broad data
+    loop, denoiser = loops[method], data.denoiser(whole)
 
     def begin(x: Tensor, taken: int) -> Iterator[Step]:
         return loop(denoiser, x, schedule.respace(range(count - taken)), noise=noise)
@@ -101,7 +102,7 @@ def exact_run(method: str, count: int, kept: Inpainting, seed: int) -> Iterator[
 
 def exact_row(method: str, count: int, jump_length: int, jump_n_sample: int, seed: int) -> Row:
     """How near the drawn values come to their exact distribution."""
-    y, mask = torch.full((1, 3, 1, 1), KEPT), torch.tensor([True, True, False]).reshape(1, 3, 1, 1)
+    y, mask = torch.full((1, 3, 1, 1), KEPT, dtype=torch.float64), torch.tensor([True, True, False]).reshape(1, 3, 1, 1)
     for step in exact_run(method, count, Inpainting(y, mask, jump_length, jump_n_sample), seed):
         last = step
     drawn, (mean, covariance) = last.prev_sample[:, :2, 0, 0], conditioned()

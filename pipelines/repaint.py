@@ -63,13 +63,15 @@ def begun_with(
 ) -> tuple[Tensor | None, float, Inpainting | None]:
     """What a run over pixels begins with: the image (N or 1, C, H, W), the share of the steps, and what is kept.
 
+    With a mask and all of the steps it begins with noise: nothing is left there of what is to be drawn anew.
+
     Raises:
         ValueError: as `given_pixels`, `checked_strength` and `Inpainting`.
     """
     strength = checked_strength(strength, image is not None, mask_image is not None)
     y, mask = given_pixels(image, mask_image, shape, count)
     kept = Inpainting(y, mask, jump_length, jump_n_sample) if mask is not None else None
-    return y, strength, kept
+    return (None if kept is not None and strength == 1.0 else y), strength, kept
 
 
 def stretches(num_steps: int, jump_length: int, jump_n_sample: int) -> list[tuple[int, int]]:
@@ -129,13 +131,17 @@ def repaint_steps(
     found = stretches(-(-count // order), kept.jump_length, kept.jump_n_sample)
     runs = [(order * first, min(order * end, count)) for first, end in found]
     y, mask, index, total = kept.image.to(x), kept.mask.to(x.device), 0, sum(end - first for first, end in runs)
+
+    def put_back(x: Tensor, level: Level) -> Tensor:
+        a, b = level
+        return torch.where(mask, x, a * y + b * noise().to(y.dtype) if b else y)
+
+    x = put_back(x, levels[0])
     for number, (first, end) in enumerate(runs):
         if number:
             x = noisier(x, levels[runs[number - 1][1]], levels[first], noise())
         for at, step in zip(range(first + 1, end + 1), begin(x, first // order), strict=False):
-            a, b = levels[at]
-            known = y if b == 0 else a * y + b * noise().to(y.dtype)
-            x = step.prev_sample = torch.where(mask, step.prev_sample, known)
+            step.prev_sample = put_back(step.prev_sample, levels[at])
             step.index, step.num_steps, index = index, total, index + 1
             yield step
             x = step.prev_sample

@@ -13,11 +13,12 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
+from saved_0_1_0.runs import FOLDER
 from test_ui import save_models
 from text_models import text_pipeline
 from training_runs import noise
 
-from ui import build_demo, device, image_metadata, uploads
+from ui import build_demo, device, image_metadata, links, uploads
 from ui.api import PARAMETERS
 from ui.catalogue import Catalogue
 from ui.controls import looks
@@ -43,7 +44,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
     text_pipeline().save_pretrained(root / "words")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "detect", lambda: Placement("cpu", "float32"))
-        yield Catalogue({"words": root / "words", "plain": save_models(root)["tiny-ddpm"]})
+        grey = save_models(root)["tiny-ddpm"]
+        yield Catalogue({"words": root / "words", "plain": FOLDER / "ddpm", "grey": grey})
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,13 @@ def test_strokes_become_a_mask_and_none_is_none() -> None:
     assert (np.asarray(begun.mask) == HALF).all() and begun.kind == "mask"
 
 
+def test_a_single_pixel_of_a_large_mask_counts_for_the_pixel_that_it_lies_in() -> None:
+    mask = np.zeros((3000, 3000), np.uint8)
+    mask[1700, 900] = 255
+    begun = start_of(Upload(Image.new("RGB", (1024, 1024)), (3000, 3000)), Image.fromarray(mask), (28, 28, 1))
+    assert np.argwhere(np.asarray(begun.mask)).tolist() == [[1700 * 28 // 3000, 900 * 28 // 3000]]
+
+
 # ------------------------------------------------------------------------------------------------------------ drawing
 
 
@@ -266,6 +275,75 @@ def test_the_code_draws_the_same_images_from_the_files_beside_it(
         assert "image=" not in code and "strength" not in code and "ImageOps" not in code
 
 
+# ----------------------------------------------------------------------------------------------- a model over pixels
+
+GREY = np.asarray(Image.fromarray(PIXELS).convert("L").resize((8, 8)))
+TOP = np.repeat([[255]] * 4 + [[0]] * 4, 8, axis=1).astype(np.uint8)  # the top is drawn anew
+OVER_PIXELS = {"model": "grey", "steps": 4, "count": 2, "strength": 1.0, "jump_length": 2, "jump_n_sample": 3}
+
+
+def over_pixels(catalogue: Catalogue, **values: Any) -> tuple[Settings, Start, Progress]:
+    begun = Start(Image.fromarray(GREY), Image.fromarray(TOP))
+    settings = Settings.checked(OVER_PIXELS | {"start": "mask", "sampler": "UniPC"} | values, catalogue)
+    *_, last = draw(settings, catalogue, begun)
+    return settings, begun, last
+
+
+@pytest.mark.parametrize("sampler", ["UniPC", "DDPM", "DDIM", "Heun"])
+def test_a_model_over_pixels_keeps_what_is_not_painted_and_draws_the_rest_again(
+    catalogue: Catalogue, sampler: str
+) -> None:
+    assert takes_image(catalogue["grey"])
+    _, _, last = over_pixels(catalogue, sampler=sampler)
+    _, _, once = over_pixels(catalogue, sampler=sampler, jump_n_sample=1)
+    assert (last.frames.final[:, 4:, :, 0] == GREY[4:]).all() and (last.frames.final[:, :4, :, 0] != GREY[:4]).any()
+    assert (once.num_steps, last.num_steps) == ((7, 15) if sampler == "Heun" else (4, 8))
+    assert last.evaluations == last.num_steps and len(last.frames) == last.num_steps + 1
+
+
+def test_jumps_are_asked_for_with_a_mask_on_a_model_over_pixels_alone(catalogue: Catalogue, tab: GenerateTab) -> None:
+    names = {"jump_length", "jump_n_sample"}
+    for model, begins, seen in (("grey", "mask", True), ("grey", "image", False), ("words", "mask", False)):
+        settings = Settings.checked({"model": model, "start": begins}, catalogue)
+        shown = looks(catalogue[model], settings)
+        assert {shown[name]["visible"] for name in names} == {seen}
+        assert names <= set(settings.stream_arguments(catalogue[model])) if seen else True
+        assert seen or not names & set(settings.stream_arguments(catalogue[model]))
+        kind, *updates = tab.controls.start.begun(begins, model)
+        assert kind == begins and [update["visible"] for update in updates] == [True, seen, seen]
+    upload, layer = Upload(Image.fromarray(PIXELS), (16, 16)), np.zeros((504, 504, 4), np.uint8)
+    for stroke, kind in ((0, "image"), (255, "mask")):
+        layer[:99, :99, 3] = stroke
+        assert tab.controls.start.follow_brush(upload, {"layers": [Image.fromarray(layer)]}, "grey")[0] == kind
+    assert all("value" not in update for update in tab.controls.start.follow_brush(None, None, "grey"))
+
+
+def test_code_files_and_links_of_a_model_over_pixels_hold_its_jumps(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings, begun, last = over_pixels(catalogue)
+    begun.save(tmp_path)
+    code = snippet(settings, catalogue["grey"], device.detect())
+    assert "    jump_length=2,\n    jump_n_sample=3,\n" in code
+    exec(compile(code, "pasted.py", "exec"), {})
+    assert all((np.asarray(Image.open(f"{7 + i}.png")) == last.frames.final[i, :, :, 0]).all() for i in range(2))
+    held = image_metadata.read(files(settings, catalogue, last, tmp_path)[1][0])
+    assert (held["start"], held["jump_length"], held["jump_n_sample"]) == ("mask", 2, 3)
+    assert Settings.recalled(held, catalogue) == settings.of_image(1)
+    assert "jump_n_sample=3" in links.query(settings, catalogue["grey"])
+
+
+def test_programs_inpaint_with_a_model_over_pixels(endpoint: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    start = over_pixels(catalogue)[1]
+    names = dict(zip(("image", "mask_image"), start.save(tmp_path), strict=True))
+    pixels, report, _ = last_of(endpoint, **WHOLE | OVER_PIXELS | names | {"prompt": None})
+    assert np.array_equal(pixels, over_pixels(catalogue)[2].frames.final[..., 0])
+    assert (report["start"], report["jump_n_sample"], report["network_evaluations"]) == ("mask", 3, 8)
+    with pytest.raises(gr.Error, match="jump_n_sample must be a whole number from 1 to 20, got 21"):
+        next(endpoint.fn(**OVER_PIXELS | names | {"jump_n_sample": 21}))
+
+
 # ----------------------------------------------------------------------------------------------------------- the page
 
 
@@ -273,7 +351,7 @@ def test_the_page_draws_from_what_it_was_given_and_from_noise_again(
     catalogue: Catalogue, tab: GenerateTab, given: dict[str, str]
 ) -> None:
     panel, request = tab.controls.start, SimpleNamespace(session_hash="visitor")
-    _, upload, _, editor, note, _, begins, strength = panel.receive(given["image"], "words")
+    _, upload, _, editor, note, _, begins, strength, *_ = panel.receive(given["image"], "words")
     assert begins == "image" and strength["visible"] and "Paint over" in note["value"]
     assert editor["value"]["background"].size == (512, 512)
     layer = np.zeros((512, 512, 4), np.uint8)
@@ -293,7 +371,7 @@ def test_the_page_draws_from_what_it_was_given_and_from_noise_again(
     with pytest.raises(gr.Error, match="upload it again"):
         tab.begin(request, *values, None, shown)
 
-    _, none, _, editor, note, _, begins, strength = panel.forget("words")
+    _, none, _, editor, note, _, begins, strength, *_ = panel.forget("words")
     assert none is editor["value"] is None and begins == "noise" and not strength["visible"] and not note["visible"]
     begun, *_ = tab.begin(request, *values, None, None)
     *_, (_, _, _, _, _, code, code_files, frames, *_) = tab.run(request, *values, begun)
@@ -338,7 +416,9 @@ def test_programs_begin_with_files(endpoint: Any, catalogue: Catalogue, given: d
 
 
 def test_the_parameters_of_programs_keep_their_places(endpoint: Any) -> None:
-    assert PARAMETERS[-5:] == ("negative_prompt", "start", "strength", "image", "mask_image")
+    first = PARAMETERS.index("negative_prompt")
+    assert PARAMETERS[first : first + 5] == ("negative_prompt", "start", "strength", "image", "mask_image")
+    assert PARAMETERS[first + 5 : first + 7] == ("jump_length", "jump_n_sample")
     assert "image: file of an image to begin with" in endpoint.fn.__doc__
 
 
