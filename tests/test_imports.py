@@ -28,7 +28,9 @@ COMPANIONS = {
     "ode": set(),
     "sde": {"process", "run"},
     "from_image": {"process", "run"},
-    "solvers": {"from_image", "process", "run", "schedule"},
+    "image_inputs": set(),
+    "repaint": {"from_image", "image_inputs", "process", "run"},
+    "solvers": {"from_image", "process", "repaint", "run", "schedule"},
     "base": {"conditions", "facts", "packaging", "run"},
     "about": {"facts"},  # stays here: it reads what travels
 }
