@@ -4,9 +4,8 @@
     x_0(x_t) = m x_0(x_t) + (1 - m) y   inpainting: of what is kept, m = 0, the image y is the prediction
 
 The second line stands inside the denoiser, so every sampler inpaints, one with a memory of earlier steps included: what
-is kept moves from its own noise to y as if the network had known it, and what is drawn is drawn to fit x_t there.
-(Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, replace x_t instead.) Meng et al. 2022, SDEdit:
-https://arxiv.org/abs/2108.01073.
+is kept moves from its own noise to y as if the network had known it, and what is drawn is drawn to fit x_t there. (Over
+pixels, repaint.py replaces x_t instead, and goes back.) Meng et al. 2022, SDEdit: https://arxiv.org/abs/2108.01073.
 """
 
 from collections.abc import Callable

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from image_files import parquet_folder
 from PIL import Image
 from torch import Tensor
 from toys import ddim, ddpm, flow, guided, quiet, score_sde, seeded, steered, tiny_unet, two
 from training_runs import noise as pixels
 
+from benchmarks.inpainting import MASKS, main, mask_named, seams
 from pipelines import DDIMPipeline, GaussianMixture, LinearPath, NoiseSchedule
 from pipelines.base import StepwisePipeline
 from pipelines.ddim import ddim_steps
@@ -309,3 +312,34 @@ def test_samplers_that_cannot_begin_anywhere_say_so() -> None:
     with pytest.raises(ValueError, match="^jump_n_sample must be 1 with PNDMScheduler"):
         pndm(**RUN)
     assert pndm(**RUN | {"jump_n_sample": 1}).images
+
+
+# -------------------------------------------------------------------------------------------------------- the benchmark
+
+
+def test_a_seam_is_the_step_across_the_border_of_a_mask() -> None:
+    images = np.zeros((1, 6, 6, 1))
+    images[:, :, :3] = np.arange(6)[None, :, None, None] * 0.1  # rows of the left half rise, the right half is 0
+    left = mask_named("left half", 6, 6, 0)
+    across, inside = seams(images, left)
+    assert across == pytest.approx(0.25)  # 0 to 0.5, row by row
+    assert inside == pytest.approx(5 * 3 * 0.1 / (5 * 3 + 6 * 2))
+    sizes = {name: int(mask_named(name, 28, 28, 0).sum()) for name in MASKS}
+    assert sizes["centre"] == 196 and sizes["left half"] == sizes["every second row"] == 392 and sizes["one pixel"] == 1
+    assert 40 < sizes["strokes"] < 500
+    assert np.isnan(seams(images, mask_named("one pixel", 6, 6, 0))[1]), "it has no neighbours inside"
+
+
+def test_the_benchmark_measures_a_model_under_every_mask(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    drawn = pixels(20, 8, 8, seed=8)
+    parquet_folder(tmp_path / "images", {"train": drawn[:10], "test": drawn[10:]}, ())
+    ddpm().save_pretrained(tmp_path / "model")
+    flags = f"--models {tmp_path}/model --dataset_name {tmp_path}/images --images 2 --steps 3 --exact_steps 2"
+    flags += f" --jump_n_samples 1 2 --output {tmp_path}/sheets"
+    rows = main(flags.split())
+    assert [row["kind"] for row in rows] == ["exact"] * 6 + ["images"] * 10
+    assert all(row["kept_exactly"] for row in rows[6:]) and (tmp_path / "sheets" / "model.png").is_file()
+    assert {row["evaluations"] for row in rows[6:11]} == {3} and {row["evaluations"] for row in rows[11:]} == {5}
+    assert "model, one pixel" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="error: jump_n_samples must be at least 1, got 0"):
+        main(["--jump_n_samples", "0"])
