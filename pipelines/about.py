@@ -89,11 +89,12 @@ def facts_of_folder(folder: Path, index: dict[str, Any]) -> Facts:
     parts = {name for name, value in index.items() if isinstance(value, list) and any(value)}
     about = of_folder(folder, index["_class_name"])
     return Facts(
-        config_in(folder, "transformer" if "transformer" in parts else "unet"),
+        config_in(folder, next((name for name in ("transformer", "unet", "unet_2") if name in parts), "unet")),
         config_in(folder, "vae") if "vae" in parts else None,
         config_in(folder, "classifier") if "classifier" in parts else None,
         len(index.get("id2label") or {}),
-        bool(about and about.says.get("last_label_is_null")),
+        bool(index.get("last_label_is_null", about and about.says.get("last_label_is_null"))),
+        next((config_in(folder, name) for name in ("unet_3", "unet_2") if name in parts), None),
     )
 
 

@@ -206,14 +206,18 @@ class StepwisePipeline(CodeCarryingPipeline):
     @property
     def facts(self) -> Facts:
         """What the configs of the parts say: classes, channels, sizes."""
-        names, last_is_null = self.class_names or [], self.about.get("last_label_is_null", False)
-        vae, classifier = (getattr(self, part, None) for part in ("vae", "classifier"))
+        names, said = self.class_names or [], self.about.get("last_label_is_null", False)
+        vae, classifier, second, third = (
+            getattr(self, part, None) for part in ("vae", "classifier", "unet_2", "unet_3")
+        )
+        enlarging = second if third is None else third
         return Facts(
             self.denoising_network.config,
             None if vae is None else vae.config,
             None if classifier is None else classifier.config,
             len(names),
-            last_is_null,
+            self.config.get("last_label_is_null", said),
+            None if enlarging is None else enlarging.config,
         )
 
     @property

@@ -79,6 +79,8 @@ class CascadePipeline(StepwisePipeline):
         max_augmentations: for each stage but the first, the highest level that it was trained with, in [0, 1)
         augmentations: the levels of calls that name none, likewise
         base_size: the size of images to enlarge, a side or (height, width), without a `unet`
+        last_label_is_null: False for networks of classes, all of whose labels are classes: they are never guided
+        example_prompts, prompt_styles: what the page offers with the model
 
     Raises:
         ValueError: parts that do not fit one another, by name.
@@ -115,6 +117,9 @@ class CascadePipeline(StepwisePipeline):
         max_augmentations: list | None = None,
         augmentations: list | None = None,
         base_size: int | list[int] | None = None,
+        last_label_is_null: bool = True,
+        example_prompts: list[str] | None = None,
+        prompt_styles: list[str] | None = None,
     ) -> None:
         super().__init__()
         networks = {"unet": unet, "unet_2": unet_2, "unet_3": unet_3}
@@ -127,6 +132,9 @@ class CascadePipeline(StepwisePipeline):
             max_augmentations=list(max_augmentations or [0.0] * (count - 1)),
             augmentations=list(augmentations or [0.0] * (count - 1)),
             base_size=base_size if unet is None else None,
+            last_label_is_null=last_label_is_null,
+            example_prompts=example_prompts,
+            prompt_styles=prompt_styles,
         )
         self._check_parts()
 
@@ -222,6 +230,15 @@ class CascadePipeline(StepwisePipeline):
         return found if self.unet is not None else [(base, base) if isinstance(base, int) else tuple(base), *found]
 
     @property
+    def classes(self) -> Classes:
+        """What labels mean: to the first network of classes, as all of them know the same."""
+        last = self.config.last_label_is_null
+        told = [Facts(network.config, last_label_is_null=last) for network in self.networks.values()]
+        facts = next((one for one in told if one.num_class_embeds is not None), told[0])
+        required = facts.num_class_embeds is not None and facts.null_label is None
+        return Classes(facts.num_classes, self.class_names, facts.null_label, required)
+
+    @property
     def takes_prompts(self) -> bool:
         """Whether the networks are told prompts, rather than classes or nothing."""
         return self.text_encoder is not None
@@ -250,10 +267,12 @@ class CascadePipeline(StepwisePipeline):
                 return {}, {}
             parts = config, self.text_encoder, self.tokenizer
             return text_conditions(*parts, given["prompts"]), text_conditions(*parts, given["negative_prompts"])
-        null = Facts(config, last_label_is_null=True).null_label
-        if null is None or given["labels"] is None:
-            return ({} if null is None else {"class_labels": torch.full((count,), null)}), {}
-        return {"class_labels": given["labels"]}, {"class_labels": null}
+        facts = Facts(config, last_label_is_null=self.config.last_label_is_null)
+        if facts.num_class_embeds is None:
+            return {}, {}
+        if given["labels"] is None:
+            return {"class_labels": torch.full((count,), facts.null_label)}, {}
+        return {"class_labels": given["labels"]}, {} if facts.null_label is None else {"class_labels": facts.null_label}
 
     def _given(
         self, prompt: Labels, class_labels: Labels, negative_prompt: str | list[str] | None, batch_size: int | None
@@ -271,7 +290,7 @@ class CascadePipeline(StepwisePipeline):
         if negative_prompt is not None:
             raise ValueError(f"negative_prompt must be None for networks that take no prompts, got {negative_prompt!r}")
         asked = prompt if class_labels is None else class_labels
-        labels, count = Classes(self.num_classes, self.class_names, self.null_label, False).resolve(asked, batch_size)
+        labels, count = self.classes.resolve(asked, batch_size)
         return {"labels": None if asked is None else labels, "count": count}
 
     # ---------------------------------------------------------------------------------------------------- the run

@@ -34,6 +34,7 @@ class Facts:
     Attributes:
         network, vae, classifier: their configs; {} and None where there are none
         names: how many class names the pipeline has
+        enlarging: the config of a cascade's last network, whose input is x_t with the smaller image beside it
         last_label_is_null: whether the network's last label means "no class", even where no names say so
     """
 
@@ -42,6 +43,7 @@ class Facts:
     classifier: Config | None = None
     names: int = 0
     last_label_is_null: bool = False
+    enlarging: Config | None = None
 
     @property
     def num_class_embeds(self) -> int | None:
@@ -81,7 +83,10 @@ class Facts:
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of an image: an autoencoder enlarges what the network denoises."""
+        """(C, H, W) of an image: an autoencoder, or a cascade's later stages, enlarge what the network denoises."""
+        if self.enlarging is not None:
+            channels, height, width = Facts(self.enlarging).sample_shape
+            return channels // 2, height, width
         if self.vae is None or self.sample_shape is None:
             return self.sample_shape
         _, height, width = self.sample_shape

@@ -8,10 +8,11 @@ import published_adm as published
 import pytest
 import torch
 from conversion_runs import CLASSIFIER_FLAGS, ENCODER, GUIDED, IMPROVED, SMALL, assert_same, converted, make, seen
-from diffusers import DDPMScheduler, UNet2DModel
-from toys import seeded
+from diffusers import UNet2DModel
+from toys import quiet, seeded
 
-from pipelines import ADMUNet2DModel, ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
+from pipelines import ADMUNet2DModel, CascadePipeline, ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
+from training.cascade import main as join
 from training.conversion import weights
 from training.conversion.architecture import classifier_architecture
 from training.conversion.flags import parse_flags
@@ -122,23 +123,37 @@ def test_improved_diffusion_shows_the_network_times_up_to_1000(
 
 @pytest.mark.parametrize(("flags", "fixed_heads"), [("--num_head_channels 32", False), ("--num_heads 4", True)])
 @torch.no_grad()
-def test_a_super_resolution_network_is_written_without_a_pipeline(
-    flags: str, fixed_heads: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_a_super_resolution_network_is_a_stage_that_a_cascade_runs(
+    flags: str, fixed_heads: bool, tmp_path: Path
 ) -> None:
     heads = dict(num_heads=4) if fixed_heads else dict(head_channels=32)
     shape = dict(width=32, mult=(1, 2, 3, 4), attention=(4, 8), in_channels=6, outputs=6, num_classes=5)
-    net = published.UNet(**shape, **heads, resblock_updown=True)
+    net, base = published.UNet(**shape, **heads, resblock_updown=True), make(num_classes=5, num_heads=4)
     line = f"--large_size 64 --small_size 16 --num_channels 32 --num_res_blocks 1 {flags} --resblock_updown True"
-    out = converted(tmp_path, f"{line} --class_cond True --learn_sigma True", net)
-    unet = (ADMUNet2DModel if fixed_heads else UNet2DModel).from_pretrained(out, subfolder="unet")
-    assert DDPMScheduler.from_pretrained(out, subfolder="scheduler").config.variance_type == "learned_range"
-    assert not (out / "model_index.json").exists()
-    home = "pipelines.ADMUNet2DModel" if fixed_heads else "diffusers.UNet2DModel"
-    assert f"super-resolution network has no pipeline yet: {home} loads " in capsys.readouterr().out
+    for part in ("large", "small"):
+        (tmp_path / part).mkdir()
+    out = converted(tmp_path / "large", f"{line} --class_cond True --learn_sigma True", net)
+    first = converted(tmp_path / "small", f"{SMALL} --class_cond True", base)
+    alone = CascadePipeline.from_pretrained(out)
+    assert type(alone.unet_2) is (ADMUNet2DModel if fixed_heads else UNet2DModel)
+    assert alone.scheduler_2.config.variance_type == "learned_range" and alone.sizes == [(16, 16), (64, 64)]
     inputs, low_res = seen(net, 3, 64), torch.randn(2, 3, 16, 16, generator=seeded(1))
     larger = torch.nn.functional.interpolate(low_res, (64, 64), mode="bilinear")
-    found = unet(torch.cat([inputs["x"], larger], dim=1), inputs["t"], inputs["y"]).sample
+    found = alone.unet_2(torch.cat([inputs["x"], larger], dim=1), inputs["t"], inputs["y"]).sample
     assert_same(found, net(**inputs, low_res=low_res))
+    join([str(tmp_path / "both"), str(first), str(out)])
+    pipe = quiet(CascadePipeline.from_pretrained(tmp_path / "both"))
+    steps = list(pipe.stream(class_labels=4, num_inference_steps=2, generator=seeded()))
+    small = steps[1].prev_sample.clamp(-1, 1)
+    for step in steps:
+        x, t, y = step.x_t, torch.tensor([step.timestep]), torch.tensor([4])
+        eps = net(x, t, y, low_res=small)[:, :3] if step.stage else base(x, t, y)
+        a = pipe.scheduler.alphas_cumprod[step.timestep].sqrt()
+        b = (1 - a * a).sqrt()
+        torch.testing.assert_close(step.pred_original_sample, ((x - b * eps) / a).clamp(-1, 1), rtol=0, atol=2e-3)
+    assert [step.stage for step in steps] == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="^class_labels is required"):
+        pipe(num_inference_steps=2)
 
 
 # --- classifiers ---

@@ -168,6 +168,9 @@ def test_resizing_crops_the_centre_and_averages(tmp_path: Path) -> None:
     checks = np.indices((64, 64)).sum(0) % 2 * 255  # a checkerboard averages to middle grey; sampling would alias
     small = decode(encoded(tmp_path, Image.fromarray(checks.astype(np.uint8))), 8, None).pixels
     assert np.abs(small.astype(int) - 127).max() <= 3
+    pixels = noise(16, 16)
+    by_area = decode(encoded(tmp_path, Image.fromarray(pixels)), 4, None, "area").pixels[0]
+    assert np.abs(by_area - pixels.reshape(4, 4, 4, 4).mean((1, 3))).max() <= 1, "as a cascade makes smaller images"
 
 
 def test_transparency_is_laid_on_white_and_hidden_colours_stay_hidden(tmp_path: Path) -> None:

@@ -47,8 +47,13 @@ def joined(stages: list[DiffusionPipeline], augmentations: list[float] | None = 
     for number, stage in enumerate(others, 2):
         if stage.config.id2label not in (None, names):
             raise ValueError(f"stage {number} must have the classes of the first stage")
+    nulls = {stage.facts.null_label is not None for stage in stages if stage.num_class_embeds is not None}
+    if len(nulls) > 1:
+        raise ValueError("stages must all have a label for no class, or none of them")
     paths = {name: path for name, path in paths.items() if path is not None}
     config = {"id2label": names, "paths": paths, "max_augmentations": highest, "augmentations": augmentations}
+    config |= {name: first.config.get(name) for name in ("example_prompts", "prompt_styles")}
+    config |= {"last_label_is_null": nulls != {False}}
     return CascadePipeline(**parts, **config)
 
 

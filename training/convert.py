@@ -9,9 +9,10 @@
 OpenAI's guided-diffusion (ADM) and improved-diffusion are converted with the flags in their READMEs and scripts, or
 with the name of a published set of flags. A U-Net becomes a DDPMPipeline; a U-Net and a classifier become a
 ClassifierGuidancePipeline. Both take the published ancestral steps (`timestep_spacing` "linspace"), and the command
-prints what `--timestep_respacing` is in diffusers. There is no pipeline yet for a super-resolution U-Net: only its
-unet/ and scheduler/ are written, which load one by one. An unconditional latent-diffusion model of CompVis, whose file
-also holds the autoencoder, becomes a LatentDiffusionPipeline.
+prints what `--timestep_respacing` is in diffusers. A super-resolution U-Net becomes a CascadePipeline that enlarges
+images, and `python -m training.cascade OUTPUT BASE UPSAMPLER` puts it behind a model of its smaller images. An
+unconditional latent-diffusion model of CompVis, whose file also holds the autoencoder, becomes a
+LatentDiffusionPipeline.
 
 Weights may be wrapped, under `state_dict`, `ema` or with `module.` before their names: the command says which it takes,
 averaged ones first. Flags may be pasted as they are, with backslashes at the ends of lines and the flags of training.
@@ -25,13 +26,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DModel
 from torch import Tensor
 
-from pipelines import ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
+from pipelines import CascadePipeline, ClassifierGuidancePipeline, DDPMPipeline, NoisyClassifier
 from pipelines.staging import staged
 from training.conversion.architecture import (
     Architecture,
@@ -62,12 +62,8 @@ def convert(family: str, unet: str, flags: str, out: str | Path, classifier: str
     guide = None if classifier is None else convert_classifier(classifier, given)
     network = convert_unet(unet, given)
     if given.super_resolution:
-        _write(out, lambda folder: _save_parts(folder, network, scheduler))
-        kind = type(network)
-        home = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-        print(f"a super-resolution network has no pipeline yet: {home} loads {out / 'unet'}")
-        return
-    if guide is None:
+        _write_pipeline(out, _upsampler(network, scheduler, given))
+    elif guide is None:
         _write_pipeline(out, DDPMPipeline(network, scheduler))
     else:
         _write_pipeline(out, ClassifierGuidancePipeline(network, scheduler, guide))
@@ -186,23 +182,23 @@ def _num_classes(state: dict[str, Tensor], key: str, default: int) -> int:
     return len(state[key]) if key in state and state[key].ndim else default
 
 
-def _save_parts(folder: Path, network: UNet2DModel, scheduler: DDPMScheduler) -> None:
-    network.save_pretrained(folder / "unet")
-    scheduler.save_pretrained(folder / "scheduler")
+def _upsampler(network: UNet2DModel, scheduler: DDPMScheduler, flags: Flags) -> CascadePipeline:
+    """The stage of a cascade. The published ones are trained on smaller images as they are, without augmentation."""
+    if not flags.small_size < flags.large_size:
+        raise ValueError(
+            f"--flags: small_size must be less than large_size, {flags.large_size}, got {flags.small_size}"
+        )
+    stage = {"unet_2": network, "scheduler_2": scheduler, "base_size": flags.small_size, "max_augmentations": [0.0]}
+    return CascadePipeline(**stage, last_label_is_null=not flags.class_cond)
 
 
 def _write_pipeline(out: Path, pipeline: DiffusionPipeline) -> None:
-    _write(out, pipeline.save_pretrained)
-    print(f"a {type(pipeline).__name__}: DiffusionPipeline.from_pretrained({str(out)!r}, trust_remote_code=True)")
-
-
-def _write(out: Path, save: Callable[[Path], None]) -> None:
-    """Let `save` fill a temporary folder beside `out`, then rename it, so that a failure leaves nothing behind."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with staged(out) as temporary:
-        save(temporary)
+    with staged(out) as temporary:  # renamed in the end, so that a failure leaves nothing behind
+        pipeline.save_pretrained(temporary)
         os.replace(temporary, out)
     print(f"wrote {out}")
+    print(f"a {type(pipeline).__name__}: DiffusionPipeline.from_pretrained({str(out)!r}, trust_remote_code=True)")
 
 
 def _attach_flags(arguments: list[str]) -> list[str]:

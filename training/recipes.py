@@ -48,6 +48,7 @@ class Recipe:
         "recipe",
         "objective",
         "resolution",
+        "resize",
         "second_ema_decay",
         "validation_share",
     )  # when a run goes on
@@ -59,6 +60,7 @@ class Recipe:
     dataset_config_name: str | None = flag(None, "configuration of the Hub data set")
     train_data_dir: str | None = flag(None, "folder of images: class folders, metadata.csv/.jsonl, or flat")
     resolution: int | None = flag(None, "side in pixels [that of the images, if all are of one size]")
+    resize: str = flag("lanczos", "how images are brought to --resolution: lanczos, or area, to means of pixels")
     image_column: str = flag("image", "name of the column with the images")
     label_column: str = flag("label", "name of the column with the class labels")
     caption_column: str = flag("text", "name of the column with the captions; of a list of them one is drawn")
@@ -121,6 +123,7 @@ class Recipe:
             mixed_precision=("no", "bf16", "fp16"),
             report_to=("tensorboard", "trackio", "all", "none"),
             lr_scheduler=LR_SCHEDULERS,
+            resize=("lanczos", "area"),
         )
         counts = (
             "train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps "
@@ -189,6 +192,19 @@ def fields_in(row: dict[str, Any], kind: type) -> dict[str, Any]:
 
 _FAST_CPU = {"mixed_precision": "bf16", "torch_compile": True}
 
+_EMOJI_TEXT = {
+    "objective": "flow_matching",
+    "weighting_scheme": "logit_normal",
+    "dataset_name": "data/emoji",
+    "caption_column": "captions",
+    "random_flip": True,
+    "text_encoder": "sentence-transformers/all-MiniLM-L6-v2",
+    "example_prompts": "a red apple, fluent 3d style|a fox, twemoji style|a grinning face, noto style|"
+    "a rocket, fluent style|a penguin, fluent flat style|a sunflower, noto v1 style|"
+    "a birthday cake, emojione style|a turtle, fxemoji style",
+    **_FAST_CPU,
+}
+
 RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe fashion-cfg
     # model_cards/fashion-cfg, 544,000 images: Frechet distance 0.288 in 16 steps of UniPC at guidance 2 (real images:
@@ -240,19 +256,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
     # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {
-        "objective": "flow_matching",
-        "weighting_scheme": "logit_normal",
-        "dataset_name": "data/emoji",
-        "caption_column": "captions",
-        "random_flip": True,
+        **_EMOJI_TEXT,
         "vae": "model_cards/emoji-autoencoder",
-        "text_encoder": "sentence-transformers/all-MiniLM-L6-v2",
-        "example_prompts": "a red apple, fluent 3d style|a fox, twemoji style|a grinning face, noto style|"
-        "a rocket, fluent style|a penguin, fluent flat style|a sunflower, noto v1 style|"
-        "a birthday cake, emojione style|a turtle, fxemoji style",
         "max_train_steps": 30_000,  # 1.9 million images
-        **_FAST_CPU,
     },
+    # accelerate launch -m training.train --recipe emoji-base-32
+    # the first stage of a cascade
+    "emoji-base-32": {**_EMOJI_TEXT, "resolution": 32, "resize": "area", "max_train_steps": 20_000},  # 1.3 million
+    # accelerate launch -m training.train --recipe emoji-sr-128
+    # its second; `python -m training.cascade runs/emoji-cascade runs/emoji-base-32 runs/emoji-sr-128` joins them
+    "emoji-sr-128": {
+        **_EMOJI_TEXT,
+        "low_resolution": 32,
+        "train_batch_size": 32,
+        "max_train_steps": 10_000,
+    },  # 320,000 images
     # accelerate launch -m training.train --recipe finetune --train_data_dir mine --output_dir runs/mine
     "finetune": {
         "pretrained_model_name_or_path": "model_cards/fashion-cfg",

@@ -124,6 +124,7 @@ def load_data(recipe: Recipe, options: Objective.Options) -> ImageData:
             caption_column=recipe.caption_column,
             max_samples=recipe.max_train_samples,
             resolution=recipe.resolution or own_size,
+            resize=recipe.resize,
             channels=channels,
             validation_share=recipe.validation_share,
         )

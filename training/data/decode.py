@@ -1,9 +1,10 @@
 """Decodes an encoded image of any size and mode to a uint8 array of the requested size and channels.
 
-The centre square is cropped and resized to `resolution` with LANCZOS (which low-pass filters when it shrinks). The
-result is that of "resize the shorter side, then crop the centre". Images are never padded. Transparent images are
-composited on white *before* they are resized: compositing is linear in premultiplied colours, so that this equals a
-premultiplied resize, and the colours of transparent pixels cannot bleed in.
+The centre square is cropped and resized to `resolution` with LANCZOS (which low-pass filters when it shrinks) or by
+area, to means of pixels, as the smaller images of a cascade are made. The result is that of "resize the shorter side,
+then crop the centre". Images are never padded. Transparent images are composited on white *before* they are resized:
+compositing is linear in premultiplied colours, so that this equals a premultiplied resize, and the colours of
+transparent pixels cannot bleed in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -59,9 +60,13 @@ def flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert(plain)
 
 
-def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> Decoded:
+RESIZES = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
+
+
+def decode(encoded: Encoded, resolution: int | None, channels: int | None, resize: str = "lanczos") -> Decoded:
     """Decode one image. `resolution=None` keeps its size; `channels=None` gives 1 channel for a grey image (by its
-    mode, or R = G = B) and 3 for any other. Raises Pillow's errors for a broken file, ValueError for a missing one."""
+    mode, or R = G = B) and 3 for any other; `resize` is a key of RESIZES. Raises
+    Pillow's errors for a broken file, ValueError for a missing one."""
     if encoded is None:
         raise ValueError("no image in this row")
     if not isinstance(encoded, bytes):
@@ -73,7 +78,7 @@ def decode(encoded: Encoded, resolution: int | None, channels: int | None) -> De
         turn_upright(opened)
         image = flatten(opened)
         if resolution is not None and image.size != (resolution, resolution):
-            image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+            image = ImageOps.fit(image, (resolution, resolution), RESIZES[resize])
         pixels = np.array(image)
     grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
     wanted = channels or (1 if grey else 3)
@@ -99,25 +104,25 @@ def turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def decode_chunk(items: list[Item], resolution: int | None, channels: int | None) -> list[Answer]:
-    """Decode some images; for a broken one the answer is its exception."""
+def decode_chunk(items: list[Item], *how: Any) -> list[Answer]:
+    """Decode some images as `decode` is told; for a broken one the answer is its exception."""
     answers: list[Answer] = []
     for name, encoded in items:
         try:
-            answers.append((name, decode(encoded, resolution, channels)))
+            answers.append((name, decode(encoded, *how)))
         except Exception as error:  # Pillow's plugins raise nearly every type on a corrupt file
             answers.append((name, error))
     return answers
 
 
-def decode_all(items: Iterable[Item], resolution: int | None, channels: int | None) -> Iterator[Answer]:
+def decode_all(items: Iterable[Item], *how: Any) -> Iterator[Answer]:
     """Decode in a pool of threads (Pillow releases the GIL), in order, with few images in memory at a time."""
     Image.init()  # before the threads start: loading Pillow's plugins is not thread-safe
     iterator = iter(items)
     pending: deque[Future[list[Answer]]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:
         while chunk := list(islice(iterator, CHUNK)):
-            pending.append(pool.submit(decode_chunk, chunk, resolution, channels))
+            pending.append(pool.submit(decode_chunk, chunk, *how))
             if len(pending) > 2 * WORKERS:
                 yield from pending.popleft().result()
         while pending:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import cache
-from training.data.decode import Answer, Decoded, decode_all
+from training.data.decode import RESIZES, Answer, Decoded, decode_all
 from training.data.folders import folder_source
 from training.data.held_back import part_of, share_of
 from training.data.hub import dataset_source
@@ -77,14 +77,22 @@ class Settings:
     resolution: int | None
     channels: int | None
     max_samples: int | None
+    resize: str = "lanczos"
 
     def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize must be one of {', '.join(RESIZES)}, got {self.resize!r}")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels={self.channels!r}: allowed are 1 (grey), 3 (colour) and None (as in the data)")
         for name in ("resolution", "max_samples"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r}: must be a whole number of at least 1, or None")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """By name, without the usual `resize`, of which data that were loaded before there was another say nothing."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("resize", "lanczos")}
 
 
 def load_images(
@@ -94,6 +102,7 @@ def load_images(
     train_data_dir: str | Path | None = None,
     split: str = "train",
     resolution: int | None = None,
+    resize: str = "lanczos",
     channels: int | None = None,
     image_column: str = "image",
     label_column: str | None = "label",
@@ -107,6 +116,7 @@ def load_images(
 
     `resolution`: the centre square of each image is resized to this. None keeps the size, which must be the same for
     all images.
+    `resize`: how, "lanczos" or "area", to means of pixels.
     `channels`: 1 or 3 converts; None gives 1 if every image is grey, else 3.
     `label_column`, `caption_column`: None leaves them out. A default column may be missing from the data.
     `max_samples`: load only this many images, evenly spaced through the data, so that data sorted by class keep all.
@@ -117,7 +127,7 @@ def load_images(
     Images that cannot be decoded are skipped, counted, and named in warnings. Raises ValueError, with what is allowed,
     for a source, split, column or setting that does not exist, and if no image can be decoded.
     """
-    settings = Settings(resolution, channels, max_samples)
+    settings = Settings(resolution, channels, max_samples, resize)
     columns = {"image": image_column, "label": label_column, "text": caption_column}
     source = open_source(dataset_name, dataset_config_name, train_data_dir, split, columns)
     source = replace(source, read=functools.cache(source.read))  # what is wrong with it is told once
@@ -129,7 +139,7 @@ def load_images(
         return decode_into(path, source.name, rows, settings)
 
     part = [share, is_held_back] if share else []
-    key = cache.key_of(source.identity, asdict(settings), columns, split, *part)
+    key = cache.key_of(source.identity, settings.told, columns, split, *part)
     place = Path(cache_dir) if cache_dir is not None else cache.default_cache_dir()
     pixels, about = cache.cached(place, key, build)
     report(source, pixels, about)
@@ -142,7 +152,7 @@ def load_images(
         fingerprint=about["fingerprint"],
         unlabelled=about["unlabelled"],
         uncaptioned=about["uncaptioned"],
-        loaded=asdict(settings) | {"validation_share": share, "fingerprint": about["fingerprint"]},
+        loaded=settings.told | {"validation_share": share, "fingerprint": about["fingerprint"]},
     )
 
 
@@ -167,7 +177,7 @@ def decode_into(path: Path, source: str, rows: Rows, settings: Settings) -> dict
     skipped: list[str] = []
     grey = 0
     digest = hashlib.sha256()
-    answers = decode_all(rows.items, settings.resolution, settings.channels)
+    answers = decode_all(rows.items, settings.resolution, settings.channels, settings.resize)
     bar = tqdm(answers, total=rows.count, desc=f"Decoding {source}", unit="img", disable=None)
     with cache.PixelWriter(path) as writer:
         for index, (name, answer) in enumerate(bar):
@@ -192,7 +202,7 @@ def decode_into(path: Path, source: str, rows: Rows, settings: Settings) -> dict
         "skipped": skipped,
         "grey": grey,
     }
-    digest.update(json.dumps([asdict(settings), writer.shape, about["labels"], rows.class_names]).encode())
+    digest.update(json.dumps([settings.told, writer.shape, about["labels"], rows.class_names]).encode())
     digest.update(json.dumps(about["captions"]).encode())
     return about | {"fingerprint": digest.hexdigest()}
 

@@ -105,7 +105,7 @@ def settings_of(
     source |= {"dataset_config_name": recipe.get("dataset_config_name")} if not is_folder else {}
     loaded = (record.get("dataset_loaded") or {}) if recipe else {}
     if loaded:
-        how = {name: loaded[name] for name in ("resolution", "channels", "max_samples")}
+        how = {name: loaded[name] for name in ("resolution", "channels", "max_samples", "resize") if name in loaded}
     else:
         shape = read_index(model).facts(model).image_shape if is_folder else None
         how = {"resolution": shape[2], "channels": shape[0]} if shape else {"resolution": None}

@@ -29,6 +29,13 @@ NETWORK: dict[str, Any] = {
 }
 # and for captions: an embedding of the whole caption tells more, sooner, than attention to its tokens
 TEXT_NETWORK: dict[str, Any] = {"_class_name": "PatchedUNet2DConditionModel"}
+# and for captions of small images: attention at a quarter of their size
+SMALL_TEXT_NETWORK: dict[str, Any] = TEXT_NETWORK | {
+    "patch_size": 2,
+    "block_out_channels": [128, 256],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
 # and for super-resolution: large images in large patches
 UPSAMPLING_NETWORK: dict[str, Any] = {
     "_class_name": "PatchedUNet2DConditionModel",
@@ -56,7 +63,7 @@ def build_network(
     Raises:
         ValueError: a size that the network cannot halve, or a config that names no known class.
     """
-    default = NETWORK if text_width is None else TEXT_NETWORK
+    default = NETWORK if text_width is None else TEXT_NETWORK if data.unit > 1 else SMALL_TEXT_NETWORK
     if "in_channels" in settings:
         default = UPSAMPLING_NETWORK | ({"class_embed_type": None} if text_width is None else {})
     config = _network_config(recipe, default)

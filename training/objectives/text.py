@@ -110,15 +110,23 @@ class TextConditional(LatentConditional):
         given = {name: batch[name] for name in self.nulls}
         return batch["images"], drop(given, self.nulls, self.options.label_dropout, rng)
 
+    @property
+    def prompt_parts(self) -> dict[str, Any]:
+        """What a pipeline that takes prompts has beside its network; nothing without captions."""
+        if self.captions is None:
+            return {}
+        examples = (self.options.example_prompts or "").split("|")
+        return {
+            "text_encoder": self.captions.text_encoder,
+            "tokenizer": self.captions.tokenizer,
+            "example_prompts": [prompt.strip() for prompt in examples if prompt.strip()] or None,
+            "prompt_styles": self.captions.styles or None,
+        }
+
     def latent_pipeline(self, network: nn.Module, scheduler: SchedulerMixin, **config: Any) -> DiffusionPipeline:
         """What to save and to draw samples with, for latents."""
         parts = {"vae": self.vae, "scheduler": scheduler, "unet": self.drawn(network), "id2label": self.id2label}
-        if self.captions is not None:
-            parts |= {"text_encoder": self.captions.text_encoder, "tokenizer": self.captions.tokenizer}
-            examples = (self.options.example_prompts or "").split("|")
-            parts |= {"example_prompts": [prompt.strip() for prompt in examples if prompt.strip()] or None}
-            parts |= {"prompt_styles": self.captions.styles or None}
-        return LatentDiffusionPipeline(**parts, **config)
+        return LatentDiffusionPipeline(**parts, **self.prompt_parts, **config)
 
     def samples(self, pipeline: DiffusionPipeline, seed: int) -> Image.Image:
         """A grid of samples; of captions, a column each."""

@@ -134,9 +134,7 @@ class Upsampling(TextConditional):
 
     def cascade(self, network: nn.Module, scheduler: SchedulerMixin, path: str | None = None) -> DiffusionPipeline:
         """What to save and to draw samples with: the one stage that is trained."""
-        parts = {"id2label": self.id2label}
-        if self.captions is not None:
-            parts |= {"text_encoder": self.captions.text_encoder, "tokenizer": self.captions.tokenizer}
+        parts = {"id2label": self.id2label, **self.prompt_parts}
         if self.options.low_resolution is None:
             return CascadePipeline(self.drawn(network), scheduler, **parts, paths={"unet": path} if path else None)
         return CascadePipeline(
