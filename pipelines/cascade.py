@@ -98,7 +98,8 @@ class CascadePipeline(StepwisePipeline):
         "last_label_is_null": True,
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
         "page": {
-            "model": {"info": "Draws a small image first; then networks of their own enlarge it and add the detail."}
+            "model": {"info": "Draws a small image first; then networks of their own enlarge it and add the detail."},
+            "steps": {"value": 20, "info": "of each stage: in how many steps noise becomes an image"},
         },
     }
 

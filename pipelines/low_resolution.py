@@ -54,7 +54,7 @@ def told_level(config: Mapping[str, Any], level: Tensor) -> Conditions:
         return {}
     width = config["time_cond_proj_dim"]
     embedded = get_timestep_embedding(TIME_SCALE * level, width, flip_sin_to_cos=True, downscale_freq_shift=0)
-    return {"timestep_cond": embedded * math.sqrt(2)}  # of root mean square 1
+    return {"timestep_cond": embedded.to(level) * math.sqrt(2)}  # of root mean square 1
 
 
 def beside(network: nn.Module) -> Denoiser:

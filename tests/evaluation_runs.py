@@ -9,7 +9,13 @@ from image_files import parquet_folder
 from toys import patched_unet
 from training_runs import noise
 
-from pipelines import ClassifierFreeGuidancePipeline, DDPMPipeline, PatchedUNet2DModel
+from pipelines import (
+    CascadePipeline,
+    ClassifierFreeGuidancePipeline,
+    DDPMPipeline,
+    PatchedUNet2DConditionModel,
+    PatchedUNet2DModel,
+)
 from training.metrics.features import FeatureClassifier
 
 NAMES = ("dots", "lines", "noise")
@@ -40,6 +46,22 @@ def fill(place: Path) -> Path:
         pixels = noise(60, size, size, seed=size)
         parquet_folder(place / name, {"train": pixels[:30], "test": pixels[30:]}, classes)
     return place
+
+
+def tiny_stages(names: tuple[str, ...], told: bool = True) -> tuple[CascadePipeline, CascadePipeline]:
+    """A cascade that draws grey images of 4 pixels and enlarges them to 8, and its second stage alone.
+
+    `told` says whether it is told the level of augmentation.
+    """
+    parts = {"id2label": {str(i): name for i, name in enumerate(names)}, "max_augmentations": [0.5 if told else 0.0]}
+    shape = dict(out_channels=1, block_out_channels=(16, 16), attention_head_dim=8, norm_num_groups=4)
+    shape |= dict(class_embed_type=None, num_class_embeds=len(names) + 1)
+    torch.manual_seed(0)
+    base = PatchedUNet2DConditionModel(sample_size=4, in_channels=1, **shape)
+    larger = PatchedUNet2DConditionModel(sample_size=8, in_channels=2, time_cond_proj_dim=16 if told else None, **shape)
+    second = {"unet_2": larger, "scheduler_2": DDIMScheduler(timestep_spacing="trailing")}
+    whole = CascadePipeline(base, DDIMScheduler(timestep_spacing="trailing"), **second, **parts)
+    return whole, CascadePipeline(**second, **parts, base_size=4)
 
 
 def command(*more: str, model: str = "cfg", data: str = "images", features: str = "features") -> list[str]:

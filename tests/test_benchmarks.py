@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
-from evaluation_runs import tiny_feature_classifier
+from evaluation_runs import tiny_feature_classifier, tiny_stages
 from image_files import parquet_folder
 from PIL import Image
 from text_models import text_pipeline
@@ -18,11 +18,12 @@ from torch import nn
 from toys import ddpm, guided, quiet, seeded, tiny_unet
 from training_runs import network_file, noise
 
-from benchmarks import prompts, quality, sampling, training
+from benchmarks import augmentation, prompts, quality, sampling, training
 from benchmarks.frechet import portions, to_pixels
 from benchmarks.ours import load_data, our_recipe, our_trainer
 from benchmarks.stock import StockTrainer, Transform, guided_ddim, without_classes
 from benchmarks.timing import alternate, network_time
+from pipelines import CascadePipeline
 from ui.fields import FIELDS
 
 pytestmark = pytest.mark.usefixtures("own_caches")
@@ -68,6 +69,24 @@ def test_sampling_prints_and_writes_its_table(place: Path, tmp_path: Path, capsy
     assert [row["name"] for row in written["rows"]] == [row[0] for row in rows]
     assert all(len(row["all_seconds"]) == 2 and 0 < row["outside_network"] < 1 for row in written["rows"])
     assert written["options"]["images"] == 2 and written["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_augmentation_measures_stages_at_each_level_on_drawn_and_on_real_images(place: Path, tmp_path: Path) -> None:
+    whole, told = tiny_stages(("Cat", "Dog", "Fish"))
+    base = CascadePipeline(whole.unet, whole.scheduler, id2label=dict(whole.config.id2label))
+    _, untold = tiny_stages(("Cat", "Dog", "Fish"), told=False)
+    for name, pipe in {"base": base, "told": told, "untold": untold}.items():
+        pipe.save_pretrained(tmp_path / name)
+    flags = [f"--{name}={tmp_path / name}" for name in ("base", "told", "untold")]
+    flags += [f"--dataset_name={place}/data", f"--features={place}/features", "--num_inference_steps=1"]
+    flags += ["--num_samples=12", "--seeds", "0", "1", "2", f"--output={tmp_path}/plot.png"]
+    rows = augmentation.main([*flags, "--levels", "0", "0.5"])
+    points = [(row["stage"], row["inputs"], row["level"]) for row in rows]
+    assert len(set(points)) == len(points) == 8 and (tmp_path / "plot.png").stat().st_size > 5000
+    assert all(len(row["of_seeds"]) == 3 and row["distance"] > 0 for row in rows)
+    assert len({row["distance"] for row in rows}) == 8, "level, images and stage all matter"
+    with pytest.raises(SystemExit, match="levels must be at most 0.5, the highest of told in training, got 0.6"):
+        augmentation.main([*flags, "--levels", "0.6"])
 
 
 def test_sampling_takes_a_model_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

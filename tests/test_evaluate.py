@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from evaluation_runs import NAMES, command, fill, measured, tiny_feature_classifier
+from evaluation_runs import NAMES, command, fill, measured, tiny_feature_classifier, tiny_stages
 from PIL import Image
 from toys import ddpm
 
@@ -104,6 +104,29 @@ def test_the_image_of_a_sweep_is_the_best_setting_s(place: Path) -> None:
     with Image.open(place / "best/samples.png") as image:
         assert f"guidance_scale={min(distances, key=distances.get)} " in image.text["settings"]
     assert len(distances) == 4
+
+
+def test_a_cascade_is_measured_on_images_that_it_draws_and_on_real_ones_made_small(place: Path) -> None:
+    whole, enlarging = tiny_stages(NAMES)
+    whole.save_pretrained("cascade")
+    enlarging.save_pretrained("enlarging")
+    more = ["--no_grid", "--pipeline_arguments", "conditioning_augmentation=0.25"]
+    for name, model, given in (
+        ("drawn", "cascade", []), ("real", "cascade", ["--real_inputs"]), ("alone", "enlarging", [])
+    ):  # fmt: skip
+        evaluate.main(command(*more, *given, "--output", f"stages/{name}.json", model=model))
+    drawn, real, alone = (measured(place / f"stages/{name}.json")[0] for name in ("drawn", "real", "alone"))
+    assert (drawn["nfe"], real["nfe"]) == (8, 4) and real == alone
+    assert drawn["frechet_distance"] != real["frechet_distance"]
+    (row,) = json.loads((place / "stages/alone.json").read_text())["results"].values()
+    assert row["settings"]["inputs"] == "real" and row["settings"]["conditioning_augmentation"] == 0.25
+    for given, told in (
+        (["--real_inputs"], "real_inputs must be False: cfg enlarges no images"),
+        (["--scheduler", "Heun"], "scheduler must be left out: each stage of cascade has its own"),
+        (["--bits_per_dim", "2"], "bits_per_dim must be 0 for CascadePipeline"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            evaluate.main(command(*given, model="cfg" if "--real_inputs" in given else "cascade"))
 
 
 def test_the_default_place_is_the_models_own_folder_and_an_unconditional_model_has_no_accuracy(place: Path) -> None:

@@ -26,6 +26,11 @@ OTHERS = {
     "ve": (ScoreMatching, {"sde": "ve", "sigma_max": 5.0}),
     "autoencoder": (Autoencoding, {"equivariance": 0.5, "network": {"_class_name": "PatchedAutoencoderKL", **TINY}}),
 }
+STAGE = {
+    "_class_name": "PatchedUNet2DConditionModel", "block_out_channels": [16, 16], "attention_head_dim": 8,
+    "norm_num_groups": 4, "class_embed_type": None,
+}  # fmt: skip
+OTHERS["upsampling"] = (FlowMatching, {"low_resolution": 4, "network": STAGE})
 FLAGS = {"random_flip": True, "learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0}
 
 SCRIPT = """
@@ -92,7 +97,8 @@ def learned(trainer: Trainer) -> dict[str, object]:
 def saved_config(trainer: Trainer) -> dict[str, object]:
     """The config of the network in the pipeline that would be saved."""
     pipeline = trainer.pipeline_to_save()
-    return dict((pipeline.components.get("vae") or pipeline.components["unet"]).config)
+    parts = pipeline.components
+    return dict((parts.get("vae") or parts["unet"] or parts["unet_2"]).config)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from text_models import tiny_bert, tiny_tokenizer
 from torch.nn.functional import avg_pool2d
 from toys import quiet, seeded
-from training_runs import alone, command, network_file, noise, run_here, trainer_of
+from training_runs import alone, assert_same, command, network_file, noise, run_here, trainer_of
 
 from pipelines import CascadePipeline
 from pipelines.low_resolution import enlarged, told_level
@@ -105,6 +105,24 @@ def test_stages_are_trained_apart_and_joined(place: Path, capsys: pytest.Capture
     assert [stage.shape[1] for stage in output.stages] == [8, 16] and np.isfinite(output.images).all()
     record = json.loads((place / "whole" / "training.json").read_text())
     assert record["recipe"]["low_resolution"] == 8 and record["continues"]["recipe"]["resolution"] == 8
+    tuned = {"low_resolution": 8, "pretrained_model_name_or_path": place / "whole", "max_train_steps": 1}
+    run_here(arguments(place, "tuned", **tuned | {"objective": "denoising", "learning_rate": 0}))
+    again, before = (CascadePipeline.from_pretrained(place / name) for name in ("tuned", "whole"))
+    assert again.unet is None and again.scheduler_2.config.num_train_timesteps == 5
+    assert_same(dict(again.unet_2.state_dict()), dict(before.unet_2.state_dict()))
+    for changes, told in (
+        ({"low_resolution": 4}, "low_resolution must be 8, the side of images that .* enlarges, got 4"),
+        ({"low_resolution": None, "pretrained_model_name_or_path": place / "larger"}, "low_resolution must be given"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            run_here(arguments(place, "never", **tuned | changes))
+    whole = ("a red apple",), {"num_inference_steps": 2}
+    for image, told in (
+        (Image.new("RGB", (9, 8)), "^image must have 8x8 pixels, got 9x8$"),
+        (Image.new("I;16", (8, 8)), "^image "),
+    ):
+        with pytest.raises(ValueError, match=told):
+            pipe(*whole[0], image=image, **whole[1])
     for stages, told in (
         (("larger", "base"), "the first stage must draw small images from noise, a CascadePipeline does not"),
         (("base", "base"), "stage 2 must be of a run with --low_resolution, and of that alone"),
@@ -132,7 +150,7 @@ def test_stages_are_trained_apart_and_joined(place: Path, capsys: pytest.Capture
         ),
         (
             {"low_resolution": 8, "pretrained_model_name_or_path": "model_cards/fashion-cfg"},
-            "pretrained_model_name_or_path must be None",
+            "pretrained_model_name_or_path must be a cascade, or a stage of one, with --low_resolution, got a Class",
         ),
     ],
 )

@@ -57,6 +57,7 @@ def draw_and_measure(evaluation: Evaluation, row: Row, measuring: Measuring | No
     arguments = {name: settings[name] for name in names if settings[name] is not None} | options.call_arguments
     model.use_scheduler(settings["scheduler"], settings["num_inference_steps"])
     told = {"prompts": model.prompts} if model.prompts else {}
+    told |= {} if model.inputs is None else {"inputs": evaluation.test.fingerprint}
     decides = depends_on(model, evaluation.pipeline, options.seed, options.dtype, arguments | told)
     kept = BatchCache(default_cache_dir(), *decides)
     how = {"kept": kept, "processes": evaluation.processes}

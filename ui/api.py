@@ -172,9 +172,11 @@ def _start(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> S
         if files:
             raise ValueError("mask_image must be left out without an image")
         return None
+    if "mask_image" in files and info.enlarges:
+        raise ValueError(f"mask_image must be left out with model {info.name}, which enlarges the image")
     upload = read(files["image"])
     mask = read_mask(files["mask_image"], upload, info.shape) if "mask_image" in files else None
-    return start_of(upload, mask, info.shape)
+    return start_of(upload, mask, info.start_shape)
 
 
 def _start_problems(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> dict[str, str]:

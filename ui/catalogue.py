@@ -19,6 +19,7 @@ from . import device, zero_gpu
 from .loading import in_a_line, load
 from .prompts import limits_of, suggested
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
+from .stages import enlarged_size, stage_limits
 
 ANY_CLASS = "any"  # a random class per image
 LARGE = 64  # a side in pixels above which a page of images is four of them
@@ -44,6 +45,7 @@ class ModelInfo:
         page: what the pipeline's class says about settings of the page, by name
         styles, examples: what it suggests to write in a prompt
         limits: what follows for the settings of the page from the files
+        enlarges: of a model that draws small images first, their (height, width): it takes one in their place
     """
 
     name: str
@@ -63,6 +65,12 @@ class ModelInfo:
     styles: tuple[str, ...]
     examples: tuple[str, ...]
     limits: dict[str, dict[str, Any]]
+    enlarges: tuple[int, int] | None = None
+
+    @property
+    def start_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of an image that a run begins with: of one to enlarge, that of the first stage."""
+        return self.shape if self.enlarges is None else (*self.enlarges, self.shape[2])
 
     def own(self, name: str) -> dict[str, Any]:
         """What the model says about a setting of the page: some of value, info, choices, range and visible."""
@@ -218,7 +226,9 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "sampler": {"choices": samplers},
             **_interval(index),
             "shift": {"value": float(_scheduler_config(folder).get("shift") or 1.0)},
+            **stage_limits(index),
         },
+        enlarges=enlarged_size(folder, index),
     )
 
 
@@ -285,21 +295,22 @@ def _interval(index: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _num_train_timesteps(folder: Path) -> int:
-    return int(_scheduler_config(folder).get("num_train_timesteps") or 1000)
+    configs = [_scheduler_config(folder), *(_scheduler_config(folder, f"scheduler_{stage}") for stage in (2, 3))]
+    return min(int(config.get("num_train_timesteps") or 1000) for config in configs)
 
 
-def _scheduler_config(folder: Path) -> dict[str, Any]:
+def _scheduler_config(folder: Path, name: str = "scheduler") -> dict[str, Any]:
     """In the scheduler's folder, or at the root, where the first published pipelines have all files; else {}."""
-    for config in (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"):
+    for config in (folder / name / "scheduler_config.json", folder / f"{name}_config.json"):
         if config.is_file():
             return read_json(config)
     return {}
 
 
 def _samplers(index: dict[str, Any], swaps: dict[str, str], arguments: frozenset[str]) -> tuple[str, ...]:
-    """A pipeline that takes `sampler` itself has its own. DDIM and DDPM are our own steps: a pipeline runs them
-    itself, or another class of ours does."""
-    if "scheduler" not in index or "sampler" in arguments:
+    """A pipeline that takes `sampler` itself has its own, as the stages of a cascade have theirs. DDIM and DDPM are our
+    own steps: a pipeline runs them itself, or another class of ours does."""
+    if "scheduler" not in index or "sampler" in arguments or "max_augmentations" in index:
         return ()
     if index.get("path"):
         return tuple(FLOW_SCHEDULERS)

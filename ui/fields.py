@@ -303,6 +303,16 @@ ROWS = (
         advanced=True,
         row="jumps",
     ),
+    Field(
+        "conditioning_augmentation",
+        0.0,
+        Number(0.0, 0.999, step=0.05),
+        "Conditioning augmentation",
+        info="how much noise is put on the small image before it is enlarged: more hides its faults, and its detail",
+        doc="noise on the small image before it is enlarged, for a model that draws in stages",
+        argument="conditioning_augmentation",
+        after="guidance_scale",
+    ),
 )
 FIELDS = {row.name: row for row in ROWS}
 LABELS = {row.name: row.label for row in ROWS}  # what the page calls them

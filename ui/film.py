@@ -15,6 +15,7 @@ from .formulas import Formula, marked_up
 from .outputs import looked_back, status, viewed
 from .run import BESIDE, PREVIEWS, Frames, Progress
 from .step_panel import Reading, equation_html, lines_html, where_of
+from .stage_slider import StageSlider
 
 FRAME_SECONDS, LAST_SECONDS = 0.12, 2.0  # how long a step is shown, and the images
 AT_ONCE = 8  # visitors whose films play at the same time
@@ -49,11 +50,12 @@ class Film:
         with gr.Accordion(CODE, open=False, visible=False, elem_id="step-code") as self.code_box:
             self.code = gr.HTML(padding=False, elem_id="step-lines", elem_classes="plain")
         self.file = gr.File(label="The film", visible=False, interactive=False, elem_id="film-file")
+        self.stages = StageSlider()
 
     @property
     def outputs(self) -> list[Component]:
         """What a run changes besides the scrubber."""
-        return [self.captions, self.text, self.code, self.box, self.code_box, self.file]
+        return [self.captions, self.text, self.code, self.box, self.code_box, self.file, self.stages.component]
 
     def connect(self, frames: gr.State, view: gr.Radio, image: gr.Image, line: gr.HTML, draw: gr.Button) -> None:
         """Events; `line` is the status line, and a click on `draw` ends a film that plays."""
@@ -89,15 +91,15 @@ class Film:
         text = explained(progress.frames.formula, progress.timestep, progress.levels, progress.reading)
         kept, hidden = gr.skip(), gr.update(visible=False)
         if progress.index > 1:
-            return [kept, text, kept, kept, kept, kept]
+            return [kept, text, *[kept] * 5]
         captions, shown = gr.update(visible=view == BESIDE), gr.update(value=text, visible=True)
-        return [captions, shown, kept, hidden, hidden, gr.update(value=None, visible=False)]
+        return [captions, shown, kept, hidden, hidden, gr.update(value=None, visible=False), hidden]
 
     def after(self, frames: Frames, view: str) -> list[Any]:
         """For `outputs`, when it is over."""
         told, several = _told_at(frames, len(frames) - 1, view), gr.update(visible=len(frames) > 1)
         has_code = gr.update(visible=any(reading.calls for reading in frames.readings))
-        return [*told, several, has_code, gr.update(value=None, visible=False)]
+        return [*told, several, has_code, gr.update(value=None, visible=False), self.stages.after(frames)]
 
     def reach(self, frames: Frames) -> Any:
         """The scrubber at the end of a run: it counts steps."""

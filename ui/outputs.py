@@ -42,7 +42,7 @@ def grid(images: np.ndarray, width: int = WIDTH) -> Image.Image:
 
 def live(progress: Progress, view: str) -> Image.Image:
     """A step of a run as the page shows it while the run goes on."""
-    return viewed(lambda kind: enlarged(progress.preview[kind], progress.frames.scale), view, LIVE_WIDTH)
+    return viewed(lambda kind: enlarged(progress.preview[kind], progress.scale), view, LIVE_WIDTH)
 
 
 def looked_back(frames: Frames, position: int, view: str) -> Image.Image:
@@ -127,7 +127,8 @@ def report(progress: Progress, stopped: bool = False, settings: Settings | None 
         drawn = f"Drawn in {counted(progress.num_steps, 'step')} · {cost}"
         return status(f"{drawn}{unread if progress.unread else ''}", 1.0)
     start = "Stopped after step" if stopped else "Step"
-    text = f"{start} {progress.index} of {progress.num_steps} · {cost}"
+    stage = f" ({progress.stage})" if progress.stage else ""
+    text = f"{start} {progress.index} of {progress.num_steps}{stage} · {cost}"
     return status(text, progress.index / progress.num_steps)
 
 

@@ -34,8 +34,9 @@ class Frames:
     """What a visitor can look back on: previews of up to `STORED_FRAMES` steps, evenly spaced, and the final images.
 
     `previews[kind]` holds (N, H, W, C) uint8 arrays, one for each entry of `steps`, `timesteps`, `levels`, which are
-    a and b of x_t = a x_0 + b eps there, and `readings`, the numbers of the step; a pixel of theirs stands for `scale`
-    pixels of a side. `formula` is what a step computes, and `name` what a file of the film is called.
+    a and b of x_t = a x_0 + b eps there, `readings`, the numbers of the step, `scales`, how many pixels of a side one
+    of theirs stands for, and `stages`, the names of a cascade's. `formula` is what a step computes, and `name` what a
+    file of the film is called. `small` are the images (N, h, w, C) that a cascade drew first, or was given to enlarge.
     """
 
     previews: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in PREVIEWS})
@@ -43,11 +44,13 @@ class Frames:
     timesteps: list[float] = field(default_factory=list)
     levels: list[tuple[float, float] | None] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
+    scales: list[int] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
     num_steps: int = 0
-    scale: int = 1
     formula: Formula = Formula()
     name: str = ""
     final: np.ndarray | None = None
+    small: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.steps) + (self.final is not None)
@@ -55,7 +58,9 @@ class Frames:
     def image(self, position: int, kind: str) -> np.ndarray:
         """The images at a position, 0 to len - 1; positions outside give the first or the last."""
         position = min(max(position, 0), len(self) - 1)
-        return self.final if position == len(self.steps) else enlarged(self.previews[kind][position], self.scale)
+        if position == len(self.steps):
+            return self.final
+        return enlarged(self.previews[kind][position], self.scales[position])
 
     def position_of(self, step: float) -> int:
         """Where the step of that number, from 1, is kept, or the one nearest to it; the final images are the last."""
@@ -72,7 +77,8 @@ class Frames:
         position = min(max(position, 0), len(self) - 1)
         if position == len(self.steps):
             return f"the images after step {self.num_steps} of {self.num_steps}"
-        return f"step {self.steps[position]} of {self.num_steps}, t = {self.timesteps[position]:.4g}"
+        stage = f"{self.stages[position]}, " if self.stages[position] else ""
+        return f"{stage}step {self.steps[position]} of {self.num_steps}, t = {self.timesteps[position]:.4g}"
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Progress:
         images: None until the run is complete
         timestep, levels, reading: of this step, as `Frames` keeps them
         preview: of this step by kind, as `Frames` keeps it; {} where nobody looks
+        scale, stage: of this step, as `Frames` keeps them
         unread: what of the prompt was not read, as it is too long
     """
 
@@ -98,6 +105,8 @@ class Progress:
     timestep: float = 0.0
     levels: tuple[float, float] | None = None
     reading: Reading = Reading()
+    scale: int = 1
+    stage: str = ""
 
 
 class StopRequests:
@@ -157,7 +166,7 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
     to_images = getattr(steps, "to_images", pipe.to_images)  # code in folders may be older
     preview_step, scale = preview_of(pipe, to_images)
     name = f"{settings.model} seed {settings.seed}"
-    frames = Frames(scale=scale, formula=formula_of(settings, info), name=name)
+    frames = Frames(formula=formula_of(settings, info), name=name)
     with _evaluations(pipe, steps, settings.count) as nfe, closing(steps):
         for step, calls in recorded_steps(steps, centre) if previews else ((step, ()) for step in steps):
             if not torch.isfinite(step.prev_sample).all():
@@ -166,12 +175,15 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
             preview = _preview(preview_step, step) if previews else {}
             known = levels(step) if previews else None
             reading = reading_of(step, calls, centre) if previews else Reading()
-            _store(frames, step, preview, known, reading)
             progress = Progress(frames, step.index + 1, step.num_steps, time.perf_counter() - started, nfe())
-            yield replace(progress, preview=preview, timestep=step.timestep, levels=known, reading=reading)
+            progress = replace(progress, preview=preview, timestep=step.timestep, levels=known, reading=reading)
+            progress = replace(progress, **_stage_of(pipe, step, scale))
+            _store(frames, progress)
+            yield progress
         images = to_images(step.prev_sample, "pil")
         unread = pipe.unread(settings.prompt) if settings.has("prompt", info) else ""
-        frames.final = np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
+        frames.final = _stacked(images)
+        frames.small = _small(steps, start, to_images)
         seconds = time.perf_counter() - started
         yield Progress(frames, step.num_steps, step.num_steps, seconds, nfe(), images, unread=unread)
 
@@ -190,15 +202,40 @@ def _preview(preview_step: Callable[[Any], np.ndarray], step: Any) -> dict[str, 
     return dict(zip(PREVIEWS, map(preview_step, (step.pred_original_sample, step.x_t)), strict=True))
 
 
-def _store(
-    frames: Frames, step: Any, preview: dict[str, np.ndarray], known: tuple[float, float] | None, reading: Reading
-) -> None:
-    frames.num_steps = step.num_steps
-    if not preview or step.index % math.ceil(step.num_steps / STORED_FRAMES):
+def _stacked(images: list[Image.Image]) -> np.ndarray:
+    """(N, H, W, C)"""
+    return np.stack([np.asarray(image).reshape(*image.size[::-1], -1) for image in images])
+
+
+def _stage_of(pipe: Any, step: Any, scale: int) -> dict[str, Any]:
+    """`scale` and `stage` of a step: those of a cascade's are all shown as large as its images, and by their stage."""
+    sizes = getattr(pipe, "sizes", None) or []
+    if len(sizes) < 2:
+        return {"scale": scale}
+    height, width = sizes[step.stage]
+    stage = f"stage {step.stage + 1} of {len(sizes)}, {width}x{height}"
+    return {"scale": max(1, sizes[-1][0] // height), "stage": stage}
+
+
+def _small(steps: Any, start: Start | None, to_images: Callable[..., Any]) -> np.ndarray | None:
+    """The smallest images of a cascade's run: those of its first stage, or the one that it was given to enlarge."""
+    last = getattr(steps, "last_steps", None) or {0: None}
+    if max(last) == 0:
+        return None
+    if min(last) == 0:
+        return _stacked(to_images(last[0].prev_sample, "pil"))
+    return np.repeat(_stacked([start.image]), len(last[max(last)].x_t), axis=0) if start else None
+
+
+def _store(frames: Frames, progress: Progress) -> None:
+    frames.num_steps = progress.num_steps
+    if not progress.preview or (progress.index - 1) % math.ceil(progress.num_steps / STORED_FRAMES):
         return
-    frames.steps.append(step.index + 1)
-    frames.timesteps.append(step.timestep)
-    frames.levels.append(known)
-    frames.readings.append(reading)
-    for kind, images in preview.items():
+    frames.steps.append(progress.index)
+    frames.timesteps.append(progress.timestep)
+    frames.levels.append(progress.levels)
+    frames.readings.append(progress.reading)
+    frames.scales.append(progress.scale)
+    frames.stages.append(progress.stage)
+    for kind, images in progress.preview.items():
         frames.previews[kind].append(images)

@@ -47,7 +47,7 @@ def _given(settings: Settings, info: ModelInfo) -> dict[str, str]:
 
 def _start(settings: Settings, info: ModelInfo) -> list[str]:
     """What opens these files, which may also be of another size."""
-    height, width, _ = info.shape
+    height, width, _ = info.start_shape
     opened = [
         f'{name} = ImageOps.fit(ImageOps.exif_transpose(Image.open({_literal(file)})).convert("RGBA"), {width, height})'
         for name, file in _given(settings, info).items()
@@ -64,7 +64,7 @@ def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list
         load = f"DiffusionPipeline.from_pretrained({_literal(info.source)}, trust_remote_code=True, {dtype})"
     lines = [f"pipe = {load}" + (f".to({_literal(placement.device)})" if placement.device != "cpu" else "")]
     if placement.channels_last:
-        there = [name for name in ("unet", "transformer", "vae") if (info.folder / name).is_dir()]
+        there = [name for name in ("unet", "unet_2", "unet_3", "transformer", "vae") if (info.folder / name).is_dir()]
         lines += [f"pipe.{name}.to(memory_format=torch.channels_last)" for name in there or ["unet"]]
     if info.samplers:
         config = scheduler_config(settings.sampler, settings.steps, info.num_train_timesteps, info.flow)

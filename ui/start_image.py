@@ -14,6 +14,7 @@ from .uploads import Start, Upload, painted, read, start_of
 
 CANVAS = 512  # pixels along the longest side, about: images of 128 are too small to paint on
 HINT = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and all of it is drawn over."
+ENLARGED = "Draw enlarges it: the stage that draws small images is left out. Strokes are not looked at."
 AGAIN = (
     "These settings began with an image, which they do not hold. Upload it again; until then, images begin with noise."
 )
@@ -76,7 +77,8 @@ class StartImage:
             return None
         if upload is None:
             raise gr.Error("The image to start from is no longer there: upload it again.")
-        return start_of(upload, painted(editor["layers"]) if editor else None, info.shape)
+        strokes = painted(editor["layers"]) if editor and not info.enlarges else None
+        return start_of(upload, strokes, info.start_shape)
 
     # ------------------------------------------------------------------------------------------------------ handlers
 
@@ -146,7 +148,7 @@ def takes_image(info: ModelInfo) -> bool:
 
 def canvas(upload: Upload, info: ModelInfo) -> dict[str, Any]:
     """The image as the model will see it, enlarged to be painted on."""
-    image = start_of(upload, None, info.shape).image
+    image = start_of(upload, None, info.start_shape).image
     factor = max(1, round(CANVAS / max(image.size)))
     large = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     return {"background": large, "layers": [], "composite": None}
@@ -154,6 +156,8 @@ def canvas(upload: Upload, info: ModelInfo) -> dict[str, Any]:
 
 def note(upload: Upload, info: ModelInfo) -> str:
     """What was done to the image, and what to do now."""
-    height, width, _ = info.shape
+    height, width, _ = info.start_shape
     done = upload.note(width, height)
-    return f"<p>{HINT}</p>" + (f"<p>What the model is given: {done}.</p>" if done else "")
+    return f"<p>{ENLARGED if info.enlarges else HINT}</p>" + (
+        f"<p>What the model is given: {done}.</p>" if done else ""
+    )

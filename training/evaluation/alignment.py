@@ -5,9 +5,10 @@
 draws an image for each of 200 prompts of three kinds: captions of training images, captions of test images, whose
 concepts were held back, and concepts with hands that never drew them. Each is compared with all real images in the
 features of a network, and the nearest one's concept, subgroup, group and vendor with those asked for. Beside them stand
-the same shares by chance, of reconstructed real images, and of real images whose own drawing does not count. A colour
-word in a name is replaced by each of the others, and the hue drawn compared with that of real images of the word. The
-data set needs the columns of `python -m training.data emoji`; the numbers go to metrics.json.
+the same shares by chance, of real images reconstructed by the model's autoencoder, where it has one, and of real images
+whose own drawing does not count. A colour word in a name is replaced by each of the others, and the hue drawn compared
+with that of real images of the word. The data set needs the columns of `python -m training.data emoji`; the numbers go
+to metrics.json.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def shares(wanted: list[Row], found: np.ndarray, known: Known) -> dict[str, floa
 
 
 def references(model: Model, network: torch.nn.Module, known: Known, prompts: dict[str, list[Prompt]]) -> Row:
-    """What the shares are by chance, of reconstructions, and of real images without their own drawing, by kind."""
+    """What the shares are by chance, of reconstructions if there is an autoencoder, and without the own drawing."""
     found = {}
     for kind, some in prompts.items():
         wanted = [prompt.about for prompt in some]
@@ -131,10 +132,11 @@ def references(model: Model, network: torch.nn.Module, known: Known, prompts: di
         rows = [prompt.row for prompt in some]
         if None in rows:
             continue
-        made = reconstruct(model.pipe.vae, known.pixels[rows], 25)
-        near = nearest(extract(network, made, "reconstructions")[0], known.features)
+        if getattr(model.pipe, "vae", None) is not None:
+            made = reconstruct(model.pipe.vae, known.pixels[rows], 25)
+            near = nearest(extract(network, made, "reconstructions")[0], known.features)
+            found[kind]["reconstructions"] = shares(wanted, near, known)
         others = nearest(known.features[rows], known.features, without=rows)
-        found[kind]["reconstructions"] = shares(wanted, near, known)
         found[kind]["other drawings"] = shares(wanted, others, known)
     return found
 
@@ -164,6 +166,8 @@ def run(location: str, options: Options, command: str) -> list[Row]:
     model = open_model(location, DTYPES[options.dtype])
     if not model.is_told_prompts:
         raise ValueError(f"model must be told prompts, {model.name} is not: it has no text_encoder")
+    if model.num_stages > 1 and model.pipe.unet is None:
+        raise ValueError(f"model must draw images of prompts, {model.name} only enlarges images")
     model.use_scheduler(options.scheduler, options.num_inference_steps)
     network = open_features(EFFICIENTNET)
     known, fingerprints = load_known(options, network)

@@ -63,6 +63,8 @@ def check_fit(model: Model, options: Options, network: nn.Module, test: ImageDat
 
 def check_schedulers(model: Model, options: Options) -> None:
     """Raise ValueError for a scheduler of another family than the model's own, or that its class does not step by."""
+    if options.scheduler and model.num_stages > 1:
+        raise ValueError(f"scheduler must be left out: each stage of {model.name} has its own")
     about = of_class(type(model.pipe).__name__)
     others = about.says.get("samplers", {}) if about else {}
     for name in set(options.scheduler or []) & set(others):
@@ -136,6 +138,10 @@ def _check_likelihood(model: Model, options: Options, name: str, test: ImageData
         )
     if not hasattr(model.pipe, "resolve_labels"):
         raise ValueError(f"{name} must be 0 for {type(model.pipe).__name__}, which is no pipeline of this project")
+    if "max_augmentations" in model.pipe.config:
+        raise ValueError(
+            f"{name} must be 0 for {type(model.pipe).__name__}: each of its stages has a density of its own"
+        )
     if getattr(model.pipe, "vae", None) is not None:
         raise ValueError(f"{name} must be 0: {model.name} diffuses latents, whose likelihood is not one of pixels")
     if model.facts.num_class_embeds is not None and model.facts.null_label is None:

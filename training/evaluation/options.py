@@ -88,6 +88,11 @@ class Options:
     ode_bits_per_dim: int = flag(
         0, "test images whose bits/dim by the probability-flow ODE are measured, in float32; 0 for none"
     )
+    real_inputs: bool = flag(
+        False,
+        "let a cascade enlarge real images, made small, instead of those that it draws; a model that only enlarges "
+        "does so without being asked",
+    )
     ode_tolerance: float = flag(1e-4, "the ODE solver's rtol and atol")
     output: str | None = flag(None, "the file to write; default: metrics.json in the model's folder")
     grid: bool = flag(

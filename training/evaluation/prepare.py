@@ -15,6 +15,7 @@ from training.evaluation.processes import Processes
 from training.evaluation.real_images import load_real
 from training.evaluation.results import Row, read_rows
 from training.evaluation.sampling import Model, find_folder, open_model, pipeline_hash, short_name
+from training.evaluation.small_images import inputs_for
 from training.files import weights_hash
 from training.machine import versions
 from training.metrics.feature_nets import EFFICIENTNET, open_features
@@ -60,7 +61,7 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
     model = open_model(location, DTYPES[options.dtype], device=processes.device)
     checks.check_fit(model, options, network, test)
     checks.check_bits(model, options, test)
-    model.prompts = checks.prompts_for(model, options, test)
+    model.prompts, model.inputs = checks.prompts_for(model, options, test), inputs_for(model, options, test)
     about = {
         "weights": weights_hash(folder),
         "batch_size": options.batch_size,
@@ -114,6 +115,7 @@ def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float
         "dtype": options.dtype,
         "dataset": options.dataset,
         "features": None if hasattr(evaluation.network, "head") else options.features,
+        **({} if evaluation.model.inputs is None else {"inputs": "real"}),
         **options.call_arguments,
     }
 

@@ -47,11 +47,12 @@ class Model:
     own_scheduler: Any  # the one that it was saved with
     prompts: tuple[str, ...] = ()  # image k is drawn of prompt k modulo their number; none where it is told none
     arguments: dict[str, Any] = field(default_factory=dict)  # of its __call__, with their defaults
+    inputs: torch.Tensor | None = None  # small images (M, C, h, w): image k enlarges number k modulo M; None: drawn
 
     @property
     def scheduler(self) -> str:
         """The name of its scheduler: the short one if SCHEDULERS has it."""
-        return short_name(self.pipe.scheduler)
+        return short_name(scheduler_of(self.pipe))
 
     def use_scheduler(self, name: str | None, num_inference_steps: int = 50) -> None:
         """Draw with a scheduler of SCHEDULERS over the same process; with the model's own for None or its name.
@@ -61,7 +62,8 @@ class Model:
         """
         own = self.own_scheduler
         if name is None or name == short_name(own):
-            self.pipe.scheduler = own
+            if self.pipe.scheduler is not None:  # of a cascade's first stage, which a stage alone lacks
+                self.pipe.scheduler = own
             return
         more = half_step_spacing(num_inference_steps, own.config.num_train_timesteps) if name == "Heun" else {}
         if self.is_flow:
@@ -78,7 +80,12 @@ class Model:
     @property
     def is_flow(self) -> bool:
         """Whether its network predicts the velocity of a flow."""
-        return bool(self.pipe.config.get("path"))
+        return bool(self.pipe.config.get("path") or (self.pipe.config.get("paths") or {}).get("unet"))
+
+    @property
+    def num_stages(self) -> int:
+        """How many networks draw one after another."""
+        return len(getattr(self.pipe, "sizes", None) or [()])
 
     @property
     def is_told_prompts(self) -> bool:
@@ -138,12 +145,13 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
     except (OSError, ValueError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model must be a pipeline that loads, but {model!r} does not: {reason}") from error
-    if network_of(pipe) is None or getattr(pipe, "scheduler", None) is None:
+    if network_of(pipe) is None or scheduler_of(pipe) is None:
         has, alone = ", ".join(pipe.components), set(pipe.components) == {"vae"}
         hint = ", which python -m training.metrics.reconstruction measures" if alone else ""
         raise ValueError(f"model must have a unet or a transformer, and a scheduler; {model!r} has {has}{hint}")
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network_of(pipe).to(memory_format=torch.channels_last)
+    for network in getattr(pipe, "denoising_networks", None) or [network_of(pipe)]:
+        network.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     parameters, facts = inspect.signature(type(pipe).__call__).parameters, facts_of(pipe)
     names = getattr(pipe, "class_names", None)
@@ -155,15 +163,21 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
         facts=facts,
         num_classes=facts.num_classes if "class_labels" in parameters else None,
         class_names=None if names is None else tuple(names),
-        own_scheduler=pipe.scheduler,
+        own_scheduler=scheduler_of(pipe),
         arguments={name: parameter.default for name, parameter in parameters.items()},
     )
 
 
 def network_of(pipe: DiffusionPipeline) -> torch.nn.Module | None:
-    """The denoising network of a pipeline, its U-Net or its transformer; None if it has neither."""
-    unet = getattr(pipe, "unet", None)
-    return getattr(pipe, "transformer", None) if unet is None else unet
+    """The (first) denoising network of a pipeline, its U-Net or its transformer; None if it has neither."""
+    found = (getattr(pipe, name, None) for name in ("unet", "transformer", "unet_2"))
+    return next((network for network in found if network is not None), None)
+
+
+def scheduler_of(pipe: DiffusionPipeline) -> Any:
+    """The (first) scheduler of a pipeline; None if it has none."""
+    found = (getattr(pipe, name, None) for name in ("scheduler", "scheduler_2"))
+    return next((scheduler for scheduler in found if scheduler is not None), None)
 
 
 def facts_of(pipe: DiffusionPipeline) -> Facts:
@@ -171,12 +185,14 @@ def facts_of(pipe: DiffusionPipeline) -> Facts:
     known = of_class(type(pipe).__name__)
     says = getattr(type(pipe), "about", None) or (known.says if known else {})
     vae, classifier = (getattr(pipe, part, None) for part in ("vae", "classifier"))
+    enlarging = (getattr(pipe, part, None) for part in ("unet_3", "unet_2"))
     return Facts(
         network_of(pipe).config,
         None if vae is None else vae.config,
         None if classifier is None else classifier.config,
         len(getattr(pipe, "class_names", None) or ()),
-        bool(says.get("last_label_is_null")),
+        bool(pipe.config.get("last_label_is_null", says.get("last_label_is_null"))),
+        next((part.config for part in enlarging if part is not None), None),
     )
 
 
@@ -192,6 +208,8 @@ def draw_batch(model: Model, chosen: Sequence[int], seed: int, **settings: Any) 
     labels = {} if model.num_classes is None else {"class_labels": [k % model.num_classes for k in chosen]}
     if model.prompts:
         labels = {"prompt": [model.prompts[k % len(model.prompts)] for k in chosen]}
+    if model.inputs is not None:
+        labels["image"] = model.inputs[[k % len(model.inputs) for k in chosen]]
     number = {"batch_size": len(chosen)} if "batch_size" in model.arguments else {}
     generators = [torch.Generator().manual_seed(seed + k) for k in chosen]
     began = time.perf_counter()

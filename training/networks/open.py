@@ -35,8 +35,11 @@ def pretrained_size(name_or_path: str) -> tuple[int, int]:
     The network's config is in unet/, or at the root, where the first published pipelines have all their files.
 
     Raises:
-        ValueError: no U-Net.
+        ValueError: no U-Net, or only one that enlarges images.
     """
+    parts = _pretrained_index(name_or_path).components
+    if "unet_2" in parts and "unet" not in parts:
+        raise ValueError(f"low_resolution must be given to fine-tune {name_or_path!r}, which only enlarges images")
     config = _pretrained_json(name_or_path, "unet/config.json", "config.json")
     size, channels, factor = config["sample_size"], config["in_channels"], 1
     if is_latent(name_or_path):

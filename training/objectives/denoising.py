@@ -24,7 +24,7 @@ from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
 from training.networks.adapt import fit_network, with_variance_channels
 from training.networks.build import build_network
-from training.networks.open import load_pipeline
+from training.networks.stages import load_start
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.importance import LossHistory
@@ -139,10 +139,11 @@ class Denoising(Upsampling):
             objective = cls(options, network, names, vae, captions)
             objective.show(data)
             return objective
-        pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
+        pipeline = load_start(recipe.pretrained_model_name_or_path, options.low_resolution)
         network = fit_network(pipeline, data, names, width)
         network = with_variance_channels(network) if options.learns_variance else network
         objective = cls(options, network, names, vae, captions)
+        objective.show(data)
         objective._use_schedule_of(pipeline.scheduler)
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type

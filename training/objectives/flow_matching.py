@@ -21,7 +21,7 @@ from pipelines.process import Path, broadcast, path_velocity
 from training.data import ImageData
 from training.networks.adapt import fit_network
 from training.networks.build import build_network
-from training.networks.open import load_pipeline
+from training.networks.stages import Stage, load_start
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.latents import open_vae
@@ -78,20 +78,21 @@ class FlowMatching(Upsampling):
             objective = cls(options, network, names, vae, captions)
             objective.show(data)
             return objective
-        pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
+        pipeline = load_start(recipe.pretrained_model_name_or_path, options.low_resolution)
         if pipeline.facts.learns_variance:
             raise ValueError("pretrained_model_name_or_path must predict no variance, but its network does")
         objective = cls(options, fit_network(pipeline, data, names, text_width(captions)), names, vae, captions)
+        objective.show(data)
         objective._follow(pipeline)
         return objective
 
-    def _follow(self, pipeline: DiffusionPipeline) -> None:
+    def _follow(self, pipeline: DiffusionPipeline | Stage) -> None:
         """Use the guidance interval of the pipeline that is fine-tuned and, of a flow, its path and scheduler."""
         self.guidance_interval = pipeline.config.get("guidance_interval", self.guidance_interval)
         if pipeline.config.get("path") is None:
             logger.warning("the network of a %s learns a velocity from here on", type(pipeline).__name__)
             return
-        self.scheduler, self.path_name = pipeline.scheduler, pipeline.config.path
+        self.scheduler, self.path_name = pipeline.scheduler, pipeline.config["path"]
         logger.info("path and scheduler are those of the pipeline that is fine-tuned (%s)", self.path_name)
 
     @property

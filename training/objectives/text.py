@@ -68,6 +68,10 @@ class TextConditional(LatentConditional):
             if self.class_conditional:
                 raise ValueError("class_conditional must be False with a text_encoder, got True")
 
+        def is_told(self, start: str) -> bool:
+            """Whether the network of the pipeline that is fine-tuned is told prompts."""
+            return is_told_prompts(start)
+
     def __init__(
         self,
         options: Options,
@@ -137,7 +141,7 @@ class TextConditional(LatentConditional):
 def text_encoder_of(recipe: Recipe, options: TextConditional.Options) -> str | None:
     """Folder or Hub id of the text encoder: --text_encoder, or that of the pipeline that is fine-tuned, or None."""
     start = recipe.pretrained_model_name_or_path
-    own = options.text_encoder is None and start is not None and is_told_prompts(start)
+    own = options.text_encoder is None and start is not None and options.is_told(start)
     return start if own else options.text_encoder
 
 

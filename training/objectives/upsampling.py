@@ -17,8 +17,10 @@ from torch.nn.functional import avg_pool2d
 
 from pipelines import CascadePipeline
 from pipelines.conditions import Conditions
-from pipelines.low_resolution import blurred, enlarged, noisy_condition, told_level
+from pipelines.low_resolution import blurred, enlarged, is_told_levels, noisy_condition, told_level
+from pipelines.text import takes_embedding, takes_tokens
 from training.data import ImageData
+from training.networks.stages import enlarging
 from training.objectives.base import Batch
 from training.objectives.latents import autoencoder_of
 from training.objectives.text import TextConditional
@@ -71,9 +73,6 @@ class Upsampling(TextConditional):
                 raise ValueError(f"low_resolution must be None with a vae, got {self.low_resolution}")
             if self.augment > 0:
                 raise ValueError(f"augment must be 0 with --low_resolution, got {self.augment:g}")
-            if recipe.pretrained_model_name_or_path is not None:
-                start = recipe.pretrained_model_name_or_path
-                raise ValueError(f"pretrained_model_name_or_path must be None with --low_resolution, got {start!r}")
 
         def network_settings(self, data: ImageData) -> dict[str, Any]:
             """Settings of a new network beside those of every run.
@@ -83,19 +82,49 @@ class Upsampling(TextConditional):
             """
             if self.low_resolution is None:
                 return {}
-            _, channels, height, width = data.images.shape
-            if height != width or height % self.low_resolution or height == self.low_resolution:
-                raise ValueError(
-                    f"low_resolution must divide the side of square images, and be less: {width}x{height} images, got "
-                    f"{self.low_resolution}"
-                )
+            self.check_size(data)
+            channels = data.images.shape[1]
             told = {"time_cond_proj_dim": LEVEL_WIDTH} if self.max_augmentation > 0 else {}
             return {"in_channels": 2 * channels, "out_channels": channels} | told
 
+        def is_told(self, start: str) -> bool:
+            """Whether the network that is fine-tuned, of all in a cascade, is told prompts."""
+            if self.low_resolution is None or not super().is_told(start):
+                return super().is_told(start)
+            _, config = enlarging(start, self.low_resolution)
+            return takes_tokens(config) or takes_embedding(config)
+
+        def check_size(self, data: ImageData) -> None:
+            """Raise ValueError for images whose side is no multiple of the smaller one's."""
+            _, _, height, width = data.images.shape
+            low = self.low_resolution
+            if low is not None and (height != width or height % low or height == low):
+                raise ValueError(
+                    f"low_resolution must divide the side of square images, and be less: {width}x{height} images, got "
+                    f"{low}"
+                )
+
+    @classmethod
+    def image_format(cls, recipe: Recipe, options: Options) -> tuple[int | None, int | None]:
+        """Channels and default side of the images; of a stage that is fine-tuned, those that it draws."""
+        start = recipe.pretrained_model_name_or_path
+        if start is None or options.low_resolution is None:
+            return super().image_format(recipe, options)
+        _, config = enlarging(start, options.low_resolution)
+        return config["in_channels"] // 2, config["sample_size"]
+
     def show(self, data: ImageData) -> None:
-        """Choose the images that the run enlarges as it goes."""
+        """Choose the images that the run enlarges as it goes.
+
+        Raises:
+            ValueError: images or levels of augmentation that the network is not made for.
+        """
         if self.options.low_resolution is None:
             return
+        self.options.check_size(data)
+        if self.options.max_augmentation > 0 and not is_told_levels(self.config):
+            highest = self.options.max_augmentation
+            raise ValueError(f"max_augmentation must be 0 for a network that is not told its level, got {highest:g}")
         chosen = slice(None, None, max(1, len(data.images) // COLUMNS))
         self.shown, self.shown_with = np.array(data.images[chosen][:COLUMNS]), {}
         if self.captions is not None:

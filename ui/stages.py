@@ -1,0 +1,30 @@
+"""What the files of a cascade say about the page: which images it enlarges, and how noisy they may be made."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.about import config_in
+
+NOISE, IMAGE = "noise", "image"
+
+
+def enlarged_size(folder: Path, index: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of the images that a cascade enlarges, or draws first; None for a model of one stage."""
+    if not any(index.get("unet_2") or ()):
+        return None
+    size = index.get("base_size") or config_in(folder, "unet").get("sample_size")
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def stage_limits(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What follows for settings of the page; {} for a model that is no cascade."""
+    highest, usual = index.get("max_augmentations"), index.get("augmentations") or [0.0]
+    if highest is None:
+        return {}
+    most = min(highest, default=0.0)
+    return {
+        "conditioning_augmentation": {"range": (0.0, most), "value": min(usual[0], most), "visible": most > 0},
+        "start": {"visible": bool(highest), "choices": (NOISE, IMAGE)},  # it is not painted on
+    }
