@@ -59,15 +59,22 @@ def named_models(sources: list[str]) -> dict[str, str]:
     return {name if names.count(name) == 1 else source: source for name, source in zip(names, sources, strict=True)}
 
 
+def _models(given: list[str] | None) -> dict[str, str]:
+    return named_models(given) if given else default_models()
+
+
 def main() -> None:
     """Parse the command line, build the page, and serve it until interrupted."""
     parser = argparse.ArgumentParser(description="Draw with diffusion models in the browser.")
     parser.add_argument("--model", action="append", metavar="FOLDER_OR_HUB_ID", help="repeatable; runs its code")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="FOLDER_OR_HUB_ID", help="repeatable; a LoRA of such a model"
+    )
     parser.add_argument("--port", type=int, help="7860 or the next free one unless given")
     parser.add_argument("--share", action="store_true", help="make a public link")
     arguments = parser.parse_args()
     try:
-        catalogue = Catalogue(named_models(arguments.model) if arguments.model else default_models())
+        catalogue = Catalogue(_models(arguments.model), arguments.adapter)
     except ValueError as error:
         parser.error(str(error))
     page = build_demo(catalogue)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .conditions import Classes, Conditions, Labels, Nulls
 from .facts import Facts
+from .lora import AdapterLoader
 from .packaging import CodeCarryingPipeline
 from .run import Run, Step, evaluate, plain
 
@@ -123,7 +124,7 @@ def variance_type_of(scheduler: Any, is_learned: bool) -> str:
     return kind
 
 
-class StepwisePipeline(CodeCarryingPipeline):
+class StepwisePipeline(AdapterLoader, CodeCarryingPipeline):
     """What the pipelines of this project share. A subclass has `__call__` and `start`, which takes its arguments."""
 
     _interrupted = False

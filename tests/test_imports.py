@@ -23,6 +23,7 @@ COMPANIONS = {
     "packaging": {"facts", "saved_files", "staging"},
     "conditions": set(),
     "facts": set(),
+    "lora": set(),
     "schedule": {"process"},
     "run": {"conditions"},
     "ode": set(),
@@ -31,7 +32,7 @@ COMPANIONS = {
     "image_inputs": set(),
     "repaint": {"from_image", "image_inputs", "process", "run"},
     "solvers": {"from_image", "process", "repaint", "run", "schedule"},
-    "base": {"conditions", "facts", "packaging", "run"},
+    "base": {"conditions", "facts", "lora", "packaging", "run"},
     "about": {"facts"},  # stays here: it reads what travels
 }
 COMPONENTS = {"patched_unet", "patched_autoencoder", "adm_unet", "noisy_classifier"}  # they travel with their weights

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.facts import where_to_look
 from training.files import write_whole
+from training.model_index import ADAPTER, is_adapter, is_pipeline
 from training.sharing.card_tables import results_table, sorted_rows
 from training.sharing.card_text import render
 
@@ -17,6 +18,11 @@ MARKERS = ("<!-- results: python -m training.card -->", "<!-- end of results -->
 def shipped_folders() -> list[Path]:
     """The folders of model_cards/ that hold a pipeline."""
     return sorted(index.parent for index in (ROOT / "model_cards").glob("*/model_index.json"))
+
+
+def shipped_adapters() -> list[Path]:
+    """The folders of model_cards/ that hold an adapter (LoRA) of a pipeline."""
+    return sorted(file.parent for file in (ROOT / "model_cards").glob(f"*/{ADAPTER}"))
 
 
 def results() -> str:
@@ -35,9 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the card of each folder (default: all shipped models), and the results in the README."""
     parser = argparse.ArgumentParser("python -m training.card", description=__doc__.partition(": ")[2])
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a model's folder [all shipped ones]")
-    folders = parser.parse_args(arguments).folders or shipped_folders()
+    folders = parser.parse_args(arguments).folders or [*shipped_folders(), *shipped_adapters()]
     for folder in folders:
-        if not (folder / "model_index.json").is_file():
+        if not (is_pipeline(folder) or is_adapter(folder)):
             hint = where_to_look(folder)
             sys.exit(f"error: FOLDER must be that of a pipeline, but {folder} has no model_index.json{hint}")
     try:

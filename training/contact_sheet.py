@@ -1,13 +1,15 @@
 """Draw fixed prompts, or classes, at several guidance scales as one image, or beside the nearest training images.
 
     python -m training.contact_sheet model_cards/emoji-latent --guidance_scale 1 3 6
+    python -m training.contact_sheet model_cards/emoji-latent --adapter runs/mine --strength 0 0.5 1
     python -m training.contact_sheet model_cards/emoji-latent --dataset_name data/emoji \\
         --prompts training/data/emoji/unseen_prompts.txt --guidance_scale 3
 
 The first writes guidance_sheet.png beside the model: each prompt of a list, with the images of one seed at each scale
-next to each other. A model of classes draws the same number of seeds of each class. The second one, given the data set
-that the model was trained on, writes nearest_sheet.png: each image beside the two training images nearest to it in
-EfficientNet's features, with the ratio of the two distances, which is near 0 for a copy.
+next to each other. A model of classes draws the same number of seeds of each class. The second one writes strengths.png
+beside an adapter (LoRA) of the model, with the images of each strength next to each other. The third one, given the
+data set that the model was trained on, writes nearest_sheet.png: each image beside the two training images nearest to
+it in EfficientNet's features, with the ratio of the two distances, which is near 0 for a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from training.evaluation.checks import dimensions
 from training.evaluation.options import DTYPES, OWN_CODE, check_scales, flag, one_of
 from training.evaluation.prepare import default_output
 from training.evaluation.results import key_of
-from training.evaluation.sampling import SCHEDULERS, Model, draw_batch, open_model
+from training.evaluation.sampling import SCHEDULERS, Model, at_strengths, draw_batch, open_model
 from training.evaluation.sheets import SHOWN, Cell, choose, neighbour_cell, png_bytes, sheet, with_seed
 from training.files import write_whole
 from training.metrics.feature_memorization import two_nearest
@@ -47,6 +49,8 @@ class Options:
         None, "a text file with a prompt on each line, for a model that is told prompts [64 of emoji]"
     )
     guidance_scale: list[float] | None = flag(None, "one or more [1 3 6; with dataset_name 3]")
+    adapter: str | None = flag(None, "the folder or the Hub id of an adapter (LoRA) of the model")
+    strength: list[float] | None = flag(None, "strengths of the adapter, one or more [0 0.5 1]")
     num_inference_steps: int = flag(20, "sampling steps")
     scheduler: str | None = flag(None, f"{', '.join(SCHEDULERS)} [the model's own]")
     seed: int = flag(0, "of the first image; image k has seed + k, at every scale")
@@ -65,6 +69,10 @@ class Options:
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         check_scales(self.guidance_scale)
+        if self.strength and self.adapter is None:
+            raise ValueError(f"strength goes with adapter, which was not given, got {self.strength}")
+        if self.adapter is not None and (self.dataset_name is not None or len(self.guidance_scale or []) > 1):
+            raise ValueError("adapter goes without dataset_name, and with one guidance_scale [3]")
         if self.dataset_name is not None and len(self.guidance_scale or []) > 1:
             raise ValueError(f"guidance_scale must be one number beside dataset_name, got {self.guidance_scale}")
 
@@ -126,7 +134,8 @@ def scales_of(model: Model, options: Options) -> list[float | None]:
         ValueError: a scale for such a model.
     """
     if "guidance_scale" in model.arguments:
-        return options.guidance_scale or ([3.0] if options.dataset_name else [1.0, 3.0, 6.0])
+        alone = options.dataset_name is not None or options.adapter is not None
+        return options.guidance_scale or ([3.0] if alone else [1.0, 3.0, 6.0])
     if options.guidance_scale:
         raise ValueError(f"guidance_scale must be left out: {type(model.pipe).__name__} does not take it")
     return [None]
@@ -159,24 +168,31 @@ def run(location: str, options: Options) -> Path:
     model.use_scheduler(options.scheduler, options.num_inference_steps)
     asked, scales = wanted(model, options), scales_of(model, options)
     train = None if options.dataset_name is None else load_train(model, options)
-    drawn = [draw(model, asked.numbers, options, scale) for scale in scales]
+    strengths = options.strength or [0.0, 0.5, 1.0]
+    if options.adapter is None:
+        drawn = [draw(model, asked.numbers, options, scale) for scale in scales]
+    else:
+        drawn = [
+            draw(model, asked.numbers, options, scales[0]) for _ in at_strengths(model, options.adapter, strengths)
+        ]
     note = key_of(
         {
             "model": model.name,
             "scheduler": model.scheduler,
             "num_inference_steps": options.num_inference_steps,
             "guidance_scale": " ".join(f"{scale:g}" for scale in scales if scale is not None) or None,
+            "strength": " ".join(f"{strength:g}" for strength in strengths) if options.adapter else None,
             "seed": options.seed,
             "dtype": options.dtype,
         }
     )
     if train is None:
         cells = [Cell(images, text) for images, text in zip(zip(*drawn, strict=True), asked.texts, strict=True)]
-        name, title = "guidance_sheet.png", note
+        name, title = "strengths.png" if options.adapter else "guidance_sheet.png", note
     else:
         cells = nearest_cells(drawn[0], asked.texts, train)
         name, title = "nearest_sheet.png", f"drawn | nearest | second-nearest training image. {note}"
-    path = Path(options.output) if options.output else default_output(location).with_name(name)
+    path = Path(options.output) if options.output else default_output(options.adapter or location).with_name(name)
     write_whole(path, png_bytes(sheet(cells, COLUMNS, title), note))
     return path
 

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from training.files import weights_hash, write_json, write_whole
-from training.model_index import is_pipeline
+from training.model_index import is_adapter, is_pipeline
 from training.run_record import PUSHED, pushed_id, pushed_revision
 from training.sharing.card_text import is_own_card, render
 from training.sharing.dataset_files import belongs_to_a_dataset, dataset_files
@@ -86,7 +86,7 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
     if remembered[0] != repo_id or remembered[1] is None:  # otherwise the recorded revision has the same weights
         record = {"repo_id": repo_id, "revision": pushed.revision, "weights": weights_hash(folder)}
         write_json(folder / PUSHED, record)
-    if is_pipeline(folder) and not is_own_card(folder):
+    if (is_pipeline(folder) or is_adapter(folder)) and not is_own_card(folder):
         write_whole(folder / "README.md", render(folder).encode())
     return pushed
 
@@ -130,7 +130,7 @@ def model_files(folder: Path, repo_id: str, token: str | None = None) -> Files:
             path of this machine.
     """
     files = uploads(folder)
-    if is_pipeline(folder) and not is_own_card(folder):
+    if (is_pipeline(folder) or is_adapter(folder)) and not is_own_card(folder):
         files["README.md"] = render(folder, repo_id).encode()
     return _checked(files, token)
 
@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     parser = argparse.ArgumentParser(prog="python -m training.hub", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    push = commands.add_parser("push", help="upload a model's folder")
+    push = commands.add_parser("push", help="upload a model's folder, or an adapter's")
     _add_options(push, "a folder of model_cards/, the trainer's output_dir, or a checkpoint's", _push_model)
     push.add_argument(
         "--space", nargs="?", const="", metavar="SPACE_ID", help="also push the demo as a Space [REPO_ID]"

@@ -28,6 +28,7 @@ from training.checkpoints import LATEST, checkpoint_steps, intact_checkpoint, ne
 from training.data import ImageData
 from training.files import write_json, write_whole
 from training.networks.guide import add_guide
+from training.networks.lora import NAME, is_adapted, save_trained, trained_part
 from training.objectives.base import Batch, Objective
 from training.progress import Progress, size_of
 from training.randomness import BatchRandom, DataOrder, seed_of
@@ -38,6 +39,7 @@ from training.sample_grid import image_path, keep_images
 from training.signals import Interrupted, Noted, noted
 
 logger = logging.getLogger(__name__)
+BEFORE = "before.png"  # what an adapter's base draws of samples.png
 GUIDE = "guide"  # folder of the pipeline that `guide_step` keeps
 
 
@@ -80,10 +82,12 @@ class Trainer:
             told = "ema_decay and second_ema_decay keep the same average: after %d updates a decay is at most %.4f"
             logger.warning(told, recipe.max_train_steps, most)
         self.decays = decays
-        self.averages = [EMAModel(network.parameters(), decay=decay, foreach=True) for decay in decays]
+        self.trained = trained_part(network)
+        self.averages = [EMAModel(self.trained.parameters(), decay=decay, foreach=True) for decay in decays]
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)  # takes an average to draw or save
+        self.averaged_part = trained_part(self.averaged)
         self.optimizer = torch.optim.AdamW(
-            network.parameters(),
+            self.trained.parameters(),
             lr=recipe.learning_rate,
             betas=(recipe.adam_beta1, recipe.adam_beta2),
             weight_decay=recipe.adam_weight_decay,
@@ -105,7 +109,7 @@ class Trainer:
         parts = {"optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
         parts |= {f"average-{which}": average for which, average in enumerate(self.averages)}
         parts |= {"history": self.history, "scaler": self.accelerator.scaler}
-        self.state = RunState(network, {name: part for name, part in parts.items() if part is not None})
+        self.state = RunState(self.trained, {name: part for name, part in parts.items() if part is not None})
         self.state.check()
 
     def _prepare_frozen(self) -> None:
@@ -172,12 +176,12 @@ class Trainer:
         if self.history is not None:
             self.history.update(self._of_all_processes(self.history.take()))
         if self.recipe.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
+            self.accelerator.clip_grad_norm_(self.trained.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         for average in self.averages:
-            average.step(self.network.parameters())
+            average.step(self.trained.parameters())
         self.step += 1
         return loss
 
@@ -292,13 +296,20 @@ class Trainer:
 
     def pipeline(self, which: int = 0) -> DiffusionPipeline:
         """The objective's pipeline over the averaged weights; 1 for those of `second_ema_decay`."""
-        self.averages[which].copy_to(self.averaged.parameters())
+        self.averages[which].copy_to(self.averaged_part.parameters())
         return self.objective.pipeline(self.averaged)
 
     def pipeline_to_save(self, which: int = 0) -> DiffusionPipeline:
         """The same, with what the objective measures before it is saved."""
-        self.averages[which].copy_to(self.averaged.parameters())
+        self.averages[which].copy_to(self.averaged_part.parameters())
         return self.objective.pipeline_to_save(self.averaged)
+
+    def _save(self, folder: Path, which: int = 0, guided: bool = False) -> None:
+        """Save what was trained: the pipeline, with its guide where it is the finished one, or an adapter of it."""
+        pipeline = self.pipeline_to_save(which)
+        if guided and self.recipe.guide_step is not None:
+            add_guide(pipeline, self.output_dir / GUIDE)
+        save_trained(pipeline, folder, self.origin.get("base"), self.origin.get("base_revision"))
 
     def _log_samples(self) -> None:
         """Log samples of the averaged weights, and the diagnostics of the objective."""
@@ -318,7 +329,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 check_finite(self.network, f"the weights after update {self.step}")
                 self.state.save(folder / "state")
-                self.pipeline_to_save().save_pretrained(folder / "pipeline")
+                self._save(folder / "pipeline")
                 write_json(folder / "training.json", self._record())
                 write_whole(self.output_dir / LATEST, f"checkpoint-{self.step}\n".encode())
         self.checkpoint = self.output_dir / f"checkpoint-{self.step}"
@@ -372,12 +383,19 @@ class Trainer:
         if self.accelerator.is_main_process:
             for which, average in enumerate(self.averages):
                 folder = self.output_dir if which == 0 else self.output_dir / f"ema-{average.decay}"
-                pipeline = self.pipeline_to_save(which)
-                if self.recipe.guide_step is not None:
-                    add_guide(pipeline, self.output_dir / GUIDE)
-                pipeline.save_pretrained(folder)
+                self._save(folder, which, guided=True)
                 write_json(folder / "training.json", self._record())
+            if is_adapted(self.averaged):
+                self._draw_before()
             last = image_path(self.output_dir / "samples", self.step)
             if last.is_file():
                 shutil.copyfile(last, self.output_dir / "samples.png")  # shown on the card
         self.accelerator.end_training()
+
+    def _draw_before(self) -> None:
+        """Beside the samples of an adapter, the same ones without it."""
+        pipeline = self.pipeline()
+        pipeline.set_adapters(NAME, 0.0)
+        with self.accelerator.autocast():
+            self.objective.samples(pipeline, self.recipe.seed).save(self.output_dir / BEFORE)
+        pipeline.set_adapters(NAME, 1.0)

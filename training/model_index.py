@@ -9,6 +9,7 @@ from pipelines.facts import Facts
 from training.files import read_json_object
 
 FILE = "model_index.json"
+ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class ModelIndex:
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder holds a pipeline (and not a single model, or nothing)."""
     return (folder / FILE).is_file()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not the pipeline that it changes."""
+    return (folder / ADAPTER).is_file() and not is_pipeline(folder)
 
 
 def read_index(folder: Path) -> ModelIndex:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from training.model_index import read_index
+from training.files import read_json_object
+from training.model_index import is_adapter, read_index
 
 SCALE = {"kB": 1e3, "MB": 1e6, "GB": 1e9}  # bytes
 
@@ -55,7 +56,10 @@ def size_of(folder: Path) -> str:
 
 
 def next_commands(folder: Path, pushed: bool = False) -> str:
-    """The commands that use the finished pipeline in `folder`: draw, open the page, push unless that is done."""
+    """The commands that use the finished pipeline or adapter in `folder`: draw, open the page, push unless that is
+    done."""
+    if is_adapter(folder):
+        return _commands_of_adapter(folder, pushed)
     index, place = read_index(folder), shlex.quote(str(folder))
     if index.about(folder).get("card", {}).get("task") == "image-to-image":
         commands = [
@@ -69,6 +73,20 @@ def next_commands(folder: Path, pushed: bool = False) -> str:
         commands = [f"python -c {shlex.quote(draw)}", f"python app.py --model {place}"]
     if not pushed:
         commands.append(f"python -m training.hub push {place} OWNER/NAME")
+    return "\n".join(f"  {command}" for command in commands)
+
+
+def _commands_of_adapter(folder: Path, pushed: bool) -> str:
+    """The same of an adapter: with its base, which it was trained on."""
+    record, place = read_json_object(folder / "training.json"), shlex.quote(str(folder))
+    base = record["recipe"]["pretrained_model_name_or_path"]
+    words = record["trigger_words"]
+    prompt = f"prompt={_quoted(words[0])}" if words else ""
+    load = f"pipe = DiffusionPipeline.from_pretrained({_quoted(base)}, trust_remote_code=True)"
+    draw = f"from diffusers import DiffusionPipeline; {load}; pipe.load_lora_weights({_quoted(str(folder))})"
+    draw = f'{draw}; pipe({prompt}).images[0].save("drawn.png")'
+    commands = [f"python -c {shlex.quote(draw)}", f"python app.py --model {shlex.quote(base)} --adapter {place}"]
+    commands += [] if pushed else [f"python -m training.hub push {place} OWNER/NAME"]
     return "\n".join(f"  {command}" for command in commands)
 
 

@@ -51,6 +51,9 @@ class Recipe:
         "resize",
         "second_ema_decay",
         "validation_share",
+        "lora_rank",
+        "lora_alpha",
+        "lora_target_modules",
     )  # when a run goes on
 
     recipe: str = flag("", "the recipe whose values are the defaults of the other flags")
@@ -80,6 +83,14 @@ class Recipe:
     # the network
     pretrained_model_name_or_path: str | None = flag(None, "folder or Hub id of the pipeline to fine-tune or guide")
     model_config_name_or_path: str | None = flag(None, "folder or JSON file with the network's config")
+    # an adapter instead of the whole network
+    lora_rank: int | None = flag(
+        None, "train an adapter of this rank (LoRA) of the pipeline that is fine-tuned, and save it alone"
+    )
+    lora_alpha: float | None = flag(None, "its layers are scaled by lora_alpha / lora_rank [lora_rank]")
+    lora_target_modules: str | None = flag(
+        None, "which layers it changes: ends of names, with commas between, or all [attention and residual blocks]"
+    )
     # optimization
     train_batch_size: int = flag(64, "examples per process and micro-step")
     gradient_accumulation_steps: int = flag(1, "micro-steps per update")
@@ -127,7 +138,7 @@ class Recipe:
         )
         counts = (
             "train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps "
-            "resolution checkpoints_total_limit max_train_samples guide_step"
+            "resolution checkpoints_total_limit max_train_samples guide_step lora_rank"
         )
         check_at_least_one(self, *counts.split())
         check_range(
@@ -151,8 +162,26 @@ class Recipe:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+        self._check_lora()
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError(f"hub_model_id goes with --push_to_hub, which was not given, got {self.hub_model_id!r}")
+
+    def _check_lora(self) -> None:
+        if self.lora_rank is None:
+            given = [name for name in ("lora_alpha", "lora_target_modules") if getattr(self, name) is not None]
+            if given:
+                got = getattr(self, given[0])
+                raise ValueError(f"{given[0]} goes with --lora_rank, which was not given, got {got}")
+            return
+        if self.pretrained_model_name_or_path is None:
+            raise ValueError(
+                f"lora_rank goes with --pretrained_model_name_or_path, the model that it adapts: --recipe "
+                f"{self.recipe or 'NAME'} trains a new one, got {self.lora_rank}"
+            )
+        if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
+            raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}")
+        if self.guide_step is not None:
+            raise ValueError(f"guide_step must be None with --lora_rank, got {self.guide_step}")
 
     def previews_at(self, step: int) -> bool:
         """Whether a grid of samples is drawn after `step` updates.
@@ -203,6 +232,22 @@ _EMOJI_TEXT = {
     "a rocket, fluent style|a penguin, fluent flat style|a sunflower, noto v1 style|"
     "a birthday cake, emojione style|a turtle, fxemoji style",
     **_FAST_CPU,
+}
+
+_LORA = {
+    "objective": "flow_matching",
+    "weighting_scheme": "logit_normal",
+    "pretrained_model_name_or_path": "model_cards/emoji-latent",
+    "lora_rank": 16,
+    "validation_share": 0.0,  # of some twenty images each one counts
+    "learning_rate": 1e-3,
+    "lr_warmup_steps": 20,
+    "max_train_steps": 400,
+    "train_batch_size": 8,
+    "ema_decay": 0.99,
+    "checkpointing_steps": 100,
+    "validation_steps": 100,
+    "mixed_precision": "bf16",
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -283,6 +328,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "checkpointing_steps": 100,
         "validation_steps": 100,
     },
+    # accelerate launch -m training.train --recipe lora --train_data_dir mine --output_dir runs/mine
+    "lora": _LORA,
+    # accelerate launch -m training.train --recipe emoji-streamline-lora
+    "emoji-streamline-lora": {"dataset_name": "data/emoji-streamline", "max_train_samples": 20, **_LORA},
     # accelerate launch -m training.train --recipe unconditional --train_data_dir mine
     "unconditional": {},
     # accelerate launch -m training.train --recipe conditional --train_data_dir mine

@@ -16,10 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from pipelines.lora import AdapterLoader, check_fits
 from training.checkpoints import intact_checkpoint
 from training.command_line import values_of
 from training.files import read_json_object
-from training.model_index import read_index
+from training.model_index import ADAPTER, is_adapter, read_index
 from training.objectives.base import Objective
 from training.recipes import Recipe
 
@@ -31,7 +32,7 @@ _OF_THE_DATA = (
     "validation_share",
 )  # None: as the data or the config are, which is compared later
 _MEASURED = {"scaling_factor", "shift_factor", "latent_rgb_factors", "latent_rgb_bias"}  # anew at each save
-_SCHEDULE = {
+SCHEDULE = {
     "num_train_timesteps",
     "beta_start",
     "beta_end",
@@ -118,12 +119,25 @@ def check_same_model(checkpoint: Path, objective: Objective) -> None:
         ValueError: they differ; it says in what.
     """
     saved, pipeline = checkpoint / "pipeline", objective.pipeline(objective.network)
+    if is_adapter(saved):
+        return _check_adapter(saved, objective.network, checkpoint)
     _check_classes(read_index(saved).class_names, list(getattr(pipeline, "class_names", None) or []), checkpoint)
     for name, part in pipeline.components.items():
         _check_config(saved / name, part, checkpoint)
         if any(part is frozen for frozen in objective.frozen.values()):
             _check_weights(saved / name, part, checkpoint)
     _check_shapes(checkpoint / "state" / "model.safetensors", objective.network, checkpoint)
+
+
+def _check_adapter(saved: Path, network: nn.Module, checkpoint: Path) -> None:
+    """The same of an adapter, which tells its base by some of its weights."""
+    try:
+        state, _, config = AdapterLoader.lora_state_dict(str(saved), weight_name=ADAPTER, return_lora_metadata=True)
+        of_part = {key.partition(".")[2]: value for key, value in (config or {}).items()}
+        check_fits(network, {key.partition(".")[2]: value for key, value in state.items()}, of_part)
+    except ValueError as error:
+        told = "pretrained_model_name_or_path must be that of"
+        raise ValueError(f"{told} {checkpoint}, and lora_target_modules: {error}") from error
 
 
 def _check_classes(saved: list[str], names: list[str], checkpoint: Path) -> None:
@@ -133,7 +147,7 @@ def _check_classes(saved: list[str], names: list[str], checkpoint: Path) -> None
 
 
 def _check_config(folder: Path, part: Any, checkpoint: Path) -> None:
-    for file, kept in (("config.json", None), ("scheduler_config.json", _SCHEDULE)):
+    for file, kept in (("config.json", None), ("scheduler_config.json", SCHEDULE)):
         if not isinstance(part, ConfigMixin) or not (folder / file).is_file():
             continue
         old, new = read_json_object(folder / file), json.loads(json.dumps(dict(part.config), default=str))

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 from training.checkpoints import checkpoint_steps
-from training.model_index import FILE, is_pipeline, read_index
+from training.model_index import ADAPTER, FILE, is_adapter, is_pipeline, read_index
 from training.recipes import Recipe
 
-RECORDS = ("training.json", "metrics.json", "pushed.json", "samples.png", "latest", "error.log")
+RECORDS = ("training.json", "metrics.json", "pushed.json", "samples.png", "before.png", "latest", "error.log", ADAPTER)
 FOLDERS = ("samples", "stepwise", "guide")
 
 
@@ -60,7 +60,7 @@ def delete_run(folder: Path) -> None:
     (folder / FILE).unlink(missing_ok=True)  # first: half a model must not look like one
     for step in checkpoint_steps(folder):
         shutil.rmtree(folder / f"checkpoint-{step}")
-    kept = [path for path in folder.glob("ema-*") if is_pipeline(path)]
+    kept = [path for path in folder.glob("ema-*") if is_pipeline(path) or is_adapter(path)]
     names = [name for name in (*FOLDERS, *parts) if name == Path(name).name]
     for path in [*kept, *(folder / name for name in names), *folder.glob(".checkpoint-*.part")]:
         if path.is_dir():

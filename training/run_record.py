@@ -11,7 +11,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from training.data import ImageData
+from training.data.captions import trigger_words
 from training.files import read_json_object, weights_hash
+from training.model_index import FILE
 from training.recipes import Recipe
 
 PUSHED = "pushed.json"  # is not uploaded
@@ -24,6 +26,7 @@ def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[st
         ValueError: the training.json of the model to start from is not a JSON object.
     """
     start = recipe.pretrained_model_name_or_path
+    words = {"trigger_words": trigger_words(data.captions or ())}
     return {
         "dataset_fingerprint": data.fingerprint,
         "dataset_images": len(data.images),
@@ -32,7 +35,18 @@ def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[st
         "recipe": settings,
         "base_model": _hub_id(start) or (pushed_id(Path(start)) if start else None),
         "continues": record_of(start),
+        **({} if recipe.lora_rank is None else _adapted(start) | words),
     }
+
+
+def _adapted(start: str) -> dict[str, str | None]:
+    """Of which base an adapter is: its Hub id, or else the name of its folder, and its revision where that is known."""
+    folder = Path(start)
+    if not folder.exists():
+        found = Path(hf_hub_download(start, FILE))
+        return {"base": start, "base_revision": found.parent.name}  # of the Hub's cache: snapshots/REVISION
+    known = pushed_id(folder)
+    return {"base": known or folder.resolve().name, "base_revision": pushed_revision(folder) if known else None}
 
 
 def record_path(folder: Path) -> Path | None:

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from training import hub, signals
+from training.adapter import adapt, check_adapter
 from training.checkpoints import intact_checkpoint
 from training.command_line import did_you_mean, given_flags, parse_dataclasses, values_of
 from training.data import ImageData, load_images
@@ -20,6 +21,7 @@ from training.launch import launched_settings, one_message, report_overruled, st
 from training.lock import locked
 from training.loop import Trainer
 from training.machine import is_reporter
+from training.model_index import is_adapter
 from training.objectives import find_objective
 from training.objectives.base import Objective
 from training.progress import next_commands
@@ -152,9 +154,13 @@ def run(recipe: Recipe, options: Objective.Options, processes: PartialState, arg
     wanted = recipe.resume_from_checkpoint
     checkpoint = intact_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
     check_output_dir(recipe, checkpoint)
+    if recipe.lora_rank is not None:
+        check_adapter(recipe)
     data = load_data(recipe, options)
     recipe = replace(recipe, validation_share=data.loaded["validation_share"])
     objective = find_objective(recipe.objective).build(recipe, options, data)
+    if recipe.lora_rank is not None:
+        adapt(recipe, objective)
     if checkpoint is not None:
         check_same_model(checkpoint, objective)
     trainer = Trainer(recipe, data, objective)
@@ -166,7 +172,8 @@ def run(recipe: Recipe, options: Objective.Options, processes: PartialState, arg
     processes.wait_for_everyone()
     folder = _trained(trainer, arguments)
     if processes.is_main_process:
-        print(f"The pipeline is in {folder}\n{next_commands(folder, pushed=recipe.push_to_hub)}")
+        what = "adapter" if is_adapter(folder) else "pipeline"
+        print(f"The {what} is in {folder}\n{next_commands(folder, pushed=recipe.push_to_hub)}")
         if recipe.push_to_hub:
             push(folder, repo_id, recipe)
 

@@ -5,7 +5,7 @@ import threading
 import unicodedata
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipelines.about import About, facts_of_folder, of_class, of_folder, read_js
 from pipelines.facts import Facts, where_to_look
 
 from . import device, zero_gpu
+from .adapters import NONE, Adapter, adapters_of, carries_loader
 from .loading import in_a_line, load
 from .prompts import limits_of, suggested
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
@@ -44,6 +45,7 @@ class ModelInfo:
         swaps: samplers that another class of ours runs, with its name
         page: what the pipeline's class says about settings of the page, by name
         styles, examples: what it suggests to write in a prompt
+        adapters: those that it may be drawn with, by name
         limits: what follows for the settings of the page from the files
         enlarges: of a model that draws small images first, their (height, width): it takes one in their place
     """
@@ -64,6 +66,7 @@ class ModelInfo:
     page: dict[str, dict[str, Any]]
     styles: tuple[str, ...]
     examples: tuple[str, ...]
+    adapters: dict[str, Adapter]
     limits: dict[str, dict[str, Any]]
     enlarges: tuple[int, int] | None = None
 
@@ -102,17 +105,18 @@ class Catalogue:
         left_out: why a model is left out, by name
 
     Raises:
-        ValueError: no model at all, or none that can be read, by name.
+        ValueError: no model at all, or none that can be read, or an adapter of none of them, by name.
     """
 
     _all: weakref.WeakValueDictionary[int, "Catalogue"] = weakref.WeakValueDictionary()
 
-    def __init__(self, models: Mapping[str, str | Path]) -> None:
+    def __init__(self, models: Mapping[str, str | Path], adapters: Sequence[str] = ()) -> None:
         if not models:
             raise ValueError("models must name at least one folder that holds a model_index.json, got none")
-        infos, self.left_out = _described(models)
+        infos, self.left_out = _described(models, tuple(adapters))
         if not infos:
             raise ValueError("; ".join(self.left_out.values()))
+        _check_used(adapters, infos)
         for name, problem in self.left_out.items():
             print(f"{name} is left out: {problem}")
         names = tuple(info.name for info in infos)
@@ -162,17 +166,26 @@ class Catalogue:
             print(error)
 
 
-def _described(models: Mapping[str, str | Path]) -> tuple[list[ModelInfo], dict[str, str]]:
+def _described(models: Mapping[str, str | Path], adapters: tuple[str, ...]) -> tuple[list[ModelInfo], dict[str, str]]:
     """The models that can be read, and why the others cannot, by name."""
     infos, problems = [], {}
     for name, source in models.items():
         name = writable(name)
         try:
-            infos.append(describe(name, source))
+            infos.append(describe(name, source, adapters))
         except Exception as error:  # its files may say anything
             problem = in_a_line(error)
             problems[name] = problem if problem.startswith("model") else f"model {source} cannot be read: {problem}"
     return infos, problems
+
+
+def _check_used(adapters: Sequence[str], infos: list[ModelInfo]) -> None:
+    """Raise ValueError for an adapter that was asked for and is of none of the models that can take one."""
+    used = {adapter.source for info in infos for adapter in info.adapters.values()}
+    unused = next((source for source in adapters if source not in used), None)
+    if unused is not None:
+        names = ", ".join(info.name for info in infos)
+        raise ValueError(f"adapter must be of a model of the page ({names}), got {unused!r}, which is not")
 
 
 def _catalogue(number: int) -> Catalogue:
@@ -180,8 +193,10 @@ def _catalogue(number: int) -> Catalogue:
     return Catalogue._all[number]
 
 
-def describe(name: str, source: str | Path) -> ModelInfo:
+def describe(name: str, source: str | Path, adapters: tuple[str, ...] = ()) -> ModelInfo:
     """Read a folder or Hub id. No code of the model runs, and no library that computes is imported.
+
+    `adapters`: folders or Hub ids, of which those of this model are offered beside those that lie beside it.
 
     Raises:
         ValueError: nothing there, no model_index.json, or a pipeline whose steps cannot be watched.
@@ -198,14 +213,15 @@ def describe(name: str, source: str | Path) -> ModelInfo:
     facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})
     told = limits_of(index)
     names, labels = _classes((facts.num_classes or 0) if "class_labels" in about.arguments else 0, index)
-    flow = bool(index.get("path"))
+    flow, carries_code = bool(index.get("path")), isinstance(declared, list)
+    adapted = adapters_of(folder, str(source), adapters) if carries_loader(folder, carries_code) else {}
     samplers, num_train_timesteps = _samplers(index, swaps, about.arguments), _num_train_timesteps(folder)
     return ModelInfo(
         name=name,
         source=str(source),
         folder=folder,
         pipeline=about.name,
-        carries_code=isinstance(declared, list),
+        carries_code=carries_code,
         accepts=about.arguments,
         class_names=names,
         labels=labels,
@@ -217,6 +233,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
         page=about.says.get("page", {}),
         styles=suggested(index, "prompt_styles"),
         examples=suggested(index, "example_prompts"),
+        adapters=adapted,
         limits=told
         | {
             "model": {"info": _sentence(about)},
@@ -225,6 +242,7 @@ def describe(name: str, source: str | Path) -> ModelInfo:
             "steps": told.get("steps", {}) | {"range": (1, num_train_timesteps)},
             "sampler": {"choices": samplers},
             **_interval(index),
+            **_adapter_limits(adapted),
             "shift": {"value": float(_scheduler_config(folder).get("shift") or 1.0)},
             **stage_limits(index),
         },
@@ -292,6 +310,14 @@ def _interval(index: dict[str, Any]) -> dict[str, dict[str, float]]:
     if (low, high) == (0.0, 1.0):
         return {}
     return {"guidance_low": {"value": float(low)}, "guidance_high": {"value": float(high)}}
+
+
+def _adapter_limits(adapters: dict[str, Adapter]) -> dict[str, dict[str, Any]]:
+    """Which adapters may be chosen, with the words that call them up; no such setting without any."""
+    told = "; ".join(f"{each.name} follows “{each.words}” in the prompt" for each in adapters.values() if each.words)
+    info = {"info": f"a style that was trained beside the model (LoRA): {told}"} if told else {}
+    choices = {"choices": (NONE, *adapters) if adapters else ()}
+    return {"adapter": choices | info, "adapter_strength": {"visible": bool(adapters)}}
 
 
 def _num_train_timesteps(folder: Path) -> int:

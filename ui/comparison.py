@@ -29,6 +29,8 @@ OFFERED: dict[str, tuple[float, ...]] = {
     "prompt": (),
     "seed": (),
     "model": (),
+    "adapter": (),
+    "adapter_strength": (0, 0.25, 0.5, 0.75, 1),
 }
 
 
@@ -243,4 +245,7 @@ def _meaningless(name: str, settings: Settings, info: ModelInfo) -> str:
         other, *values = row.only_with
         current = getattr(settings, other)
         return f"{row.label} counts only with {FIELDS[other].label} {' or '.join(values)}, which is {current}"
+    if row.not_with and can_have(name, info):
+        other, *values = row.not_with
+        return f"{row.label} does not count with {FIELDS[other].label} {' or '.join(values)}"
     return f"{row.label} is no setting of model {info.name}"

@@ -1,6 +1,6 @@
 """The controls of a run, one per row of fields.py and a few of the page's own, and how they follow the chosen model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -127,8 +127,13 @@ def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Any]) -> d
 def _on_the_page(rows: list[Field]) -> list[Field]:
     """Each row that stands `after` another one follows it; the rest keep their order."""
     followers = {row.after: row for row in rows if row.after}
-    leading = [row for row in rows if not row.after]
-    return [row for leader in leading for row in (leader, followers.get(leader.name)) if row is not None]
+    return [each for row in rows if not row.after for each in _with_followers(row, followers)]
+
+
+def _with_followers(row: Field | None, followers: dict[str, Field]) -> Iterator[Field]:
+    while row is not None:
+        yield row
+        row = followers.get(row.name)
 
 
 def _control(catalogue: Catalogue, row: Field, look: dict[str, Any]) -> Component:
@@ -152,6 +157,6 @@ def followers() -> dict[str, list[str]]:
     """By setting: those that are shown or hidden as its value changes."""
     found: dict[str, list[str]] = {}
     for row in ROWS:
-        if row.only_with:
-            found.setdefault(row.only_with[0], []).append(row.name)
+        if row.only_with or row.not_with:
+            found.setdefault((row.only_with or row.not_with)[0], []).append(row.name)
     return found

@@ -14,6 +14,7 @@ A model's pipeline may have a word in each of them, by `about["page"]` in its cl
 from dataclasses import KW_ONLY, MISSING, dataclass
 from typing import Any
 
+from .adapters import NONE
 from .catalogue import ANY_CLASS, ModelInfo
 from .samplers import FLOW_SCHEDULERS, SCHEDULERS
 from .values import Choice, Number, Text
@@ -34,6 +35,7 @@ class Field:
         argument: of the pipeline's `__call__`; a model whose pipeline does not accept it does not have the setting.
             Settings that share an argument make it a tuple, in the order of the rows; None for what is no argument
         only_with: another setting, then its values with which this one counts: ("sampler", "DDIM")
+        not_with: another setting, then its values with which this one does not: ("adapter", "none")
         at_most: another setting that this one may not exceed
         after: another setting, below which it stands on the page; else it stands in the order of the rows
         advanced: stands in the part of the page that opens with a click
@@ -53,6 +55,7 @@ class Field:
     doc: str = ""
     argument: str | None = None
     only_with: tuple[str, ...] = ()
+    not_with: tuple[str, ...] = ()
     at_most: str | None = None
     after: str | None = None
     advanced: bool = False
@@ -312,6 +315,25 @@ ROWS = (
         doc="noise on the small image before it is enlarged, for a model that draws in stages",
         argument="conditioning_augmentation",
         after="guidance_scale",
+    ),
+    Field(
+        "adapter",
+        NONE,
+        Choice(),
+        "Adapter",
+        info="a style that was trained beside the model (LoRA); none = the model as it is",
+        doc='an adapter (LoRA) of the model by name, or "none"',
+        after="prompt",
+        elem_id="adapter",
+    ),
+    Field(
+        "adapter_strength",
+        1.0,
+        Number(0.0, 2.0, step=0.05, reach=1.5),
+        "Strength of the adapter",
+        info="how much of it: 0 = the model as it is, 1 = as it was trained",
+        not_with=("adapter", NONE),
+        after="adapter",
     ),
 )
 FIELDS = {row.name: row for row in ROWS}

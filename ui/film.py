@@ -14,8 +14,8 @@ from PIL import Image
 from .formulas import Formula, marked_up
 from .outputs import looked_back, status, viewed
 from .run import BESIDE, PREVIEWS, Frames, Progress
-from .step_panel import Reading, equation_html, lines_html, where_of
 from .stage_slider import StageSlider
+from .step_panel import Reading, equation_html, lines_html, where_of
 
 FRAME_SECONDS, LAST_SECONDS = 0.12, 2.0  # how long a step is shown, and the images
 AT_ONCE = 8  # visitors whose films play at the same time

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .adapters import with_adapter
 from .catalogue import Catalogue
 from .equations import recorded_steps
 from .formulas import Formula, formula_of, levels
@@ -158,7 +159,10 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
     import torch
 
     info = catalogue[settings.model]
-    pipe = with_sampler(catalogue.pipeline(settings.model), settings.sampler if info.samplers else None, settings.steps)
+    pipe = catalogue.pipeline(settings.model)
+    if settings.has("adapter_strength", info):
+        pipe = with_adapter(pipe, info.adapters[settings.adapter], settings.adapter_strength)
+    pipe = with_sampler(pipe, settings.sampler if info.samplers else None, settings.steps)
     generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(settings.count)]
     started, step = time.perf_counter(), None
     given = start.arguments() if start else {}

@@ -28,6 +28,8 @@ class Settings(_Record):
     sampler: str
     prompt: str
     start: str
+    adapter: str
+    adapter_strength: float
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], catalogue: Catalogue) -> Self:
@@ -72,10 +74,10 @@ class Settings(_Record):
         row = FIELDS[name]
         if not row.is_of(info, info.arguments_with(self.sampler)):
             return False
-        if not row.only_with:
+        if not (row.only_with or row.not_with):
             return True
-        other, *values = row.only_with
-        return getattr(self, other) in values and self.has(other, info)
+        other, *values = row.only_with or row.not_with
+        return (getattr(self, other) in values) == bool(row.only_with) and self.has(other, info)
 
     def classes(self, info: ModelInfo) -> list[int]:
         """The class index of each image, drawn from the image's own seed for "any"; empty for a model without."""

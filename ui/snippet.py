@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from .adapters import CALLED
 from .catalogue import ModelInfo
 from .device import Placement
 from .fields import NOISE
@@ -66,12 +67,24 @@ def _pipeline(settings: Settings, info: ModelInfo, placement: Placement) -> list
     if placement.channels_last:
         there = [name for name in ("unet", "unet_2", "unet_3", "transformer", "vae") if (info.folder / name).is_dir()]
         lines += [f"pipe.{name}.to(memory_format=torch.channels_last)" for name in there or ["unet"]]
+    lines += _adapter(settings, info)
     if info.samplers:
         config = scheduler_config(settings.sampler, settings.steps, info.num_train_timesteps, info.flow)
         given = "".join(f", {key}={_literal(value)}" for key, value in config.items())
         name = scheduler_of(settings.sampler, info.flow)
         lines.append(f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{given})")
     return lines
+
+
+def _adapter(settings: Settings, info: ModelInfo) -> list[str]:
+    """What loads the adapter of a run, if it has one."""
+    if not settings.has("adapter_strength", info):
+        return []
+    source, name = _literal(info.adapters[settings.adapter].source), _literal(CALLED)
+    return [
+        f"pipe.load_lora_weights({source}, adapter_name={name})",
+        f"pipe.set_adapters({name}, {settings.adapter_strength:g})",
+    ]
 
 
 def _call(settings: Settings, info: ModelInfo) -> list[str]:

@@ -7,6 +7,7 @@ nothing at all, for guidance, is not a matter of captions: the objective replace
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
@@ -49,3 +50,15 @@ def with_article(name: str) -> str:
     if plural or proper or words[0] in NO_ARTICLE or not words[0][0].isalpha():
         return name
     return f"{'an' if VOWEL.match(words[0]) else 'a'} {name}"
+
+
+def trigger_words(captions: Sequence[str | Sequence[str]]) -> list[str]:
+    """The words that call up what captions have in common: the ending after the last comma, where half of them have
+    one, or else the words of the first that are in all of them; none for captions that share nothing."""
+    whole = [caption if isinstance(caption, str) else caption[0] for caption in captions]
+    endings = Counter(caption.rpartition(",")[2].strip() for caption in whole if "," in caption)
+    often = [ending for ending, count in endings.most_common() if ending and 2 * count >= max(len(whole), 2)]
+    if often or not whole:
+        return often
+    shared = set.intersection(*(set(caption.split()) for caption in whole))
+    return [" ".join(dict.fromkeys(word for word in whole[0].split() if word in shared))] if shared else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,25 @@ def open_model(model: str, dtype: torch.dtype, device: torch.device | None = Non
         own_scheduler=scheduler_of(pipe),
         arguments={name: parameter.default for name, parameter in parameters.items()},
     )
+
+
+def at_strengths(model: Model, adapter: str, strengths: Sequence[float]) -> Iterator[float]:
+    """Each of these strengths, with the model drawing at it with an adapter; after the last one, without it again.
+
+    Raises:
+        ValueError: no adapter in that place, or one of another model.
+    """
+    if not hasattr(model.pipe, "load_lora_weights"):
+        raise ValueError(f"adapter needs a model that takes one: the code that {model.name} carries is older")
+    try:
+        model.pipe.load_lora_weights(adapter, adapter_name="style")
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"adapter must be a folder or a Hub id, got {adapter!r}: {reason}") from error
+    for strength in strengths:
+        model.pipe.set_adapters("style", strength)
+        yield strength
+    model.pipe.unload_lora_weights()
 
 
 def network_of(pipe: DiffusionPipeline) -> torch.nn.Module | None:

@@ -82,7 +82,10 @@ class Autoencoding(Objective):
             check_range(self, kl_weight=(0.0, 1e3), equivariance=(0.0, 1.0))
 
         def check(self, recipe: Recipe) -> None:
-            """Raise ValueError for a network that would be compiled anew for each number of halved latents."""
+            """Raise ValueError for a network that would be compiled anew for each number of halved latents, and for
+            an adapter, which is of what denoises."""
+            if recipe.lora_rank is not None:
+                raise ValueError(f"lora_rank must be None with --objective autoencoder, got {recipe.lora_rank}")
             if self.equivariance > 0 and recipe.torch_compile:
                 raise ValueError(f"torch_compile must be False with --equivariance above 0, got {self.equivariance:g}")
 

@@ -33,6 +33,8 @@ class LatentConditional(ClassConditional):
 
         def check(self, recipe: Recipe) -> None:
             """Raise ValueError for augmentation of latents: a latent that is moved is not that of the moved image."""
+            if recipe.lora_rank is not None and self.vae is not None:
+                raise ValueError(f"vae must be None with --lora_rank, which keeps that of the model, got {self.vae!r}")
             if self.augment > 0 and autoencoder_of(recipe, self) is not None:
                 raise ValueError(f"augment must be 0 with latents (--random_flip mirrors images), got {self.augment:g}")
 

@@ -66,7 +66,9 @@ class NoisyClassification(Objective):
                 )
 
         def check(self, recipe: Recipe) -> None:
-            """Raise ValueError unless there is a pipeline to guide."""
+            """Raise ValueError unless there is a pipeline to guide, and for an adapter: the classifier is new."""
+            if recipe.lora_rank is not None:
+                raise ValueError(f"lora_rank must be None with --objective noisy_classifier, got {recipe.lora_rank}")
             if recipe.pretrained_model_name_or_path is None:
                 raise ValueError(
                     "pretrained_model_name_or_path must name the pipeline that the classifier will steer, and was not "

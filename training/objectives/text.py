@@ -63,9 +63,10 @@ class TextConditional(LatentConditional):
         def check(self, recipe: Recipe) -> None:
             """Raise ValueError for captions beside classes."""
             super().check(recipe)
-            if text_encoder_of(recipe, self) is None:
-                return
-            if self.class_conditional:
+            if recipe.lora_rank is not None and self.text_encoder is not None:
+                kept = "which keeps that of the model"
+                raise ValueError(f"text_encoder must be None with --lora_rank, {kept}, got {self.text_encoder!r}")
+            if self.class_conditional and text_encoder_of(recipe, self) is not None:
                 raise ValueError("class_conditional must be False with a text_encoder, got True")
 
         def is_told(self, start: str) -> bool:

@@ -49,7 +49,21 @@ EMOJI = Dataset(
     "model.",
     license="apache-2.0",
 )
-_KNOWN = {"data/emoji": EMOJI, "data/fashion": FASHION, "zalando-datasets/fashion_mnist": FASHION}
+STREAMLINE = Dataset(
+    "Emoji in streamline style",
+    None,
+    "[Streamline Emojis](https://streamlinehq.com), Copyright Streamline, "
+    "[CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/), made into images by `python -m training.data emoji "
+    "--style streamline`; names from [emojibase](https://emojibase.dev), MIT. The images are changed from their "
+    "source, and its author does not endorse this model.",
+    license="cc-by-4.0",
+)
+_KNOWN = {
+    "data/emoji": EMOJI,
+    "data/emoji-streamline": STREAMLINE,
+    "data/fashion": FASHION,
+    "zalando-datasets/fashion_mnist": FASHION,
+}
 
 
 def runs_of(record: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -76,7 +90,7 @@ def datasets_of(runs: list[dict[str, Any]]) -> list[Dataset]:
 def _dataset(run: dict[str, Any]) -> Dataset:
     recipe = run["recipe"]
     given = recipe.get("train_data_dir") or recipe.get("dataset_name") or "data"
-    if given in _KNOWN and not recipe.get("max_train_samples"):
+    if given in _KNOWN and (not recipe.get("max_train_samples") or _KNOWN[given] is STREAMLINE):
         return _KNOWN[given]
     count = f", {run['dataset_images']:,} images" if "dataset_images" in run else ""
     hub_id = run.get("dataset_id")

@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipelines.facts import Facts
 from training.files import read_json_object
-from training.model_index import read_index
+from training.model_index import is_adapter, read_index
 from training.run_record import pushed_id, pushed_revision, record_path
+from training.sharing.adapter_card import render_adapter
 from training.sharing.card_data import base_model, datasets_of, runs_of, training_text
 from training.sharing.card_tables import (
     METRICS,
@@ -59,7 +60,7 @@ STOCK = "It carries no code: diffusers' own `{kind}` draws with it."
 
 
 def render(folder: Path, repo_id: str | None = None) -> str:
-    """The card of a folder with a model_index.json, and records if there are any.
+    """The card of a folder with a model_index.json, or with an adapter, and records if there are any.
 
     `repo_id` is the repository that the card is for; by default the one that the folder was pushed to. The card pins
     the revision if the weights have not changed since that push.
@@ -67,6 +68,8 @@ def render(folder: Path, repo_id: str | None = None) -> str:
     Raises:
         ValueError: a record or the model_index.json is not a JSON object.
     """
+    if is_adapter(folder):
+        return render_adapter(folder, WRITTEN, repo_id)
     index, path = read_index(folder), record_path(folder)
     rows, runs = sorted_rows(folder), runs_of(read_json_object(path) if path else None)
     known_id = pushed_id(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipelines.facts import where_to_look
 from training.files import read_json_object
-from training.model_index import ModelIndex, is_pipeline, read_index
+from training.model_index import ADAPTER, ModelIndex, is_adapter, is_pipeline, read_index
 from training.run_record import record_path
 from training.sharing.links import check_links
 from training.sharing.local_paths import without_paths
@@ -24,6 +24,8 @@ RECORDS = (
 )  # written by this project; they hold commands and flags
 IMAGES = (
     "samples.png",
+    "before.png",
+    "strengths.png",
     "contact_sheet.png",
     "guidance_sheet.png",
     "nearest.png",
@@ -147,6 +149,8 @@ def components(folder: Path) -> list[Path]:
     Raises:
         ValueError: the folder holds no model, or a component is missing.
     """
+    if is_adapter(folder):
+        return []
     if not is_pipeline(folder):
         if (folder / "config.json").is_file():
             return []
@@ -166,7 +170,9 @@ def components(folder: Path) -> list[Path]:
 
 def _is_of_the_root(name: str) -> bool:
     """Whether a file at the root is uploaded; the sources are not asked for here."""
-    return name in ("model_index.json", *CONFIGS, *RECORDS, *IMAGES, *NEVER_DELETED) or bool(_WEIGHTS.fullmatch(name))
+    return name in ("model_index.json", ADAPTER, *CONFIGS, *RECORDS, *IMAGES, *NEVER_DELETED) or bool(
+        _WEIGHTS.fullmatch(name)
+    )
 
 
 def _is_of_a_part(name: str) -> bool:
