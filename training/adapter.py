@@ -14,6 +14,7 @@ from diffusers import ConfigMixin
 from torch import nn
 
 import pipelines
+from pipelines.about import of_class
 from training.model_index import FILE, parse_index
 from training.networks.lora import add_lora, check_rank, target_layers
 from training.networks.open import pretrained_json
@@ -68,20 +69,33 @@ def _check_kept(start: str, objective: Objective) -> None:
             f"lora_rank: the classes of the data must be those of {start} ({old}), got {new}; without --lora_rank the "
             "whole model learns new ones"
         )
-    base, path = index.content.get("path"), pipeline.config.get("path")
-    if base != path:
-        wanted = "flow_matching" if base else "denoising or score_matching"
+    wanted = _trained_by(index.class_name, index.content.get("path"))
+    if wanted != _trained_by(type(pipeline).__name__, pipeline.config.get("path")):
         raise ValueError(f"objective must be {wanted} for an adapter of {start}, which predicts what that trains")
+    if index.content.get("path") != pipeline.config.get("path"):
+        raise ValueError(f"path must be {index.content['path']} for an adapter of {start}, got {pipeline.config.path}")
     shapes = {name: value.shape for name, value in objective.network.state_dict().items()}
     if shapes != {name: value.shape for name, value in _empty_network(start).state_dict().items()}:
         raise ValueError(f"lora_rank: the network of {start} must stay as it is, but these flags or data change it")
     _check_schedule(start, pipeline.scheduler)
 
 
+def _trained_by(class_name: str, path: str | None) -> str:
+    """The objective that trains the network of a pipeline of this class."""
+    about = of_class(class_name)
+    if about is not None and "sde" in about.arguments:
+        return "score_matching"
+    return "flow_matching" if path else "denoising"
+
+
 def _check_schedule(start: str, scheduler: ConfigMixin) -> None:
     saved = pretrained_json(start, "scheduler/scheduler_config.json", "scheduler_config.json")[1]
     config = json.loads(json.dumps(dict(scheduler.config), default=str))
-    changed = [key for key in sorted(SCHEDULE & saved.keys() & config.keys()) if saved[key] != config[key]]
+    changed = [
+        key
+        for key in sorted((SCHEDULE | {"sigma_min", "sigma_max"}) & saved.keys() & config.keys())
+        if saved[key] != config[key]
+    ]
     if changed:
         key = changed[0]
         raise ValueError(f"{key} must be {saved[key]} for an adapter of {start}, got {config[key]}")
