@@ -113,7 +113,10 @@ def run(options: Options) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     for split, data, index in sets:
         x0, classes = as_input(data.images[index]), torch.from_numpy(data.labels[index])
         noise = torch.stack(
-            [torch.randn(x0.shape[1:], generator=seeded(options.seed, split, int(i)), dtype=torch.float64) for i in index]
+            [
+                torch.randn(x0.shape[1:], generator=seeded(options.seed, split, int(i)), dtype=torch.float64)
+                for i in index
+            ]
         )
         rows, kinds = [], []
         for t in TIMESTEPS:
@@ -130,7 +133,12 @@ def run(options: Options) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         numbers[split]["images"] = [{"index": int(i), "label": int(data.labels[i])} for i in index[:SHOWN]]
         sheets.append(np.stack(kinds, 2))  # (kinds, images, timesteps, H, W)
         images.append(data.images[index[:SHOWN], 0])
-    about = {"timesteps": list(TIMESTEPS), "kinds": list(KINDS), "points": len(points), "class_names": train.class_names}
+    about = {
+        "timesteps": list(TIMESTEPS),
+        "kinds": list(KINDS),
+        "points": len(points),
+        "class_names": train.class_names,
+    }
     about["levels"] = [rounded([float(v) for v in schedule.marginal(t)]) for t in TIMESTEPS]
     about |= {"dataset": train.fingerprint, "options": asdict(options) | {"output_dir": None}}
     sheet = np.concatenate(sheets, 1)

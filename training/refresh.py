@@ -21,7 +21,7 @@ def write(folder: Path, destination: Path) -> None:
     pipe = load_pipeline(str(folder))
     for name, part in pipe.components.items():
         files = sorted((folder / name).glob("*.safetensors"))
-        if files and isinstance(part, torch.nn.Module):
+        if files and isinstance(part, torch.nn.Module) and part.dtype != dtype_of(files[0]):
             part.to(dtype_of(files[0]))
     pipe.save_pretrained(destination, max_shard_size=SHARDS)
 
