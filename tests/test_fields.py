@@ -151,7 +151,8 @@ def test_a_setting_is_shown_where_the_pipeline_accepts_its_argument(toy: Path) -
     models = Catalogue({"toy": toy})
     shown = looks(models["toy"], Settings.checked({}, models))
     accepted = {"num_inference_steps", "sampler", "batch_size"}
-    visible = {row.name for row in ROWS if row.name != "class_name" and row.argument in {None, *accepted}}
+    of_folder = {"class_name", "adapter", "adapter_strength"}  # what it has neither classes nor adapters for
+    visible = {row.name for row in ROWS if row.name not in of_folder and row.argument in {None, *accepted}}
     assert {name for name, look in shown.items() if look["visible"]} == visible
     assert not shown["guidance_rescale"]["visible"], "the class says so"
 
