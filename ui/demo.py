@@ -1,6 +1,6 @@
 """The page: its title, its tabs and the endpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,20 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
         add_endpoint(catalogue)
         laboratory_api.add_endpoint()
         tab.open(demo)
-        laboratory.open(demo)
-        demo.load(_open_tab, None, tabs, queue=False, show_progress="hidden", api_visibility="private")
+        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        laboratory.open(demo).then(_opened([each.id for each in tabs.children]), None, tabs, **quiet)
     set_up(demo)
     return demo
 
 
-def _open_tab(request: gr.Request) -> Any:
-    """The tab that the page's address names."""
-    return gr.update(selected=request.query_params.get(links.TAB, links.GENERATE))
+def _opened(names: list[str]) -> Callable[[gr.Request], Any]:
+    """Selects the tab that the page's address names, or the first."""
+
+    def select(request: gr.Request) -> Any:
+        asked = request.query_params.get(links.TAB)
+        return gr.update(selected=asked if asked in names else names[0])
+
+    return select
 
 
 def _left_out(catalogue: Catalogue) -> str:

@@ -420,7 +420,7 @@ class Figure {
 function show() {
     const plots = JSON.parse(props.value || "[]");
     while (figures.length < plots.length) figures.push(new Figure());
-    root.dataset.count = plots.length;
+    root.dataset.drawn = Number(root.dataset.drawn ?? 0) + 1;
     figures.forEach((figure, index) => (index < plots.length ? figure.update(plots[index]) : figure.remove()));
 }
 

@@ -13,7 +13,10 @@ SCRIPT = Path(__file__).with_name("canvas.js")
 
 CSS = """
 .lab-settings { order: -1; }
-@media (max-width: 768px) { .lab-settings { order: 0; } }
+@media (max-width: 768px) {
+  .lab-settings { order: 0; }
+  .lab-settings input:not([type]) { min-height: 44px !important; }
+}
 .lab-plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .lab-figure { margin: 0; min-width: 0; color: var(--body-text-color); }
 .lab-figure[hidden], .lab-controls[hidden], .lab-legend[hidden], .lab-handle[hidden] { display: none !important; }
@@ -35,7 +38,8 @@ CSS = """
 .lab-controls { display: flex; align-items: center; gap: 0.6rem; margin-top: 0.2rem; }
 .lab-controls input { flex: 1; min-width: 0; height: 44px; accent-color: var(--color-accent); }
 .lab-controls output { min-width: 5.5rem; font-variant-numeric: tabular-nums; }
-.lab-play { min-height: 44px; min-width: 6.2rem; padding: 0 0.8rem; white-space: nowrap; border-radius: 6px; border: 1px solid var(--border-color-primary);
+.lab-play { min-height: 44px; min-width: 6.2rem; padding: 0 0.8rem; white-space: nowrap; border-radius: 6px;
+  border: 1px solid var(--border-color-primary);
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); cursor: pointer; }
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from .. import links
 from ..fields import Field
@@ -31,6 +32,7 @@ class LaboratoryTab:
         start = settings.checked({})
         with gr.Row(equal_height=False, elem_classes="lab"):
             with gr.Column(scale=2, min_width=300):
+                self.left_out = gr.HTML(visible=False, elem_id="lab-left-out", elem_classes="plain")
                 self.status = gr.HTML("<p>Open the tab to draw.</p>", elem_id="lab-status", elem_classes="plain")
                 self.canvas = canvas(elem_id="lab-canvas", elem_classes="plain")
                 self.text = gr.HTML(elem_id="lab-text", elem_classes="plain")
@@ -76,26 +78,15 @@ class LaboratoryTab:
             None, None, self.copy, js=links.LATER, **QUIET
         )
 
-    def open(self, demo: gr.Blocks) -> None:
-        """The settings of a link that opens this tab, and what of them was left out."""
-        demo.load(self.follow_link, None, [*self.inputs, self.status], queue=False, **QUIET).then(
-            self.redraw_opened, self.inputs, self.shown, **REDRAW
-        )
+    def open(self, demo: gr.Blocks) -> Dependency:
+        """The settings of a link, and what of it was left out. The tab has to be selected after, as it then draws."""
+        return demo.load(self.follow_link, None, [*self.inputs, self.left_out], queue=False, **QUIET)
 
     def follow_link(self, request: gr.Request) -> list[Any]:
-        """What the page's address says of this tab."""
-        asked = links.of_tab(request.query_params, TAB)
-        lab, left_out = settings.recalled(asked, LABELS)
-        said = _alert(f"Left out of the link: {'; '.join(left_out.values())}") if left_out else gr.skip()
-        return [*_updates(lab), said]
-
-    def redraw_opened(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """The first plots, where a link opens the tab; what it says was left out stays."""
-        if request.query_params.get("tab") != TAB:
-            return (gr.skip(),) * len(self.shown)
-        _, left_out = settings.recalled(links.of_tab(request.query_params, TAB))
-        plots, said, *rest = self.redraw(*values)
-        return plots, gr.skip() if left_out else said, *rest
+        """What the page's address says to this tab."""
+        lab, left_out = settings.recalled(links.of_tab(request.query_params, TAB), LABELS)
+        said = _alert(f"Left out of the link: {'; '.join(left_out.values())}") if left_out else ""
+        return [*_updates(lab), gr.update(value=said, visible=bool(said))]
 
     def follow(self, changed: str, values: Sequence[Any]) -> list[Any]:
         """Make the other settings fit one that was chosen: the distribution follows the view, components and class
