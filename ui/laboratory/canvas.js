@@ -136,7 +136,7 @@ const DRAW = {
         pen.lineJoin = "round";
         pen.globalAlpha = layer.opacity ?? 1;
         pen.setLineDash(layer.dashed ? [6, 5] : []);
-        for (const line of layer.points) {
+        for (const line of layer.points ?? of_frame(layer.frames, frame)) {
             const share = frames > 1 ? frame / (frames - 1) : 1;
             const count = layer.upto_frame ? Math.round(share * (line.length - 1)) + 1 : line.length;
             pen.beginPath();

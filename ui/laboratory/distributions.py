@@ -96,6 +96,7 @@ DISTRIBUTIONS = {
     "2-D, three Gaussians": Distribution(2, _around(3, 1.3, 0.25)),
     "2-D, eight Gaussians": Distribution(2, _around(8, 1.6, 0.12)),
     "2-D, one point": Distribution(2, (Component((0.8, 0.5), 0.02, 1, 0),)),
+    "2-D, two points": Distribution(2, (Component((-1.0, 0.0), 0.02, 1, 0), Component((1.0, 0.0), 0.02, 1, 1))),
     "2-D, two moons": Distribution(2, points=_moons),
     "2-D, ring": Distribution(2, points=_ring),
     "2-D, checkerboard": Distribution(2, points=_checkerboard, kernel=0.16),

@@ -5,8 +5,10 @@ They are rows of ui/fields.py's kind, but no model has a word in them, and none 
 
 from ..fields import Field
 from ..values import Choice, Number, Text
+from .distance import SAMPLERS
 from .distributions import CLASSES, DISTRIBUTIONS, LONGEST
 from .guidance import CLASSIFIER, FREE, GUIDES, OFF
+from .overlay import PAIRS
 from .processes import KINDS, MOST_PARTICLES
 from .views import VIEWS
 
@@ -149,6 +151,40 @@ ROWS = (
         info="the number that the noise follows from",
         row="particles",
         min_width=120,
+    ),
+    Field(
+        "time",
+        0.3,
+        Number(0.02, 1.0, step=0.01),
+        "Time t",
+        info="of x_t: 0 = data, 1 = noise",
+        only_with=("view", "reverse conditional"),
+        row="conditional",
+    ),
+    Field(
+        "x_t",
+        0.0,
+        Number(-3.0, 3.0, step=0.05),
+        "x_t",
+        info="from where one step back is taken",
+        only_with=("view", "reverse conditional"),
+        row="conditional",
+    ),
+    Field(
+        "pair",
+        next(iter(PAIRS)),
+        Choice(tuple(PAIRS), few=3),
+        "Overlay",
+        info="a sampler of discrete steps, and the equation that it follows",
+        only_with=("view", "overlay"),
+    ),
+    Field(
+        "compared",
+        next(iter(SAMPLERS)),
+        Choice(tuple(SAMPLERS)),
+        "Samplers",
+        info="that take the same noise to the same point, or that add noise on their way",
+        only_with=("view", "distance"),
     ),
 )
 FIELDS = {row.name: row for row in ROWS}

@@ -31,6 +31,10 @@ class Lab:
     class_number: int
     particles: int
     seed: int
+    time: float
+    x_t: float
+    pair: str
+    compared: str
 
     @cached_property
     def mixture(self) -> GaussianMixture:

@@ -5,6 +5,7 @@ to top), "x_label", "y_label", "log_x", "log_y", "frames" (1: still), "frame_lab
 
     {"kind": "heat", "rows", "columns", "values" or "frames", "color"}   base64 of uint8, row 0 at the low end of y
     {"kind": "lines", "points", "color", "width", "dashed", "label", "upto_frame"}
+    {"kind": "lines", "frames", "color", "width", "label"}               other lines in each frame
     {"kind": "points", "frames", "color", "size", "label"}               one frame: still
     {"kind": "arrows", "at", "frames", "color", "label"}
     {"kind": "handles", "at", "radius", "label", "axis"}                 can be moved, along one axis where it is named
@@ -72,6 +73,11 @@ def lines(points: Any, color: str, label: str = "", width: float = 1.5, **more: 
     return {"kind": "lines", "points": rounded(points), "color": color, "label": label, "width": width, **more}
 
 
+def moving_lines(frames: Any, color: str, label: str = "", width: float = 1.5) -> Layer:
+    """Lines of each frame, (frames, lines, points, 2)."""
+    return {"kind": "lines", "frames": rounded(frames), "color": color, "label": label, "width": width}
+
+
 def points(frames: Any, color: str, label: str = "", size: float = 2.5) -> Layer:
     """Points of each frame, (frames, points, 2); one frame stands still."""
     return {"kind": "points", "frames": rounded(frames), "color": color, "label": label, "size": size}
@@ -88,7 +94,8 @@ def handles(at: Any, radius: list[float], label: str, **more: Any) -> Layer:
 
 
 def rounded(values: Any) -> Any:
-    """Nested lists of numbers with three digits behind the point, of a tensor or of such lists."""
+    """Nested lists of numbers with four digits, which small ones on a logarithmic axis keep, too."""
     if isinstance(values, Tensor):
-        return (values.double() * 1000).round().div(1000).tolist()
-    return [rounded(each) for each in values] if isinstance(values, (list, tuple)) else round(float(values), 4)
+        scale = 10 ** (3 - values.double().abs().clamp(min=1e-20).log10().floor())
+        return (values.double() * scale).round().div(scale).tolist()
+    return [rounded(each) for each in values] if isinstance(values, (list, tuple)) else float(f"{float(values):.4g}")

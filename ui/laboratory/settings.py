@@ -48,6 +48,8 @@ def problems(values: Mapping[str, Any], words: Words = NAMES) -> dict[str, str]:
 def has(name: str, values: Mapping[str, Any]) -> bool:
     """Whether a setting counts beside the others."""
     row = FIELDS[name]
+    if name in VIEWS[values["view"]].without:
+        return False
     if name == "components":
         return not DISTRIBUTIONS[values["distribution"]].points
     return not row.only_with or values[row.only_with[0]] in row.only_with[1:]

@@ -6,7 +6,7 @@ A new view is one entry of `VIEWS`, in this file or in one of its own.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import density, field
+from . import density, distance, field, overlay, reverse_conditional, velocity_fields
 from .lab import Lab
 from .plots import Plot
 
@@ -20,14 +20,18 @@ class View:
         dimensions: of the distributions that it shows
         sentence: what is seen, in plain words
         formula: as HTML
+        without: settings that change nothing here
     """
 
     plots: Callable[[Lab], list[Plot]]
     dimensions: tuple[int, ...]
     sentence: str
     formula: str
+    without: tuple[str, ...] = ()
 
 
+OF_SAMPLERS = ("eta", "variance", "predictor", "corrector_steps", "snr", "step_size", "solver", "particles")
+GUIDED = ("guidance", "guidance_scale", "class_number")
 VIEWS = {
     "density": View(
         density.show,
@@ -50,5 +54,37 @@ VIEWS = {
         "The velocity of the probability flow: without any noise, particles that follow the arrows have the same "
         "density at each time.",
         "dx/dt = E[a′ x<sub>0</sub> + b′ ε | x<sub>t</sub> = x], arrows from noise to data",
+    ),
+    "gases": View(
+        velocity_fields.show,
+        (2,),
+        "Each class of the data is a gas with a velocity of its own; of a single point it blows straight to the point. "
+        "Together, the velocity is the mean of theirs, by how dense each of them is.",
+        "v(x, t) = Σ<sub>y</sub> p(y | x<sub>t</sub> = x) v<sub>y</sub>(x, t)",
+    ),
+    "reverse conditional": View(
+        reverse_conditional.show,
+        (1,),
+        "Where x_t came from: for a large step back that may be several places, and the smaller the step, the more "
+        "nearly it is one Gaussian. That is why DDPM may draw from a Gaussian in each of its steps.",
+        "p(x<sub>s</sub> | x<sub>t</sub>) = q(x<sub>t</sub> | x<sub>s</sub>) p(x<sub>s</sub>) / p(x<sub>t</sub>), "
+        "s &lt; t",
+        without=(*OF_SAMPLERS, *GUIDED, "steps", "seed"),
+    ),
+    "overlay": View(
+        overlay.show,
+        (1,),
+        "A sampler that takes discrete steps, over the equation that it follows, from the same noise: with more steps "
+        "the paths come together, twice as many steps being half as far apart.",
+        "x<sub>s</sub> = x<sub>t</sub> + (s − t) dx/dt + O((s − t)²)",
+        without=("process", *OF_SAMPLERS),
+    ),
+    "distance": View(
+        distance.show,
+        (1, 2),
+        "How far from the data each sampler ends, over the evaluations of the network that it takes; the dashed lines "
+        "fall as the theory says.",
+        "W = ∫ |F<sup>−1</sup>(u) − G<sup>−1</sup>(u)| du, about C n<sup>−p</sup> for a method of order p",
+        without=("process", *OF_SAMPLERS, *GUIDED, "steps"),
     ),
 }

@@ -112,7 +112,9 @@ class LaboratoryTab:
             kept[1] = _alert(str(error))
             return tuple(kept)
         seconds = time.perf_counter() - started
-        said = f"<p role='status'>{escape(lab.process)}, {lab.steps} steps · drawn in {seconds:.2f} s</p>"
+        what = [lab.process] * settings.has("process", lab.as_dict())
+        what += [f"{lab.steps} steps"] * settings.has("steps", lab.as_dict())
+        said = f"<p role='status'>{escape(', '.join(what) or lab.view)} · drawn in {seconds:.2f} s</p>"
         view = VIEWS[lab.view]
         text = f"<p>{escape(view.sentence)}</p><p class='formula'>{view.formula}</p>"
         buttons = [gr.update(visible=bool(lab.movable))] * 2
