@@ -22,8 +22,6 @@ from ui.laboratory.processes import KINDS, VP
 from ui.laboratory.settings import checked
 from ui.laboratory.views import VIEWS
 
-NEW = ("gases", "reverse conditional", "overlay", "distance")
-
 
 def lab_of(view: str, **values: Any) -> Lab:
     return checked({"view": view, **values})
@@ -39,15 +37,13 @@ def numbers(value: Any) -> list[float]:
 
 
 CASES = [
-    *(
-        {"view": "gases", "distribution": name, "process": "flow", "steps": 8}
-        for name in ("2-D, one point", "2-D, ring")
-    ),
+    {"view": "gases", "distribution": "2-D, one point", "process": "flow", "steps": 8},
+    {"view": "gases", "distribution": "2-D, ring", "process": "VE SDE", "steps": 8},
     *({"view": "reverse conditional", "process": name} for name in KINDS),
     {"view": "reverse conditional", "time": 1.0, "x_t": -3.0, "process": "flow", "distribution": "1-D, one point"},
     *({"view": "overlay", "pair": name, "steps": 1} for name in overlay.PAIRS),
     {"view": "overlay", "steps": 127, "guidance": "classifier-free"},
-    *({"view": "distance", "compared": name, "distribution": "2-D, ring"} for name in distance.SAMPLERS),
+    {"view": "distance", "distribution": "2-D, ring"},
 ]
 
 
@@ -236,10 +232,10 @@ def test_the_distance_is_scipys_and_in_a_plane_that_of_shadows() -> None:
     generator = torch.Generator().manual_seed(0)
     plane = lab_of("distance", distribution="2-D, three Gaussians")
     x, _ = plane.mixture.sample(300, generator)
-    truth, many = distance.quantiles(plane.mixture, 300), plane.mixture.sample(200_000, generator)[0]
+    truth, many = distance.quantiles(plane.mixture, 300), plane.mixture.sample(50_000, generator)[0]
     along = distance.directions_of(2)
     expected = np.mean([wasserstein_distance(x @ each, many @ each) for each in along])
-    assert distance.wasserstein(x, truth) == pytest.approx(expected, abs=5e-3)
+    assert distance.wasserstein(x, truth) == pytest.approx(expected, abs=1e-2)
     line = lab_of("distance").mixture
     truth = distance.quantiles(line, 300)
     assert distance.wasserstein(truth.flip(0) + 0.25, truth) == pytest.approx(0.25, abs=1e-12)
@@ -269,10 +265,7 @@ def test_samplers_with_noise_come_near_the_data_too() -> None:
     ("values", "said"),
     [
         ({"view": "reverse conditional", "time": 0.0}, "time must be a number from 0.02 to 1, got 0.0"),
-        (
-            {"view": "reverse conditional", "distribution": "2-D, ring"},
-            "with view 'reverse conditional', got '2-D, ring'",
-        ),
+        ({"view": "overlay", "distribution": "2-D, ring"}, "with view 'overlay', got '2-D, ring'"),
         ({"view": "gases", "distribution": "1-D, one point"}, "with view 'gases', got '1-D, one point'"),
         ({"view": "overlay", "pair": "DDPM"}, "pair must be one of DDIM, probability-flow ODE, DDPM, reverse SDE"),
         ({"view": "distance", "compared": "all"}, "compared must be one of without noise, with noise; got 'all'"),
@@ -284,9 +277,9 @@ def test_wrong_settings_of_the_views_are_named(values: dict[str, Any], said: str
     assert said in str(error.value)
 
 
-def test_settings_that_a_view_leaves_out_change_nothing_in_it() -> None:
+@pytest.mark.parametrize("view", ["reverse conditional", "overlay"])
+def test_settings_that_a_view_leaves_out_change_nothing_in_it(view: str) -> None:
     others = {"process": "flow", "guidance": "classifier-free", "particles": 5, "seed": 8, "steps": 9, "eta": 1.0}
-    for view in NEW:
-        lab = lab_of(view, steps=10)
-        known = {name: value for name, value in others.items() if name in VIEWS[view].without}
-        assert packed(VIEWS[view].plots(replace(lab, **known))) == packed(VIEWS[view].plots(lab))
+    lab = lab_of(view, steps=4)
+    known = {name: value for name, value in others.items() if name in VIEWS[view].without}
+    assert packed(VIEWS[view].plots(replace(lab, **known))) == packed(VIEWS[view].plots(lab))
