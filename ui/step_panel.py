@@ -146,7 +146,7 @@ def _token_html(token: tokenize.TokenInfo) -> str:
     kind = kinds.get(token.type, "")
     if token.type == tokenize.NAME:
         kind = "k" if keyword.iskeyword(token.string) else "f" if hasattr(builtins, token.string) else ""
-    said = "" if token.type in (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER) else escape(token.string)
+    said = escape(token.string)
     return f'<span class="{kind}">{said}</span>' if kind else said
 
 

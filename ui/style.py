@@ -68,7 +68,8 @@ CSS = """
 #step-lines i { font-style: normal; color: var(--body-text-color-subdued); font-family: var(--font-mono); }
 #step-lines code { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 #step-lines .line p { grid-column: 2; margin: 0; display: flex; flex-wrap: wrap; gap: 0 1.2rem; }
-#step-lines .line p { color: var(--code-value); font-variant-numeric: tabular-nums; }
+#step-lines .line p * { color: var(--code-value); font-variant-numeric: tabular-nums; }
+#step-lines .line small { font-size: 0.75rem; }
 #step-lines .k { color: var(--code-keyword); } #step-lines .f { color: var(--code-name); }
 #step-lines .n, #step-lines .s { color: var(--code-number); } #step-lines .c { color: var(--body-text-color-subdued); }
 #step-lines { --code-value: var(--primary-700); --code-keyword: #a21caf; --code-name: #1d4ed8; --code-number: #b45309; }
