@@ -82,23 +82,16 @@ def test_each_colour_word_is_replaced_by_each_other() -> None:
     assert ("an orange heart, twemoji style", "orange") in asked and len({colour for _, colour in asked}) == 6
 
 
-def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
-    from datasets import Dataset, Features, Image, List, Value
-    from text_models import text_pipeline
-    from training_runs import alone
-
-    from training.evaluation.alignment import main
-    from training.sharing.card_text import render
-
-    text_pipeline().save_pretrained(tmp_path / "model")
-    (tmp_path / "words" / "data").mkdir(parents=True)
-    kinds = {name: Value("string") for name in ("text", "name", "hexcode", "vendor")}
-    kinds |= {"tags": List(Value("string")), "label": Value("int64"), "sublabel": Value("int64"), "image": Image()}
+def save_words(folder: Path) -> None:
+    """A data set of `ROWS`, the last of them held back, with noise as images."""
     import io
 
+    from datasets import Dataset, Features, Image, List, Value
     from PIL import Image as Pillow
+
+    (folder / "data").mkdir(parents=True)
+    kinds = {name: Value("string") for name in ("text", "name", "hexcode", "vendor")}
+    kinds |= {"tags": List(Value("string")), "label": Value("int64"), "sublabel": Value("int64"), "image": Image()}
 
     def png(i: int) -> dict:
         buffer = io.BytesIO()
@@ -107,8 +100,21 @@ def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytes
 
     for split, rows in (("train", ROWS[:3]), ("test", ROWS[3:])):
         listed = [row | {"image": png(i)} for i, row in enumerate(rows)]
-        place = tmp_path / "words" / "data" / f"{split}-00000-of-00001.parquet"
+        place = folder / "data" / f"{split}-00000-of-00001.parquet"
         Dataset.from_list(listed, features=Features(kinds)).to_parquet(place)
+
+
+def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    from text_models import text_pipeline
+    from training_runs import alone
+
+    from training.evaluation.alignment import main
+    from training.sharing.card_text import render
+
+    text_pipeline().save_pretrained(tmp_path / "model")
+    save_words(tmp_path / "words")
     flags = ["--num_prompts", "2", "--num_inference_steps", "2", "--dataset_name", str(tmp_path / "words")]
     with alone(tmp_path / "cache"):
         main([str(tmp_path / "model"), *flags, "--guidance_scale", "1", "2"])

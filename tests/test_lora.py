@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from latent_folders import tiny_vae
 from PIL import Image
 from safetensors.torch import load_file
+from test_alignment import save_words
 from text_models import text_pipeline
 from toys import ddpm, latent, quiet, seeded
 from training_runs import alone, assert_same, checkpoint_state, command, noise, run_here
@@ -25,9 +26,11 @@ from pipelines import LatentDiffusionPipeline
 from pipelines.base import StepwisePipeline
 from training import contact_sheet
 from training.data.captions import trigger_words
+from training.evaluation import style
 from training.model_index import ADAPTER, is_adapter
 from training.networks.lora import add_lora, check_rank, save_trained, target_layers, trained_part
 from training.recipes import Recipe
+from training.sharing.card_text import render
 from ui import Catalogue
 from ui.comparison import choices
 from ui.controls import looks
@@ -329,6 +332,20 @@ def test_the_contact_sheet_shows_it_at_each_strength(place: Path, adapter: Path,
         assert sheet.width > 2 * 16
     with pytest.raises(SystemExit, match="strength goes with adapter, which was not given"):
         contact_sheet.main([str(place / "base"), "--strength", "1"])
+
+
+def test_its_style_is_measured_and_stands_on_its_card(place: Path, adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "style", ignore=shutil.ignore_patterns("checkpoint-*"))
+    save_words(tmp_path / "words")
+    data = f"--dataset_name {tmp_path / 'words'} --style_dataset {tmp_path / 'words'} --beside {place / 'other'}"
+    flags = f"{data} --strength 0 1 --num_prompts 1 --num_inference_steps 1"
+    style.main(f"{place / 'base'} {tmp_path / 'style'} {flags}".split())
+    rows = json.loads((tmp_path / "style" / "metrics.json").read_text())["style"].values()
+    wanted = ["the base", "the adapter at 1", "all of the network trained"]
+    assert [row["settings"]["drawn by"] for row in rows] == wanted
+    assert all(set(row["measured"]) == {"its style", "other styles"} for row in rows)
+    card = render(tmp_path / "style")
+    assert "| the adapter at 1 | its style | " in card and ") of `base`. The base is" in card
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes

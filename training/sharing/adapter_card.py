@@ -20,7 +20,7 @@ TEMPLATE = """---
 
 # {{ name }}
 
-An adapter (LoRA, rank {{ rank }}, {{ size }}) of [{{ base }}](https://huggingface.co/{{ base }}){{ at }}. The base is
+An adapter (LoRA, rank {{ rank }}, {{ size }}) of {{ base }}{{ at }}. The base is
 not part of it.{{ words }}
 
 {{ images }}
@@ -81,7 +81,7 @@ def render_adapter(folder: Path, written: str, repo_id: str | None = None) -> st
         written=written,
         rank=record["recipe"]["lora_rank"],
         size=f"{size:.1f} MB",
-        base=base,
+        base=f"[{base}](https://huggingface.co/{base})" if "/" in base else f"`{base}`",
         at=f" at revision `{revision}`" if revision else "",
         words=f" The words that call it up: {', '.join(f'**{each}**' for each in words)}." if words else "",
         images=_images(folder),
