@@ -15,6 +15,7 @@ optimal_denoiser_images.png has the images themselves.
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ TIMESTEPS = tuple(range(50, 1000, 100))
 SHOWN = 10  # images of either set
 KINDS = ("noisy", "exact", "learned", "exact_of_class", "learned_of_class")
 SETS = ("train", "test")
+MEASURES = ("apart", "apart_of_class", "error_exact", "error_learned", "points")
 
 
 @dataclass
@@ -102,50 +104,62 @@ def compared(options: Options) -> Iterator[tuple[str, ImageData, np.ndarray]]:
         yield split, data, chosen(data, options.images)
 
 
+class Denoisers:
+    """The four of `KINDS` after the first, of one training set and two networks."""
+
+    def __init__(self, options: Options, train: ImageData) -> None:
+        self.points, self.labels = as_input(train.images), torch.from_numpy(train.labels)
+        self.schedule = NoiseSchedule.from_scheduler(open_model(options.model, torch.float32).pipe.scheduler)
+        self.alone = network(options.model, self.schedule)
+        self.told = network(options.conditional, self.schedule)
+
+    def __call__(self, x_t: Tensor, t: int, classes: Tensor) -> tuple[list[Tensor], Tensor]:
+        """x_0 (N, C, H, W) of each, and over how many points the first is spread, (N,)."""
+        a, b = (float(level) for level in self.schedule.marginal(t))
+        found, of_class = posterior(self.points, x_t, a, b), torch.empty_like(x_t)
+        for label in classes.unique():
+            here = classes == label
+            of_class[here] = posterior(self.points[self.labels == label], x_t[here], a, b).mean
+        return [found.mean, self.alone(x_t, t, None), of_class, self.told(x_t, t, classes)], found.points
+
+
 def run(options: Options) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """The numbers; the sheet, (kinds x images, timesteps, H, W); and the images (1, images, H, W)."""
     sets = list(compared(options))
     train = sets[0][1]
-    points, labels = as_input(train.images), torch.from_numpy(train.labels)
-    schedule = NoiseSchedule.from_scheduler(open_model(options.model, torch.float32).pipe.scheduler)
-    alone, told = network(options.model, schedule), network(options.conditional, schedule)
-    numbers, sheets, images = {}, [], []
-    for split, data, index in sets:
-        x0, classes = as_input(data.images[index]), torch.from_numpy(data.labels[index])
-        noise = torch.stack(
-            [
-                torch.randn(x0.shape[1:], generator=seeded(options.seed, split, int(i)), dtype=torch.float64)
-                for i in index
-            ]
-        )
-        rows, kinds = [], []
-        for t in TIMESTEPS:
-            a, b = (float(level) for level in schedule.marginal(t))
-            x_t = a * x0 + b * noise
-            found = posterior(points, x_t, a, b)
-            of_class = torch.empty_like(x0)
-            for label in classes.unique():
-                of_class[classes == label] = posterior(points[labels == label], x_t[classes == label], a, b).mean
-            predicted = (found.mean, alone(x_t, t, None), of_class, told(x_t, t, classes))
-            rows.append([*distances(x0, *predicted), found.points])
-            kinds.append(np.stack([to_uint8(each[:SHOWN, 0]) for each in (x_t, *predicted)]))
-        numbers[split] = summary(rows)
-        numbers[split]["images"] = [{"index": int(i), "label": int(data.labels[i])} for i in index[:SHOWN]]
-        sheets.append(np.stack(kinds, 2))  # (kinds, images, timesteps, H, W)
-        images.append(data.images[index[:SHOWN], 0])
+    denoisers = Denoisers(options, train)
+    found = {split: of_set(split, data, index, denoisers, options.seed) for split, data, index in sets}
+    sheet = np.concatenate([tiles for _, tiles in found.values()], 1)  # (kinds, images, timesteps, H, W)
+    levels = [[float(level) for level in denoisers.schedule.marginal(t)] for t in TIMESTEPS]
     about = {
         "timesteps": list(TIMESTEPS),
+        "levels": rounded(levels),
         "kinds": list(KINDS),
-        "points": len(points),
+        "points": len(train.images),
         "class_names": train.class_names,
+        "dataset": train.fingerprint,
+        "options": asdict(options) | {"output_dir": None},
+        "sets": {split: numbers for split, (numbers, _) in found.items()},
     }
-    about["levels"] = [rounded([float(v) for v in schedule.marginal(t)]) for t in TIMESTEPS]
-    about |= {"dataset": train.fingerprint, "options": asdict(options) | {"output_dir": None}}
-    sheet = np.concatenate(sheets, 1)
-    return about | {"sets": numbers}, sheet.reshape(-1, *sheet.shape[2:]), np.concatenate(images)[None]
+    images = np.concatenate([data.images[index[:SHOWN], 0] for _, data, index in sets])
+    return about, sheet.reshape(-1, *sheet.shape[2:]), images[None]
 
 
-MEASURES = ("apart", "apart_of_class", "error_exact", "error_learned", "points")
+def of_set(
+    split: str, data: ImageData, index: np.ndarray, denoisers: Denoisers, seed: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The numbers of one set, and (kinds, images, timesteps, H, W) of those that are shown."""
+    x0, classes = as_input(data.images[index]), torch.from_numpy(data.labels[index])
+    generators = [seeded(seed, split, int(i)) for i in index]
+    noise = torch.stack([torch.randn(x0.shape[1:], generator=each, dtype=torch.float64) for each in generators])
+    rows, tiles = [], []
+    for t in TIMESTEPS:
+        x_t = denoisers.schedule.add_noise(x0, noise, t)
+        predicted, points = denoisers(x_t, t, classes)
+        rows.append([*distances(x0, *predicted), points])
+        tiles.append(np.stack([to_uint8(each[:SHOWN, 0]) for each in (x_t, *predicted)]))
+    shown = [{"index": int(i), "label": int(data.labels[i])} for i in index[:SHOWN]]
+    return summary(rows) | {"images": shown}, np.stack(tiles, 2)
 
 
 def distances(x0: Tensor, exact: Tensor, learned: Tensor, exact_of_class: Tensor, learned_of_class: Tensor) -> Any:
@@ -176,8 +190,6 @@ def show(numbers: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    from pathlib import Path
-
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(Options, arguments, MODULE, __doc__)

@@ -35,9 +35,18 @@ def write_sheet(path: Path, images: np.ndarray) -> None:
 
 
 def write_numbers(path: Path, module: str, arguments: list[str], content: dict[str, Any]) -> None:
-    """`content` with the command that found it and the versions."""
-    command = shlex.join(["python", "-m", module, *arguments])
+    """`content` with the command that found it, but for where it was written to, and the versions."""
+    command = shlex.join(["python", "-m", module, *_without_output(arguments)])
     write_json(path, {"command": command, "versions": versions(), **content})
+
+
+def _without_output(arguments: list[str]) -> list[str]:
+    """A path of this machine says nothing elsewhere."""
+    joined = [each for each in arguments if not each.startswith("--output_dir=")]
+    if "--output_dir" not in joined:
+        return joined
+    place = joined.index("--output_dir")
+    return joined[:place] + joined[place + 2 :]
 
 
 def rounded(values: Any, digits: int = 5) -> Any:

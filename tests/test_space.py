@@ -44,10 +44,12 @@ def test_a_space_names_the_models_that_were_pushed_to_it(hub: HubServer, models:
     card = SpaceCard(space.files["README.md"].decode())
     assert card.data.models == card.data.preload_from_hub == ["me/dogs", "me/cats"]
     assert card.data.sdk == "gradio" and card.data.app_file == "app.py"
-    expected = {p.relative_to(ROOT).as_posix() for folder in ("ui", "pipelines") for p in (ROOT / folder).rglob("*.py")}
+    listed = subprocess.run(
+        ["git", "ls-files", "ui", "pipelines"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    expected = {*listed.stdout.split()}
+    assert {"ui/demo.py", "ui/icon.png", "ui/laboratory/canvas.js", "ui/laboratory/data/memorization.json"} <= expected
     expected |= {
-        "ui/icon.png",
-        "ui/card.png",
         "README.md",
         "requirements.txt",
         "app.py",
@@ -60,7 +62,8 @@ def test_a_space_names_the_models_that_were_pushed_to_it(hub: HubServer, models:
 
 
 def test_the_code_of_a_space_may_lie_in_folders_of_the_page(tmp_path: Path) -> None:
-    names = ["pipelines/ddim.py", "ui/demo.py", "ui/tabs/generate.py", "ui/tabs/deep/er.py"]
+    names = ["pipelines/ddim.py", "ui/demo.py", "ui/tabs/generate.py", "ui/tabs/deep/er.py", "ui/a.js", "ui/b/c.json"]
+    names += ["ui/d.png"]
     for name in [*names, "training/train.py", "ui/tabs/notes.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")

@@ -15,8 +15,10 @@ from .history import History
 from .laboratory import api as laboratory_api
 from .queueing import set_up
 from .tabs.compare import CompareTab
+from .tabs.exact_and_learned import ExactAndLearnedTab
 from .tabs.generate import GenerateTab
 from .tabs.laboratory import LaboratoryTab
+from .tabs.own_image import OwnImageTab
 from .viewer import Viewer
 
 CACHE_SECONDS = (3600, 3600)  # how often image files are deleted, and from which age on
@@ -50,9 +52,16 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
             with gr.Tab("Laboratory", id="laboratory") as opened:
                 laboratory = LaboratoryTab()
                 laboratory.connect(opened)
+            with gr.Tab("Your image", id="image") as opened:
+                own_image = OwnImageTab(catalogue)
+                own_image.connect(opened)
+            with gr.Tab("Exact or learned", id="exact"):
+                exact = ExactAndLearnedTab()
         add_endpoint(catalogue)
         laboratory_api.add_endpoint()
         tab.open(demo)
+        own_image.open(demo)
+        exact.open(demo)
         quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         laboratory.open(demo).then(_opened([each.id for each in tabs.children]), None, tabs, **quiet)
     set_up(demo)

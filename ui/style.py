@@ -5,6 +5,7 @@ from starlette.middleware import Middleware
 
 from .head import HEAD, ICON, PreviewCard
 from .laboratory.canvas import CSS as CANVAS_CSS
+from .laboratory.images import CSS as IMAGES_CSS
 
 THEME = gr.themes.Soft(
     primary_hue=gr.themes.colors.violet,
@@ -51,11 +52,15 @@ CSS = """
 #status { scroll-margin-top: 2.5rem; }
 #preview img, #gallery img { image-rendering: pixelated; }
 #preview .image-frame, #preview .image-frame img { width: 100%; object-fit: contain; }
-#status .bar, #compare-status .bar { height: 4px; border-radius: 2px; overflow: hidden; }
-#status .bar, #compare-status .bar { background: var(--border-color-primary); }
-#status .bar i, #compare-status .bar i { display: block; height: 100%; background: var(--color-accent); }
-#status p, #compare-status p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
-#status [role=alert] p, #compare-status [role=alert] p { color: var(--error-text-color); overflow-wrap: anywhere; }
+#status .bar, #compare-status .bar, .progress .bar { height: 4px; border-radius: 2px; overflow: hidden; }
+#status .bar, #compare-status .bar, .progress .bar { background: var(--border-color-primary); }
+#status .bar i, #compare-status .bar i, .progress .bar i {
+  display: block; height: 100%; background: var(--color-accent);
+}
+#status p, #compare-status p, .progress p { margin: 0 0 0.4rem; min-height: 1.5em; font-variant-numeric: tabular-nums; }
+#status [role=alert] p, #compare-status [role=alert] p, .plain [role=alert] {
+  color: var(--error-text-color); overflow-wrap: anywhere;
+}
 #film-text p { margin: 0 0 0.3rem; font-variant-numeric: tabular-nums; }
 #captions .captions { display: flex; margin: -0.6rem 0 0; text-align: center; font-weight: 700; }
 #captions .captions span { flex: 1; }
@@ -139,7 +144,7 @@ footer a { display: inline-flex; }
 # upload is a photograph, at most.
 LAUNCH = {
     "theme": THEME,
-    "css": CSS + CANVAS_CSS,
+    "css": CSS + CANVAS_CSS + IMAGES_CSS,
     "head": HEAD,
     "favicon_path": ICON,
     "app_kwargs": {"middleware": [Middleware(PreviewCard)]},

@@ -14,7 +14,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 from training.sharing.links import check_links
 
 ROOT = Path(__file__).parents[2]
-FOLDERS, ENDINGS = ("pipelines", "ui"), (".py", ".png")
+FOLDERS, ENDINGS = ("pipelines", "ui"), (".py", ".js", ".json", ".png")
 SINGLE = ("app.py", "LICENSE", "docs/page.png")
 TECHNICAL = ("sdk", "sdk_version", "python_version", "app_file", "models", "preload_from_hub")
 CPU_BASIC = SpaceHardware.CPU_BASIC.value
@@ -73,7 +73,7 @@ def payment_advice(space_id: str, hardware: str | None, said: str | None) -> str
 
 
 def sources(root: Path) -> dict[str, Path]:
-    """The code of the demo below `root`, and its icons, at any depth, by name in the Space."""
+    """The code of the demo below `root`, and its images and data, at any depth, by name in the Space."""
     paths = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*"))]
     found = [path for path in paths if path.suffix in ENDINGS]
     return {path.relative_to(root).as_posix(): path for path in found}

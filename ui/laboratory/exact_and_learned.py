@@ -1,0 +1,190 @@
+"""The exact denoiser of a training set beside a learned one: what benchmarks/optimal_denoiser.py and
+benchmarks/memorization.py have computed, as images, plots and words."""
+
+from functools import cache
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from . import recorded
+from .images import side_by_side
+from .plots import Plot, lines, plot
+
+EXACT, RUN = "optimal_denoiser", "memorization"  # the recorded files
+SETS = {"test": "test image", "train": "training image"}
+ALONE, TOLD = "no class", "its class"
+COLORS = ("first", "second", "third", "truth")
+
+# ------------------------------------------------------------------------------------------- exact beside learned
+
+
+@cache
+def names() -> dict[str, tuple[str, int]]:
+    """The images to choose from: a split and its place there, by name."""
+    about = recorded.numbers(EXACT)
+    return {
+        f"{about['class_names'][each['label']]}, {kind}": (split, place)
+        for split, kind in SETS.items()
+        for place, each in enumerate(about["sets"][split]["images"])
+    }
+
+
+def timesteps() -> list[int]:
+    """The noise levels."""
+    return recorded.numbers(EXACT)["timesteps"]
+
+
+def images_of(name: str, t: int, told: str) -> str:
+    """An image of `names` at one of the timesteps: noised, as the exact denoiser sees it, and as the network does."""
+    about, (split, place) = recorded.numbers(EXACT), names()[name]
+    level = about["timesteps"].index(t)
+    noisy, exact, learned = ("noisy", "exact_of_class", "learned_of_class") if told == TOLD else about["kinds"][:3]
+    row = _row(about, split, place)
+    x0 = recorded.sheet(f"{EXACT}_images")[0, row]
+    found = about["sets"][split]
+    apart = found["apart_of_class" if told == TOLD else "apart"]["shown"][level][place]
+    tiles = {kind: recorded.sheet(EXACT)[_line(about, kind, row), level] for kind in (noisy, exact, learned)}
+    shown = [
+        (f"x₀, a {SETS[split]}", x0),
+        (f"x_t at t = {t}", tiles[noisy]),
+        ("E[x₀ | x_t], exact", tiles[exact]),
+        ("x̂₀, learned", tiles[learned]),
+    ]
+    return side_by_side(shown) + f"<p>{_words(split, level, place, told, apart)}</p>"
+
+
+def _row(about: dict[str, Any], split: str, place: int) -> int:
+    """Which of all images that is: training images come first."""
+    return place + (len(about["sets"]["train"]["images"]) if split == "test" else 0)
+
+
+def _line(about: dict[str, Any], kind: str, row: int) -> int:
+    count = sum(len(about["sets"][split]["images"]) for split in SETS)
+    return about["kinds"].index(kind) * count + row
+
+
+def _words(split: str, level: int, place: int, told: str, apart: float) -> str:
+    about = recorded.numbers(EXACT)
+    points = about["sets"][split]["points"]["shown"][level][place]
+    spread = "one training image alone" if points < 1.05 else f"about {_count(points)} training images"
+    where = "" if told == TOLD else f"The exact answer is a mean over {spread}. "
+    return f"{where}Exact and learned are <b>{apart:.3f}</b> apart (root mean square, black to white is 1)."
+
+
+def plots_over_t(told: str) -> list[Plot]:
+    """How far the two are apart over t, and how far each is from the image, as means over many images."""
+    about = recorded.numbers(EXACT)
+    t, span = about["timesteps"], (0.0, 1000.0)
+    key = "apart_of_class" if told == TOLD else "apart"
+    apart = {split: about["sets"][split][key]["mean"] for split in SETS}
+    layers = [
+        lines(_points(t, apart["test"]), "first", "test images", 2.0),
+        lines(_points(t, apart["train"]), "second", "training images", 2.0),
+    ]
+    high = 1.15 * max(map(max, apart.values()))
+    said = f"Distance of exact and learned over t, up to {max(apart['test']):.3f} on test images"
+    found = [plot("Exact to learned", said, span, (0.0, high), layers, x_label="t", y_label="distance")]
+    return found if told == TOLD else [*found, _errors(about, t, span)]
+
+
+def _errors(about: dict[str, Any], t: list[int], span: tuple[float, float]) -> Plot:
+    kinds = [(split, kind) for split in SETS for kind in ("exact", "learned")]
+    values = {each: about["sets"][each[0]][f"error_{each[1]}"]["mean"] for each in kinds}
+    layers = [
+        lines(_points(t, found), color, f"{kind}, {SETS[split]}s", 2.0, dashed=split == "train")
+        for color, ((split, kind), found) in zip(COLORS, values.items(), strict=True)
+    ]
+    high = 1.1 * max(map(max, values.values()))
+    said = "Error of x0 over t: the exact denoiser is better on training images, and worse on test images"
+    return plot("Error of each", said, span, (0.0, high), layers, x_label="t", y_label="distance to x₀")
+
+
+# ------------------------------------------------------------------------------------ one small run, its checkpoints
+
+
+def updates() -> list[int]:
+    """The checkpoints of the run."""
+    return [row["step"] for row in recorded.numbers(RUN)["checkpoints"]]
+
+
+def drawn_at(update: int) -> str:
+    """What a checkpoint draws, each image beside the training image nearest to it."""
+    about, train = recorded.numbers(RUN), recorded.sheet(f"{RUN}_images")[0]
+    place = updates().index(update)
+    row, images = about["checkpoints"][place], recorded.sheet(RUN)[place]
+    pairs = zip(images, row["nearest"], row["nearest_distance"], row["nearest_to_second"], strict=True)
+    shown = [
+        (_pair_caption(distance, ratio < about["copied_below"]), _beside(image, train[nearest]))
+        for image, nearest, distance, ratio in pairs
+    ]
+    copied = f"{row['copied']:.0%}"
+    said = (
+        f"<p><b>After {update:,} updates, {copied} of {about['options']['drawn']} images are copies</b> of one of the "
+        f"{about['options']['images']} training images (less than a third as far from the nearest as from the second "
+        f"nearest). Left of each pair what the network draws, always from the same noise; right of it the nearest "
+        f"training image, and the distance of the two.</p>"
+    )
+    return said + side_by_side(shown, small=False)
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    gap = np.full((len(left), 1), 128, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def _pair_caption(distance: float, copied: bool) -> str:
+    return f"{distance:.3f}{', a copy' if copied else ''}"
+
+
+def plots_of_run() -> list[Plot]:
+    """Copies, and the distance of the network's x_0 to the exact one and to the image, over the run."""
+    about = recorded.numbers(RUN)
+    rows, steps = about["checkpoints"], updates()
+    span, middle = (steps[0], steps[-1]), len(about["timesteps"]) // 2
+    t = about["timesteps"][middle]
+    first, last = (f"{rows[place]['copied']:.0%}" for place in (0, -1))
+    copies = plot(
+        "Copies",
+        f"Share of drawn images that are copies, over updates: {first} at first, {last} at the end",
+        span,
+        (0.0, 1.0),
+        [lines(_points(steps, [row["copied"] for row in rows]), "first", "share of drawn images", 2.0)],
+        x_label="updates",
+        y_label="share",
+        log_x=True,
+    )
+    series = {
+        "to the exact denoiser, seen images": [row["seen"]["to_exact"][middle] for row in rows],
+        "to the exact denoiser, unseen images": [row["unseen"]["to_exact"][middle] for row in rows],
+        "to x₀, seen images": [row["seen"]["error"][middle] for row in rows],
+        "to x₀, unseen images": [row["unseen"]["error"][middle] for row in rows],
+    }
+    layers = [
+        lines(_points(steps, values), color, label, 2.0, dashed=label.startswith("to x₀"))
+        for color, (label, values) in zip(COLORS, series.items(), strict=True)
+    ]
+    high = 1.1 * max(map(max, series.values()))
+    said = f"Distances of the network's x0 at t = {t} over updates"
+    more = {"x_label": "updates", "y_label": "distance of x̂₀", "log_x": True}
+    return [copies, plot(f"x̂₀ at t = {t}", said, span, (0.0, high), layers, **more)]
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def sources() -> str:
+    """The commands that computed what is shown."""
+    found = [recorded.numbers(name) for name in (EXACT, RUN)]
+    said = "; ".join(
+        f"<code>{escape(each['command'])}</code> (torch {escape(each['versions']['torch'])})" for each in found
+    )
+    return f"<p>Computed ahead by {said}.</p>"
+
+
+def _points(x: list[int], y: list[float]) -> list[list[list[float]]]:
+    return [[[a, b] for a, b in zip(x, y, strict=True)]]
+
+
+def _count(points: float) -> str:
+    return f"{points:,.0f}" if points >= 10 else f"{points:.1f}"
