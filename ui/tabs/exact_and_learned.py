@@ -54,7 +54,7 @@ EXPLAINED = """<p>Of a training set the best possible denoiser is known: the mea
 how likely x<sub>t</sub> came from it. With little noise that is a single training image, so that it can only copy. The
 network is trained towards it, and where the two part, the network generalises: on test images it is nearer to the image
 than the exact denoiser is.</p>"""
-MEMORIZES = """<h2>Generalise, then memorise</h2><p>On few images a network does reach the exact denoiser, if it is
+MEMORIZES = """<h2>Generalise, then memorise</h2><p>On few images a network does come near the exact denoiser, if it is
 trained for long enough. Move the checkpoint: first it learns what garments look like, then it learns these garments by
 heart, one after the other.</p>"""
 
@@ -78,7 +78,6 @@ class ExactAndLearnedTab:
             with gr.Column(scale=1, min_width=280):
                 gr.HTML(MEMORIZES, elem_classes=["plain", "lab-text"], padding=False)
                 self.fields["checkpoint"] = self._control("checkpoint", start)
-                self.run_canvas = canvas(recorded.plots_of_run(), elem_id="run-canvas")
             with gr.Column(scale=2, min_width=300):
                 self.drawn = gr.HTML(
                     recorded.drawn_at(UPDATES[start["checkpoint"] - 1]),
@@ -86,6 +85,7 @@ class ExactAndLearnedTab:
                     elem_classes=["plain", "lab-text"],
                     padding=False,
                 )
+                self.run_canvas = canvas(recorded.plots_of_run(), elem_id="run-canvas")
         self.link = gr.Textbox(query(start), visible=False)
         self.copy = gr.Button("Copy link", size="sm", elem_id="exact-copy")
         gr.HTML(recorded.sources(), elem_classes=["plain", "lab-text"], padding=False)
