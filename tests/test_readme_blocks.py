@@ -45,6 +45,7 @@ BLOCKS = {
     "train on own images": ("README.md", "bash", "--recipe finetune"),
     "push": ("README.md", "bash", "training.hub push"),
     "offline": ("docs/drawing.md", "python", "snapshot_download"),
+    "inpaint": ("docs/drawing.md", "python", "mask_image=mask"),
     "guide": ("docs/drawing.md", "python", "class Brighter"),
     "mixture": ("docs/drawing.md", "python", "GaussianMixture"),
     "published": ("docs/drawing.md", "python", "google/ddpm-cifar10-32"),
@@ -211,13 +212,14 @@ def test_a_model_that_was_fetched_draws_without_a_hub(hub: HubServer, tmp_path: 
     assert re.findall("drawn .*", online) == re.findall("drawn .*", offline) != [] and not hub.requests
 
 
-def test_guides_mixtures_and_published_checkpoints(hub: HubServer, clone: Path, tmp_path: Path) -> None:
-    """Three blocks, each alone in a namespace; they share an interpreter, whose imports take longest."""
+def test_inpainting_guides_mixtures_and_published_checkpoints(hub: HubServer, clone: Path, tmp_path: Path) -> None:
+    """Four blocks, each alone in a namespace; they share an interpreter, whose imports take longest."""
     on_hub(hub, "google/ddpm-cifar10-32", diffusers.DDPMPipeline(tiny_unet(), diffusers.DDPMScheduler()), tmp_path)
     on_hub(hub, "facebook/DiT-XL-2-256", tiny_dit(), tmp_path)
-    texts = [block("guide"), block("mixture"), block("published") + "print(type(pipe).__name__)"]
+    texts = [block("inpaint"), block("guide"), block("mixture"), block("published") + "print(type(pipe).__name__)"]
     printed = python(hub, clone, f"for text in {texts!r}:\n    exec(text, {{'__name__': '__main__'}})")
     assert re.search(r"tensor\(.*LatentDiffusionPipeline", printed, flags=re.DOTALL)
+    assert Image.open(clone / "boot.png").size == (28, 28)
 
 
 def on_hub(hub: HubServer, repo_id: str, pipe: diffusers.DiffusionPipeline, place: Path) -> None:
