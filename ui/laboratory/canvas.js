@@ -230,6 +230,7 @@ class Figure {
     }
 
     update(plot) {
+        const begins = plot.start !== undefined && plot.title !== this.plot?.title;
         const last = this.plot ? this.frame === this.plot.frames - 1 : true;
         const share = this.plot && this.plot.frames > 1 ? this.frame / (this.plot.frames - 1) : 1;
         const before = this.layer;
@@ -237,7 +238,7 @@ class Figure {
         // what is being moved meanwhile stays where it is
         if (this.moving && before?.at.length === this.layer?.at.length) Object.assign(this.layer, { at: before.at, radius: before.radius });
         this.plot = plot;
-        this.frame = last ? plot.frames - 1 : Math.round(share * (plot.frames - 1));
+        this.frame = begins ? plot.start : last ? plot.frames - 1 : Math.round(share * (plot.frames - 1));
         this.box.hidden = false;
         this.box.classList.toggle("lab-square", Boolean(plot.square));
         this.box.classList.toggle("lab-wide", Boolean(plot.wide));

@@ -26,11 +26,12 @@ from . import density, plots
 from .density import HALF, TIME
 from .guidance import eps_of, score_of, velocity_of
 from .lab import Lab
-from .plots import Plot, Range
+from .plots import Layer, Plot, Range
 from .processes import ANNEALED, KINDS, PATH, VP, Kind, Noise
 
 PATHS = 256  # whose distance is measured; a dozen of them are drawn
 DRAWN = 12
+DOTTED = 41  # states of a path, at most, that are marked
 ODE_STEPS, ODE_END = 100, 1e-5  # of the exact paths: Heun's, the finer the closer to the data
 FINEST = 256  # steps of the Brownian motion, at least
 FEWEST, LARGEST_SHARE = 4, 4  # numbers of steps that are compared: from FEWEST to a quarter of the finest
@@ -131,7 +132,7 @@ class Overlay:
     Attributes:
         kind: whose density is behind the paths
         sampler, limit: their paths, in the steps of the experiment
-        distances: by what is compared, a root mean square for each number of steps
+        distances: by what is compared, the mean distance for each number of steps
     """
 
     kind: Kind
@@ -144,7 +145,7 @@ def ddim_and_ode(lab: Lab) -> Overlay:
     """Order 1 in the steps."""
     x, _ = brownian(lab, 1)
     limit = ode(lab, x)
-    found = {n: rms(ddim(lab, x, n)[-1] - limit[-1]) for n in counts(_finest(lab))}
+    found = {n: apart(ddim(lab, x, n)[-1] - limit[-1]) for n in counts(_finest(lab))}
     sampler = _even(ddim(lab, x, lab.steps))
     return Overlay(KINDS["VP ODE"], sampler, Paths(_tensor(ode_times()), limit), {"at the end, t = 0": found})
 
@@ -170,8 +171,8 @@ def _with_noise(lab: Lab, kind: Kind, process: SDE, chain: Callable[..., Tensor]
 
     def distance(n: int) -> float:
         taken = math.floor((1 - COMPARED_AT) * n)
-        apart = chain(lab, x, n, noise(n))[taken] - fine[taken * (finest // n)]
-        return rms(apart / kind.scale(1 - taken / n))
+        difference = chain(lab, x, n, noise(n))[taken] - fine[taken * (finest // n)]
+        return apart(difference / kind.scale(1 - taken / n))
 
     found = {n: distance(n) for n in counts(finest)}
     shown = [_even(path, kind) for path in (chain(lab, x, lab.steps, noise(lab.steps)), fine)]
@@ -190,7 +191,7 @@ def ddim_and_flow(lab: Lab) -> Overlay:
     for n in counts(_finest(lab)):
         times, theirs, ours = pair(n)
         evenly = flow(lab, theirs[0][:, None], [float(times[0]) * t for t in even_times(n)])
-        alike[n], even[n] = rms(theirs - ours), rms(theirs[-1] - evenly[-1])
+        alike[n], even[n] = apart(theirs - ours), apart(theirs[-1] - evenly[-1])
     times, theirs, ours = pair(lab.steps)
     distances = {"at the same levels of noise": alike, "the flow in even steps": even}
     return Overlay(KINDS["flow"], Paths(times, theirs), Paths(times, ours), distances)
@@ -228,9 +229,9 @@ def _finest(lab: Lab) -> int:
     return finest
 
 
-def rms(difference: Tensor) -> float:
-    """Root mean square."""
-    return float(difference.square().mean().sqrt())
+def apart(difference: Tensor) -> float:
+    """Mean distance: a root mean square would tell of the few paths that end in different modes."""
+    return float(difference.abs().mean())
 
 
 def _tensor(times: list[float]) -> Tensor:
@@ -258,6 +259,7 @@ def show(lab: Lab) -> list[Plot]:
             density.line_heat(lab.mixture, found.kind),
             plots.lines(_drawn(found.limit), "second", pair.limit, width=2.5),
             plots.lines(_drawn(found.sampler), "first", f"{pair.sampler}, {lab.steps} steps", width=1.5),
+            *_dots(found.sampler),
             *density.line_handles(lab),
         ],
         x_label=TIME,
@@ -272,6 +274,11 @@ def _drawn(paths: Paths) -> Tensor:
     return torch.stack([paths.times[:, None].expand_as(x), x], -1).transpose(0, 1)
 
 
+def _dots(paths: Paths) -> list[Layer]:
+    """Where the sampler asks the network, unless that is everywhere."""
+    return [plots.points(_drawn(paths).reshape(1, -1, 2), "first", size=2.5)] if len(paths.times) <= DOTTED else []
+
+
 def _distances(lab: Lab, pair: Pair, distances: dict[str, dict[int, float]]) -> Plot:
     every = [max(value, 1e-17) for values in distances.values() for value in values.values()]
     numbers = [n for values in distances.values() for n in values]
@@ -284,7 +291,7 @@ def _distances(lab: Lab, pair: Pair, distances: dict[str, dict[int, float]]) -> 
         layers += [plots.lines([line], color, name, width=2.0), plots.points([line], color, size=4.0)]
     return plots.plot(
         "Distance between them",
-        f"Root mean square distance between {pair.sampler} and the {pair.limit} over the number of steps.",
+        f"Mean distance between {pair.sampler} and the {pair.limit} over the number of steps.",
         _range(numbers, 1.15),
         _range(every + [y for _, y in theory[0]], 2.0),
         layers,

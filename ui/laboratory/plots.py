@@ -1,7 +1,8 @@
 """Plots as plain data, which canvas.js draws.
 
 A plot is a dict: "title", "description" (the alternative text), "x" and "y" (ranges, from left to right and from bottom
-to top), "x_label", "y_label", "log_x", "log_y", "frames" (1: still), "frame_labels", and "layers", drawn in order:
+to top), "x_label", "y_label", "log_x", "log_y", "frames" (1: still), "frame_labels", where it is asked for "start" (the
+frame that is shown first, unless it is the last), and "layers", drawn in order:
 
     {"kind": "heat", "rows", "columns", "values" or "frames", "color"}   base64 of uint8, row 0 at the low end of y
     {"kind": "lines", "points", "color", "width", "dashed", "label", "upto_frame"}

@@ -169,6 +169,7 @@ def _morphing(lab: Lab, kind: Kind, steps: Tensor, x_t: float) -> Plot:
         x_label="standard deviations from the mean",
         y_label="density",
         frame_labels=[f"step {step:.2g}" for step in steps.tolist()],
+        start=0,
     )
 
 
@@ -192,6 +193,7 @@ def _distance(lab: Lab, kind: Kind, steps: Tensor, x_t: float) -> Plot:
         log_x=True,
         log_y=True,
         frame_labels=[f"step {step:.2g}" for step in steps.tolist()],
+        start=0,
     )
 
 

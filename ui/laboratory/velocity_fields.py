@@ -29,7 +29,7 @@ COLORS = ("first", "second", "third")  # of gases, in turn
 FRAMES = 16
 SIDE = 13  # arrows of a side
 PARTICLES = 50  # of each gas alone
-THIN = 0.05  # of its greatest density: where a gas is thinner, its velocity is not drawn
+THIN = 1e-4  # of its greatest density: where a gas is thinner, its velocity is not drawn
 STREAMLINES = 30
 
 
@@ -103,7 +103,7 @@ def _alone(lab: Lab, kind: Kind, chosen: Tensor, t: Tensor, at: Tensor) -> Plot:
     gases, times = Gases(**{each.name: getattr(lab, each.name) for each in fields(lab)}), t.clamp(min=LEAST)
     log_density = class_densities(lab.mixture, kind, at, times)
     thick = (log_density - log_density.amax(2, keepdim=True)).exp() > THIN
-    arrows = _fitted(class_velocities(lab.mixture, kind, at, times)) * thick[..., None]
+    arrows = _fitted(class_velocities(lab.mixture, kind, at, times) * thick[..., None])
     x = processes.run(gases, len(gases.mixture.labels)).states[chosen] / kind.scale(t)[:, None, None]
     layers: list[Layer] = []
     for index, label in enumerate(classes_of(lab.mixture).tolist()):
@@ -113,7 +113,7 @@ def _alone(lab: Lab, kind: Kind, chosen: Tensor, t: Tensor, at: Tensor) -> Plot:
     text = (
         f"The velocity of each class of the data alone, as arrows where it is dense, and {PARTICLES} particles of it."
     )
-    return density.plane_plot("Each class alone", text, kind, [*layers, *density.plane_handles(lab)], t)
+    return _begun_halfway(density.plane_plot("Each class alone", text, kind, [*layers, *density.plane_handles(lab)], t))
 
 
 def _together(lab: Lab, kind: Kind, states: Tensor, t: Tensor, at: Tensor) -> Plot:
@@ -126,7 +126,12 @@ def _together(lab: Lab, kind: Kind, states: Tensor, t: Tensor, at: Tensor) -> Pl
         plots.points(x, "first", "particles"),
     ]
     text = f"The velocity of all classes together over their density, and {lab.particles} particles that flow along it."
-    return density.plane_plot("Together", text, kind, layers, t)
+    return _begun_halfway(density.plane_plot("Together", text, kind, layers, t))
+
+
+def _begun_halfway(plot: Plot) -> Plot:
+    """At the end there is little left of the field."""
+    return plot | {"start": plot["frames"] // 2}
 
 
 def _fitted(arrows: Tensor) -> Tensor:
