@@ -18,6 +18,9 @@ from diffusers import (
 from toys import SHIPPED, ddim, ddpm, flow, guided, score_sde, seeded, steered
 
 from ui.equations import EQUATIONS, SOURCES, WATCHED, recorded_steps
+from ui.formulas import FORMULAS
+from ui.laboratory import one_step, processes, settings
+from ui.laboratory.processes import KINDS
 from ui.live_values import Call, Equation, Value, centre, equation_of, particle, read, recorded
 from ui.source_lines import Statement, source_of
 from ui.step_panel import Reading, equation_html, highlighted, lines_html, reading_of, where_of
@@ -234,3 +237,25 @@ def test_highlighting_changes_no_letter(text: str) -> None:
 
     assert html.unescape(re.sub(r"<[^>]+>", "", highlighted(text))) == text
     assert 'class="k">for' in highlighted("for i in x:") and 'class="n">1.5' in highlighted("x = 1.5")
+
+
+# -------------------------------------------------------------------------------------------------------- laboratory
+
+
+@pytest.mark.parametrize("process", KINDS)
+@pytest.mark.parametrize("distribution", ["1-D, two Gaussians", "2-D, three Gaussians"])
+def test_the_laboratory_shows_each_step_of_a_particle_of_the_run_of_its_plots(process: str, distribution: str) -> None:
+    values = {"process": process, "distribution": distribution, "steps": 12, "particles": 4, "step": 3, "particle": 2}
+    lab = settings.checked(values)
+    told, run = one_step.readings(lab), processes.run(lab)
+    assert [t for t, _ in told] == run.times[:-1]
+    for (_, reading), after in zip(told, run.states[1:], strict=True):
+        assert reading.equations[-1].result == reading.after.at
+        if process == "Langevin":  # whose plots show what its last step at a level begins with
+            continue
+        assert reading.after.at == pytest.approx(tuple(after[1].tolist()))
+        summed = [sum(factor * at[i] for factor, _, at in reading.equations[-1].terms) for i in range(lab.dimensions)]
+        assert summed == pytest.approx(after[1].tolist(), rel=1e-4, abs=1e-4)
+    html = one_step.html(lab)
+    assert "Step 3 of 1" in html and "Particle 2" in html and 'class="numbers"' in html and "pipelines/" in html
+    assert one_step.formula_of(lab) in FORMULAS.values()

@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ import gradio as gr
 from gradio.components import Component
 from PIL import Image
 
-from .formulas import Formula, marked_up
 from .outputs import looked_back, status, viewed
 from .run import BESIDE, PREVIEWS, Frames, Progress
 from .stage_slider import StageSlider
-from .step_panel import Reading, equation_html, lines_html, where_of
+from .step_panel import explained, lines_html, where_of
 
 FRAME_SECONDS, LAST_SECONDS = 0.12, 2.0  # how long a step is shown, and the images
 AT_ONCE = 8  # visitors whose films play at the same time
@@ -48,7 +46,7 @@ class Film:
             self.save_button = gr.Button("Save as GIF", size="sm", min_width=90, elem_id="save-film")
         self.text = gr.HTML(visible=False, padding=False, elem_id="film-text", elem_classes="plain")
         with gr.Accordion(CODE, open=False, visible=False, elem_id="step-code") as self.code_box:
-            self.code = gr.HTML(padding=False, elem_id="step-lines", elem_classes="plain")
+            self.code = gr.HTML(padding=False, elem_classes=["plain", "step-lines"])
         self.file = gr.File(label="The film", visible=False, interactive=False, elem_id="film-file")
         self.stages = StageSlider()
 
@@ -138,26 +136,6 @@ class Film:
             raise gr.Error("There is no film yet: draw first.")
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
             yield gr.update(value=write_gif(frames, view, Path(folder)), visible=True)
-
-
-def explained(
-    formula: Formula,
-    timestep: float | None = None,
-    known: tuple[float, float] | None = None,
-    reading: Reading | None = None,
-) -> str:
-    """What a step computes, in words and as an equation, and the numbers of one of them."""
-    here = "" if timestep is None else f"Here t = {timestep:.4g}"
-    if known:
-        here += marked_up(f": x_t = {_short(known[0])} x̂_0 + {_short(known[1])} ε̂")
-    return (
-        f'<p class="formula">{marked_up(escape(formula.text))}</p><p>{escape(formula.sentence)}</p>'
-        f"<p>{here or '&nbsp;'}</p>{equation_html(reading, where_of(reading.x_t.shape)) if reading else ''}"
-    )
-
-
-def _short(number: float) -> str:
-    return f"{round(number, 4) + 0.0:.3g}"
 
 
 def write_gif(frames: Frames, view: str, folder: Path) -> str:

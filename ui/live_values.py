@@ -103,9 +103,10 @@ def centre(value: Any) -> tuple[float, ...] | None:
 
 
 def particle(index: int) -> Place:
-    """Particle `index` of (N, ...), of up to three numbers each; of (1, ...), what all have."""
+    """Particle `index` of (N, D) or (1, N, D), of up to three numbers each; of (1, D), what all have."""
 
     def place(value: Any) -> tuple[float, ...] | None:
+        value = value[0] if value.ndim == 3 and len(value) == 1 else value
         if value.ndim < 2 or value[0].numel() > 3:
             return None
         row = index if len(value) > 1 else 0

@@ -15,7 +15,7 @@ from functools import lru_cache
 from html import escape
 from typing import Any
 
-from .formulas import marked_up
+from .formulas import Formula, marked_up
 from .live_values import Call, Equation, Place, Value, read
 
 NONE = Value(None)
@@ -42,6 +42,23 @@ def reading_of(step: Any, calls: tuple[Call, ...], place: Place) -> Reading:
     """What is kept of a step of a run."""
     parts = (step.x_t, step.pred_original_sample, step.eps, step.prev_sample)
     return Reading(*(read(part, place) or NONE for part in parts), calls)
+
+
+def explained(
+    formula: Formula,
+    timestep: float | None = None,
+    known: tuple[float, float] | None = None,
+    reading: Reading = Reading(),
+    where: str = "",
+) -> str:
+    """What a step computes, in words and as an equation, and the numbers of one of them; `where` they are from."""
+    here = "" if timestep is None else f"Here t = {timestep:.4g}"
+    if known:
+        here += marked_up(f": x_t = {_of_levels(known[0])} x̂_0 + {_of_levels(known[1])} ε̂")
+    return (
+        f'<p class="formula">{marked_up(escape(formula.text))}</p><p>{escape(formula.sentence)}</p>'
+        f"<p>{here or '&nbsp;'}</p>{equation_html(reading, where or where_of(reading.x_t.shape))}"
+    )
 
 
 def equation_html(reading: Reading, where: str) -> str:
@@ -77,6 +94,10 @@ def where_of(shape: tuple[int, ...]) -> str:
 def short(number: float) -> str:
     """Three digits, with a minus sign that is one."""
     return f"{round(number, 6) + 0.0:.3g}".replace("-", "−")
+
+
+def _of_levels(number: float) -> str:
+    return f"{round(number, 4) + 0.0:.3g}"
 
 
 def _at(numbers: tuple[float, ...]) -> str:

@@ -65,20 +65,20 @@ CSS = """
 #captions .captions { display: flex; margin: -0.6rem 0 0; text-align: center; font-weight: 700; }
 #captions .captions span { flex: 1; }
 #film-text .formula { font-size: 1.05rem; }
-#film-text .where, #step-lines .where { color: var(--body-text-color-subdued); font-size: 0.875rem; }
-#step-lines .source { margin: 0.8rem 0 0.3rem; font-size: 0.875rem; overflow-wrap: anywhere; }
-#step-lines summary { cursor: pointer; }
-#step-lines .line { display: grid; grid-template-columns: 2.6rem minmax(0, 1fr); font-size: 0.8125rem; }
-#step-lines .gap { margin-top: 0.35rem; padding-top: 0.35rem; border-top: 1px dotted var(--border-color-primary); }
-#step-lines i { font-style: normal; color: var(--body-text-color-subdued); font-family: var(--font-mono); }
-#step-lines code { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
-#step-lines .line p { grid-column: 2; margin: 0; display: flex; flex-wrap: wrap; gap: 0 1.2rem; }
-#step-lines .line p * { color: var(--code-value); font-variant-numeric: tabular-nums; }
-#step-lines .line small { font-size: 0.75rem; }
-#step-lines .k { color: var(--code-keyword); } #step-lines .f { color: var(--code-name); }
-#step-lines .n, #step-lines .s { color: var(--code-number); } #step-lines .c { color: var(--body-text-color-subdued); }
-#step-lines { --code-value: var(--primary-700); --code-keyword: #a21caf; --code-name: #1d4ed8; --code-number: #b45309; }
-.dark #step-lines {
+#film-text .where, .step-lines .where { color: var(--body-text-color-subdued); font-size: 0.875rem; }
+.step-lines .source { margin: 0.8rem 0 0.3rem; font-size: 0.875rem; overflow-wrap: anywhere; }
+.step-lines summary { cursor: pointer; }
+.step-lines .line { display: grid; grid-template-columns: 2.6rem minmax(0, 1fr); font-size: 0.8125rem; }
+.step-lines .gap { margin-top: 0.35rem; padding-top: 0.35rem; border-top: 1px dotted var(--border-color-primary); }
+.step-lines i { font-style: normal; color: var(--body-text-color-subdued); font-family: var(--font-mono); }
+.step-lines code { font-family: var(--font-mono); white-space: pre-wrap; overflow-wrap: anywhere; }
+.step-lines .line p { grid-column: 2; margin: 0; display: flex; flex-wrap: wrap; gap: 0 1.2rem; }
+.step-lines .line p * { color: var(--code-value); font-variant-numeric: tabular-nums; }
+.step-lines .line small { font-size: 0.75rem; }
+.step-lines .k { color: var(--code-keyword); } .step-lines .f { color: var(--code-name); }
+.step-lines .n, .step-lines .s { color: var(--code-number); } .step-lines .c { color: var(--body-text-color-subdued); }
+.step-lines { --code-value: var(--primary-700); --code-keyword: #a21caf; --code-name: #1d4ed8; --code-number: #b45309; }
+.dark .step-lines {
   --code-value: var(--primary-300); --code-keyword: #f0abfc; --code-name: #93c5fd; --code-number: #fcd34d;
 }
 #gallery .grid-wrap, #runs .grid-wrap { min-height: 0; height: auto; max-height: none; padding: 0; }

@@ -1,6 +1,7 @@
 // The body of a function of (element, trigger, props, server, upload, watch), which Gradio calls once the component is
 // there. It draws the plots of props.value (plots.py says what they are made of), and keeps figures and focus from one
-// value to the next. A component that was moved is sent as trigger("input", {at, radius}).
+// value to the next. A component that was moved is sent as trigger("input", {at, radius}), and the frame
+// that a slider was moved to, as a share of all, as trigger("select", {share}).
 
 const COLORS = {
     light: {
@@ -334,6 +335,8 @@ class Figure {
     scrub() {
         this.pause();
         this.show(Number(this.slider.value));
+        clearTimeout(this.picking);
+        this.picking = setTimeout(() => trigger("select", { share: this.frame / (this.plot.frames - 1) }), 150);
     }
 
     show(frame) {

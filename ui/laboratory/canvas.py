@@ -47,7 +47,8 @@ CSS = """
 def canvas(plots: Sequence[Plot] = (), **options: Any) -> gr.HTML:
     """The component, whose value is plots as JSON.
 
-    Its event `input` says that components were moved: {"at": [[x, y], ...], "radius": [...]}. A function, since Gradio
+    Its event `input` says that components were moved: {"at": [[x, y], ...], "radius": [...]}, and `select` to which
+    frame a slider was moved: {"share": from 0 to 1}. A function, since Gradio
     would write a file of types beside a class.
     """
     return gr.HTML(

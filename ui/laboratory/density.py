@@ -42,7 +42,7 @@ def _line(lab: Lab) -> list[Plot]:
         f"{min(lab.particles, TRACED)} particles that {lab.process} moves in {lab.steps} steps.",
         (1.0, 0.0),
         (-HALF, HALF),
-        [line_heat(lab.mixture, kind), traces(run, kind), *line_handles(lab)],
+        [line_heat(lab.mixture, kind), traces(run, kind), chosen_trace(lab, run, kind), *line_handles(lab)],
         x_label=TIME,
         y_label=position_label(kind),
         wide=True,
@@ -66,6 +66,14 @@ def traces(run: Trajectories, kind: Kind) -> Layer:
     x = run.states[:, :TRACED, 0] / kind.scale(t)[:, None]
     paths = torch.stack([t[:, None].expand_as(x), x], -1).transpose(0, 1)
     return plots.lines(paths, "first", "particles", width=1.0, opacity=0.75)
+
+
+def chosen_trace(lab: Lab, run: Trajectories, kind: Kind) -> Layer:
+    """The path of the particle whose numbers are shown."""
+    t = torch.tensor(run.times, dtype=torch.float64)
+    number = min(lab.particle, lab.particles)
+    x = run.states[:, number - 1, 0] / kind.scale(t)
+    return plots.lines([torch.stack([t, x], 1).tolist()], "truth", f"particle {number}", width=2.5)
 
 
 def line_handles(lab: Lab) -> list[Layer]:
@@ -107,13 +115,14 @@ def _arrived(lab: Lab, x: Tensor) -> Plot:
 
 def _plane(lab: Lab) -> list[Plot]:
     kind, run = KINDS[lab.process], processes.run(lab)
-    chosen = frames_of(run)
+    chosen, number = frames_of(run), min(lab.particle, lab.particles)
     t = torch.tensor(run.times, dtype=torch.float64)[chosen]
     x = run.states[chosen] / kind.scale(t)[:, None, None]
     layers = [
         plane_heat(lab.mixture, kind, t),
         plots.lines(x[:, :TRAILS].transpose(0, 1), "muted", width=1.0, upto_frame=True, opacity=0.6),
         plots.points(x, "first", "particles"),
+        plots.points(x[:, [number - 1]], "truth", f"particle {number}", size=5.0),
         *plane_handles(lab),
     ]
     text = (

@@ -12,6 +12,7 @@ from .overlay import PAIRS
 from .processes import KINDS, MOST_PARTICLES
 from .views import VIEWS
 
+OF_A_RUN = ("density", "score", "velocity")  # views beside which stands one step
 SDES = ("VP SDE", "sub-VP SDE", "VE SDE")
 
 # In the order of the parameters of /laboratory, which callers may rely on: new rows go to the end.
@@ -185,6 +186,26 @@ ROWS = (
         "Samplers",
         info="that take the same noise to the same point, or that add noise on their way",
         only_with=("view", "distance"),
+    ),
+    Field(
+        "step",
+        25,
+        Number(1, 250, step=1, reach=100, whole=True),
+        "Step shown",
+        info="whose equation and lines stand below; the last where there are fewer",
+        doc="step whose equation and source lines are shown",
+        only_with=("view", *OF_A_RUN),
+        row="one step",
+    ),
+    Field(
+        "particle",
+        1,
+        Number(1, MOST_PARTICLES, step=1, whole=True),
+        "Particle shown",
+        info="whose numbers stand in them, and whose path is drawn wide",
+        doc="particle whose numbers are shown",
+        only_with=("view", *OF_A_RUN),
+        row="one step",
     ),
 )
 FIELDS = {row.name: row for row in ROWS}

@@ -35,6 +35,8 @@ class Lab:
     x_t: float
     pair: str
     compared: str
+    step: int
+    particle: int
 
     @cached_property
     def mixture(self) -> GaussianMixture:

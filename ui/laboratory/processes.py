@@ -80,22 +80,27 @@ class Trajectories:
 
 def run(lab: Lab, count: int | None = None) -> Trajectories:
     """Draw so many particles, or those that the settings ask for. Particle i is the same whatever their number."""
-    count, kind = lab.particles if count is None else count, KINDS[lab.process]
-    generator = torch.Generator().manual_seed(lab.seed)
+    count = lab.particles if count is None else count
+    times, states = [], []
+    for step in steps(lab, count):
+        times.append(float(step.timestep))
+        states.append(step.x_t)
+    states = [state.reshape(count, lab.dimensions) for state in [*states, step.prev_sample]]
+    return Trajectories([*unit_times(lab.process, times), 0.0], torch.stack(states))
+
+
+def steps(lab: Lab, count: int) -> Iterator[Step]:
+    """The steps of the sampler, for so many particles, whose tensors are (N, D) or, of an SDE, (1, N, D)."""
+    kind, generator = KINDS[lab.process], torch.Generator().manual_seed(lab.seed)
 
     def noise() -> Tensor:
         shape = (MOST_PARTICLES, lab.dimensions)
         return torch.randn(shape, generator=generator, dtype=torch.float64)[:count]
 
-    times, states = [], []
-    for step in kind.draw(lab, kind.prior_std * noise(), noise):
-        times.append(float(step.timestep))
-        states.append(step.x_t)
-    states = [state.reshape(count, lab.dimensions) for state in [*states, step.prev_sample]]
-    return Trajectories([*_unit(lab.process, times), 0.0], torch.stack(states))
+    return kind.draw(lab, kind.prior_std * noise(), noise)
 
 
-def _unit(process: str, times: list[float]) -> list[float]:
+def unit_times(process: str, times: list[float]) -> list[float]:
     """Times of steps as t from 0 to 1."""
     return [(t + 1) / len(SCHEDULE) for t in times] if process in ("DDPM", "DDIM") else times
 

@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from .. import links
 from ..fields import Field
-from ..laboratory import distributions, settings
+from ..laboratory import distributions, one_step, settings
 from ..laboratory.api import LIMITS
 from ..laboratory.canvas import canvas, packed
 from ..laboratory.fields import FIELDS, LABELS, ROWS
@@ -22,6 +22,7 @@ from ..laboratory.views import VIEWS
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 REDRAW: dict[str, Any] = QUIET | LIMITS | {"trigger_mode": "always_last"}
+ONE_STEP = ("step", "particle")  # settings of what stands below the plots
 FOLLOWED = ("view", "distribution", "process", "guidance")  # settings that others come and go with
 
 
@@ -36,13 +37,15 @@ class LaboratoryTab:
                 self.status = gr.HTML("<p>Open the tab to draw.</p>", elem_id="lab-status", elem_classes="plain")
                 self.canvas = canvas(elem_id="lab-canvas", elem_classes="plain")
                 self.text = gr.HTML(elem_id="lab-text", elem_classes="plain")
+                chosen = _lay_out([FIELDS[name] for name in ONE_STEP], start)
+                self.step = gr.HTML(elem_id="lab-step", elem_classes="plain")
                 self.link = gr.Textbox(visible=False)
                 with gr.Row():
                     self.add = gr.Button("Add a component", size="sm", min_width=120)
                     self.remove = gr.Button("Remove the last", size="sm", min_width=120)
                     self.copy = gr.Button("Copy link", size="sm", min_width=120, elem_id="lab-copy")
             with gr.Column(scale=1, min_width=280, elem_classes="lab-settings"):
-                self.fields = _lay_out([row for row in ROWS if not row.advanced], start)
+                self.fields = chosen | _lay_out([r for r in ROWS if not r.advanced and r.name not in ONE_STEP], start)
                 with gr.Accordion("Advanced", open=False):
                     self.fields |= _lay_out([row for row in ROWS if row.advanced], start)
 
@@ -54,11 +57,13 @@ class LaboratoryTab:
     @property
     def shown(self) -> list[Component]:
         """What a redraw changes."""
-        return [self.canvas, self.status, self.text, self.link, self.add, self.remove]
+        return [self.canvas, self.status, self.text, self.link, self.add, self.remove, self.step]
 
     def connect(self, tab: gr.Tab) -> None:
         """Draw as the tab is opened, and again with each change."""
-        for name in FIELDS:
+        self.fields["step"].input(self.show_step, self.inputs, [self.step, self.link], **REDRAW)
+        self.canvas.select(self.pick, self.inputs, [self.fields["step"], self.step, self.link], **REDRAW)
+        for name in [name for name in FIELDS if name != "step"]:
             event = self.fields[name].input
             if name in FOLLOWED:
                 event = event(
@@ -118,7 +123,22 @@ class LaboratoryTab:
         view = VIEWS[lab.view]
         text = f"<p>{escape(view.sentence)}</p><p class='formula'>{view.formula}</p>"
         buttons = [gr.update(visible=bool(lab.movable))] * 2
-        return packed(plots), said, text, settings.query(lab), *buttons
+        return packed(plots), said, text, settings.query(lab), *buttons, one_step.html(lab)
+
+    def show_step(self, *values: Any) -> tuple[Any, Any]:
+        """Another step of the same run, and the link to it."""
+        try:
+            lab = settings.checked(dict(zip(FIELDS, values, strict=True)), LABELS)
+        except ValueError:  # which the plots say, too
+            return gr.skip(), gr.skip()
+        return one_step.html(lab), settings.query(lab)
+
+    def pick(self, event: gr.EventData, *values: Any) -> tuple[Any, Any, Any]:
+        """The step of the frame that a plot's slider was moved to, a share of the run."""
+        chosen = dict(zip(FIELDS, values, strict=True))
+        last = int(chosen["steps"])
+        chosen["step"] = min(round(float(event.share) * last) + 1, last)
+        return chosen["step"], *self.show_step(*chosen.values())
 
     # ---------------------------------------------------------------------------------------------------- components
 
