@@ -12,7 +12,6 @@ from .overlay import PAIRS
 from .processes import KINDS, MOST_PARTICLES
 from .views import VIEWS
 
-OF_A_RUN = ("density", "score", "velocity")  # views beside which stands one step
 SDES = ("VP SDE", "sub-VP SDE", "VE SDE")
 
 # In the order of the parameters of /laboratory, which callers may rely on: new rows go to the end.
@@ -194,7 +193,7 @@ ROWS = (
         "Step shown",
         info="whose equation and lines stand below; the last where there are fewer",
         doc="step whose equation and source lines are shown",
-        only_with=("view", *OF_A_RUN),
+        only_with=("view", "density"),
         row="one step",
     ),
     Field(
@@ -204,7 +203,7 @@ ROWS = (
         "Particle shown",
         info="whose numbers stand in them, and whose path is drawn wide",
         doc="particle whose numbers are shown",
-        only_with=("view", *OF_A_RUN),
+        only_with=("view", "density"),
         row="one step",
     ),
 )

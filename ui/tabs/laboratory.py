@@ -123,7 +123,7 @@ class LaboratoryTab:
         view = VIEWS[lab.view]
         text = f"<p>{escape(view.sentence)}</p><p class='formula'>{view.formula}</p>"
         buttons = [gr.update(visible=bool(lab.movable))] * 2
-        return packed(plots), said, text, settings.query(lab), *buttons, one_step.html(lab)
+        return packed(plots), said, text, settings.query(lab), *buttons, _one_step(lab)
 
     def show_step(self, *values: Any) -> tuple[Any, Any]:
         """Another step of the same run, and the link to it."""
@@ -131,12 +131,15 @@ class LaboratoryTab:
             lab = settings.checked(dict(zip(FIELDS, values, strict=True)), LABELS)
         except ValueError:  # which the plots say, too
             return gr.skip(), gr.skip()
-        return one_step.html(lab), settings.query(lab)
+        return _one_step(lab), settings.query(lab)
 
     def pick(self, event: gr.EventData, *values: Any) -> tuple[Any, Any, Any]:
         """The step of the frame that a plot's slider was moved to, a share of the run."""
         chosen = dict(zip(FIELDS, values, strict=True))
-        last = int(chosen["steps"])
+        lab, wrong = settings.recalled(chosen)
+        if wrong or not settings.has("step", chosen):
+            return (gr.skip(),) * 3
+        last = len(one_step.readings(lab))
         chosen["step"] = min(round(float(event.share) * last) + 1, last)
         return chosen["step"], *self.show_step(*chosen.values())
 
@@ -177,6 +180,11 @@ def _lay_out(rows: list[Field], start: Lab) -> dict[str, Component]:
                 look = looks[row.name] | {"label": row.label, "info": row.info, "min_width": row.min_width}
                 made[row.name] = row.values.control(look | {"elem_id": f"lab-{row.name}"}, [{}])
     return made
+
+
+def _one_step(lab: Lab) -> str:
+    """What stands below the plots of a run."""
+    return one_step.html(lab) if settings.has("step", lab.as_dict()) else ""
 
 
 def _looks(lab: Lab) -> dict[str, dict[str, Any]]:
