@@ -215,12 +215,26 @@ def test_an_upload_that_is_gone_is_asked_for_again(tab: OwnImageTab, catalogue: 
 def test_only_models_that_denoise_pixels_on_a_schedule_are_offered(catalogue: Catalogue, tmp_path: Path) -> None:
     assert settings.fitting(catalogue) == ["tiny-steered", "tiny-cfg", "tiny-ddpm", "tiny-learned"]
     shipped = Path(__file__).resolve().parent.parent / "model_cards"
+    names = ("fashion-flow", "fashion-ddpm", "fashion-cfg", "fashion-classifier-guidance")
+    fitting = settings.fitting(Catalogue({name: shipped / name for name in names}))
+    assert fitting == ["fashion-classifier-guidance", "fashion-ddpm", "fashion-cfg"]
     flow = Catalogue({"flow": shipped / "fashion-flow"})
     assert settings.fitting(flow) == []
     with gr.Blocks() as demo, gr.Tab("Your image") as opened:
         empty = OwnImageTab(flow)
         empty.connect(opened)
         empty.open(demo)
+
+
+def test_a_class_is_for_networks_that_are_told_one(catalogue: Catalogue) -> None:
+    visible = {name: settings.own_words(catalogue, name)["class_name"]["visible"] for name in catalogue.names}
+    assert visible == {"tiny-cfg": True, "tiny-ddpm": False, "tiny-steered": False, "tiny-learned": False}
+    with pytest.raises(ValueError, match="class_name must be one of none; got 'Bag'"):
+        chosen(catalogue, model="tiny-steered", class_name="Bag")
+    told, alone = (
+        look(chosen(catalogue, model="tiny-cfg", class_name=name), catalogue, PIXELS) for name in ("Bag", "none")
+    )
+    assert (told.images["x_t"] == alone.images["x_t"]).all() and told.error != alone.error
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,8 @@ ROWS = (
         Number(1, 1000, step=1, reach=100, whole=True),
         "Steps of the inversion",
         info="up to noise, and as many back; the more, the nearer the return",
-        row="rest",
     ),
-    Field("seed", 7, Number(0, 2**32 - 1, whole=True), "Seed", info="of the noise", row="rest", min_width=120),
+    Field("seed", 7, Number(0, 2**32 - 1, whole=True), "Seed", info="of the noise"),
 )
 FIELDS = {row.name: row for row in ROWS}
 LABELS = {row.name: row.label for row in ROWS}

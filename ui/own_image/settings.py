@@ -48,8 +48,16 @@ def has_classifier(info: ModelInfo) -> bool:
 
 
 def _parts(info: ModelInfo) -> set[str]:
+    """The parts that its index names, each with a library and a class; other lists in it are settings."""
     index = read_json(info.folder / "model_index.json")
-    return {name for name, value in index.items() if isinstance(value, list) and value[0] and not name.startswith("_")}
+    parts = {name for name, value in index.items() if isinstance(value, list) and value and isinstance(value[0], str)}
+    return {name for name in parts if not name.startswith("_")}
+
+
+def _is_told_classes(info: ModelInfo) -> bool:
+    """Whether the network itself takes a class: one that a classifier guides does not."""
+    config = info.folder / "unet" / "config.json"
+    return config.is_file() and bool(read_json(config).get("num_class_embeds"))
 
 
 def checked(values: Mapping[str, Any], catalogue: Catalogue, words: Words = NAMES) -> Settings:
@@ -93,14 +101,14 @@ def own_words(catalogue: Catalogue, model: str) -> dict[str, dict[str, Any]]:
     """What follows for each setting from the model."""
     info = catalogue[model]
     length = info.num_train_timesteps
-    classes = (NO_CLASS, *info.class_names)
+    classes = (NO_CLASS, *info.class_names) if _is_told_classes(info) else (NO_CLASS,)
     told = {
         "model": {"choices": tuple(fitting(catalogue))},
         "image": {"choices": (*samples(), OWN)},
         "t": {"range": (0, length - 1)},
         "back": {"range": (1, length)},
         "steps": {"range": (1, length)},
-        "class_name": {"choices": classes, "visible": "class_labels" in info.accepts and bool(info.class_names)},
+        "class_name": {"choices": classes, "visible": len(classes) > 1},
     }
     return {name: told.get(name, {}) for name in FIELDS}
 

@@ -33,7 +33,7 @@ def look_of(found: Look, settings: Settings, info: ModelInfo) -> str:
         ("ε̂, the noise as it predicts it, halved", found.images["eps"]),
         (end, found.images["x_s"]),
     ]
-    loss = "" if found.loss is None else f" · L<sub>t</sub> = {found.loss:.4f} bits/dim"
+    loss = "" if found.loss is None else f" · L<sub>t</sub> = {_short(found.loss)} bits/dim"
     numbers = f"a = {found.a:.4f}, b = {found.b:.4f}, SNR a²/b² = {_short((found.a / found.b) ** 2)}"
     text = f"<p>{FORWARD}</p>{side_by_side(images)}<p><b>{numbers}</b> · error of x̂₀ {found.error:.3f}{loss}</p>"
     return text + _opinion(found.opinion, info)

@@ -46,9 +46,7 @@ class OwnImageTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
                 self.fields = self._lay_out(start)
-                self.file = gr.File(
-                    label="Your own image, of any size", file_types=["image"], height=110, elem_id="own-file"
-                )
+                self.file = gr.File(label="Your own image", file_types=["image"], height=130, elem_id="own-file")
                 self.note = gr.HTML(elem_id="own-note", elem_classes="plain", padding=False)
             with gr.Column(scale=2, min_width=300):
                 self.said = gr.HTML(elem_id="own-said", elem_classes="plain", padding=False)
