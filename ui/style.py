@@ -132,6 +132,10 @@ footer a { display: inline-flex; }
   }
   fieldset label { display: flex; align-items: center; }
   .tab-like-container { height: 46px !important; margin-bottom: 0 !important; }
+  /* Gradio's menu for tabs that find no room does not open: they are cut off instead */
+  .tab-wrapper, .tab-container:not(.visually-hidden) { height: auto !important; }
+  .tab-container:not(.visually-hidden) { flex-wrap: wrap; }
+  .tab-container:not(.visually-hidden) button { flex: none; }
   #preview .image-container { display: flex; flex-direction: column; }
   #preview .icon-button-wrapper { position: static; order: 1; align-self: flex-end; margin: 4px; }
   #runs .grid-container { grid-template: none / repeat(3, minmax(0, 1fr)); }
