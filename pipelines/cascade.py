@@ -316,9 +316,8 @@ class CascadePipeline(StepwisePipeline):
             check_number("guidance_scale", scale, 0.0)
         levels = [0.0, *self._levels(conditioning_augmentation)]
         small, first = self._image(image)
-        given = self._given(
-            prompt, class_labels, negative_prompt, batch_size or (None if small is None else len(small))
-        )
+        several = None if small is None or len(small) == 1 else len(small)
+        given = self._given(prompt, class_labels, negative_prompt, batch_size or several)
         count = given["count"]
         if small is not None and len(small) not in (1, count):
             raise ValueError(f"image must be one, or one per image drawn, got {len(small)} for {count}")

@@ -158,6 +158,5 @@ def note(upload: Upload, info: ModelInfo) -> str:
     """What was done to the image, and what to do now."""
     height, width, _ = info.start_shape
     done = upload.note(width, height)
-    return f"<p>{ENLARGED if info.enlarges else HINT}</p>" + (
-        f"<p>What the model is given: {done}.</p>" if done else ""
-    )
+    hint = ENLARGED if info.enlarges else HINT
+    return f"<p>{hint}</p>" + (f"<p>What the model is given: {done}.</p>" if done else "")
