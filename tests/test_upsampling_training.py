@@ -143,6 +143,10 @@ def test_stages_are_trained_apart_and_joined(place: Path, capsys: pytest.Capture
         ({"low_resolution": 16}, "low_resolution must divide the side of square images, and be less"),
         ({"low_resolution": 0}, "low_resolution must be at least 1, got 0"),
         ({"low_resolution": 8, "max_augmentation": 1.0}, "max_augmentation must be"),
+        (
+            {"low_resolution": 8, "lora_rank": 4, "pretrained_model_name_or_path": "nowhere"},
+            "lora_rank must be None with --low_resolution, got 4",
+        ),
         ({"low_resolution": 8, "vae": "nowhere"}, "low_resolution must be None with a vae, got 8"),
         (
             {"low_resolution": 8, "objective": "denoising", "variance_type": "learned_range"},

@@ -69,6 +69,8 @@ class Upsampling(TextConditional):
             super().check(recipe)
             if self.low_resolution is None:
                 return
+            if recipe.lora_rank is not None:
+                raise ValueError(f"lora_rank must be None with --low_resolution, got {recipe.lora_rank}")
             if autoencoder_of(recipe, self) is not None:
                 raise ValueError(f"low_resolution must be None with a vae, got {self.low_resolution}")
             if self.augment > 0:
