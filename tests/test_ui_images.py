@@ -303,19 +303,16 @@ def test_a_model_over_pixels_keeps_what_is_not_painted_and_draws_the_rest_again(
 
 def test_jumps_are_asked_for_with_a_mask_on_a_model_over_pixels_alone(catalogue: Catalogue, tab: GenerateTab) -> None:
     names = {"jump_length", "jump_n_sample"}
-    for model, begins, seen in (("grey", "mask", True), ("grey", "image", False), ("words", "mask", False)):
-        settings = Settings.checked({"model": model, "start": begins}, catalogue)
+    for model, begins, sent in (("grey", "mask", True), ("grey", "image", False), ("grey", "noise", False)):
+        settings, seen = Settings.checked({"model": model, "start": begins}, catalogue), begins != "noise"
         shown = looks(catalogue[model], settings)
-        assert {shown[name]["visible"] for name in names} == {seen}
-        assert names <= set(settings.stream_arguments(catalogue[model])) if seen else True
-        assert seen or not names & set(settings.stream_arguments(catalogue[model]))
+        assert {shown[name]["visible"] for name in names} == {seen}, "an image may yet be painted on"
+        assert names & set(settings.stream_arguments(catalogue[model])) == (names if sent else set())
         kind, *updates = tab.controls.start.begun(begins, model)
-        assert kind == begins and [update["visible"] for update in updates] == [True, seen, seen]
-    upload, layer = Upload(Image.fromarray(PIXELS), (16, 16)), np.zeros((504, 504, 4), np.uint8)
-    for stroke, kind in ((0, "image"), (255, "mask")):
-        layer[:99, :99, 3] = stroke
-        assert tab.controls.start.follow_brush(upload, {"layers": [Image.fromarray(layer)]}, "grey")[0] == kind
-    assert all("value" not in update for update in tab.controls.start.follow_brush(None, None, "grey"))
+        assert kind == begins and [update["visible"] for update in updates] == [seen] * 3
+    settings = Settings.checked({"model": "words", "start": "mask"}, catalogue)
+    assert not names & set(settings.stream_arguments(catalogue["words"]))
+    assert not any(looks(catalogue["words"], settings)[name]["visible"] for name in names)
 
 
 def test_code_files_and_links_of_a_model_over_pixels_hold_its_jumps(

@@ -144,8 +144,7 @@ def _control(catalogue: Catalogue, row: Field, look: dict[str, Any]) -> Componen
 def looks(info: ModelInfo, settings: Settings) -> dict[str, dict[str, Any]]:
     """Value, reach or choices, help and visibility of each control for a model, by setting."""
     values = settings.as_dict()
-    seen = {row.name: not row.derived and settings.has(row.name, info) for row in ROWS}
-    return {row.name: row.look(info, values[row.name]) | {"visible": seen[row.name]} for row in ROWS}
+    return {row.name: row.look(info, values[row.name]) | {"visible": settings.shows(row.name, info)} for row in ROWS}
 
 
 def updates(catalogue: Catalogue, settings: Settings) -> list[dict[str, Any]]:

@@ -284,7 +284,7 @@ ROWS = (
     ),
     Field(
         "jump_length",
-        10,
+        3,
         Number(1, 1000, step=1, reach=50, whole=True),
         "Jump length",
         info="how many steps back each jump goes, so that what was painted over is drawn anew to fit its surroundings",
@@ -296,7 +296,7 @@ ROWS = (
     ),
     Field(
         "jump_n_sample",
-        10,
+        5,
         Number(1, 20, step=1, whole=True),
         "Resamplings",
         info="how often each stretch of that many steps is drawn: more fit better and take longer, 1 = never jump back",

@@ -79,6 +79,11 @@ class Settings(_Record):
         other, *values = row.only_with or row.not_with
         return (getattr(self, other) in values) == bool(row.only_with) and self.has(other, info)
 
+    def shows(self, name: str, info: ModelInfo) -> bool:
+        """Whether the page asks for a setting: one of a mask as soon as there is an image to paint on."""
+        begun = self.beginning_with("mask") if self.start == "image" else self
+        return not FIELDS[name].derived and begun.has(name, info)
+
     def classes(self, info: ModelInfo) -> list[int]:
         """The class index of each image, drawn from the image's own seed for "any"; empty for a model without."""
         if not info.class_names:

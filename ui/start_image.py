@@ -57,7 +57,6 @@ class StartImage:
         outputs = [*self.parts, *begun]
         self.file.upload(self.receive, [self.file, fields["model"]], outputs, concurrency_limit=2, **QUIET)
         gr.on([self.remove.click, self.editor.clear], self.forget, fields["model"], outputs, queue=False, **QUIET)
-        self.editor.change(self.follow_brush, [self.upload, self.editor, fields["model"]], begun, queue=False, **QUIET)
         fields["model"].change(
             self.follow_model, [self.upload, fields["model"]], [self.box, self.editor, self.note], queue=False, **QUIET
         )
@@ -104,16 +103,10 @@ class StartImage:
         """Back to drawing from noise."""
         return [*self.without(Settings.recalled({"model": model}, self.catalogue)), *self.begun(NOISE, model)]
 
-    def follow_brush(self, upload: Upload | None, editor: dict[str, Any] | None, model: str) -> list[Any]:
-        """Some settings are of a mask alone: they come with the first stroke, and go with the last."""
-        if upload is None:  # without one, the settings say what they began with
-            return [gr.skip()] * (1 + len(FOLLOWERS))
-        return self.begun("image" if not editor or painted(editor["layers"]) is None else "mask", model)
-
     def begun(self, kind: str, model: str) -> list[Any]:
         """The setting `start`, and which of its followers are seen."""
         settings = Settings.recalled({"model": model, "start": kind}, self.catalogue)
-        seen = [settings.has(name, self.catalogue[model]) for name in FOLLOWERS]
+        seen = [settings.shows(name, self.catalogue[model]) for name in FOLLOWERS]
         return [kind, *(gr.update(visible=each) for each in seen)]
 
     def without(self, settings: Settings) -> list[Any]:

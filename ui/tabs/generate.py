@@ -315,7 +315,7 @@ class GenerateTab:
         """Show or hide the settings that depend on one that changed. Their values stay: a visitor may be typing."""
         settings = Settings.recalled(self._named(values), self.catalogue)
         info = self.catalogue[settings.model]
-        return {self.controls.fields[name]: gr.update(visible=settings.has(name, info)) for name in followers}
+        return {self.controls.fields[name]: gr.update(visible=settings.shows(name, info)) for name in followers}
 
     def follow_model(self, *values: Any) -> list[Any]:
         """Make the controls fit another model: a value that still fits stays, a default becomes the model's own."""
