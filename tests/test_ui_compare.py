@@ -217,7 +217,8 @@ def test_values_follow_the_setting_and_the_model(tab: CompareTab) -> None:
     assert tab.follow_settings("steps", ["2"], "class_name", ["Coat"], *values)[2] == NONE
     assert tab.follow_settings("class_name", ["Coat"], "steps", ["2"], *values)[0] == "seed"
     assert tab.follow_settings("model", ["tiny-cfg"], "class_name", ["Coat"], *values)[2] == "class_name"
-    assert {name for _, name in comparison.choices(tab.catalogue)} == set(OFFERED) - {"prompt", "adapter", "adapter_strength"}
+    of_no_model = {"prompt", "adapter", "adapter_strength"}
+    assert {name for _, name in comparison.choices(tab.catalogue)} == set(OFFERED) - of_no_model
 
 
 def test_long_labels_of_any_script_stay_in_their_places(catalogue: Catalogue) -> None:
