@@ -19,12 +19,12 @@ from diffusers import SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from .base_b99834e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
-from .classifier_free_guidance_47b766ec import check_interval, guided_network
+from .classifier_free_guidance_bf7dfde2 import check_interval, guided_network
 from .conditions_8e39acbe import Labels
 from .from_image_b5f59865 import keeping, known_velocity, noised, steps_left_out
 from .image_inputs_91d43f00 import Images
 from .process_8da9cfb2 import Clock, Path, from_velocity, unit_time, up
-from .repaint_be6014a3 import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with, levels_of, steps_from_image
+from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with, levels_of, steps_from_image
 from .run_2dd2cfc3 import Denoiser, Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
@@ -419,6 +419,6 @@ from .lora_bcd45e13 import __doc__ as _  # noqa: E402, F401
 from .packaging_14cab725 import __doc__ as _  # noqa: E402, F401
 from .saved_files_ce9a389c import __doc__ as _  # noqa: E402, F401
 from .staging_5ca18f0b import __doc__ as _  # noqa: E402, F401
-from .ddim_6e16b0c3 import __doc__ as _  # noqa: E402, F401
+from .ddim_24bb7882 import __doc__ as _  # noqa: E402, F401
 from .schedule_052d5882 import __doc__ as _  # noqa: E402, F401
-from .solvers_25d03bfb import __doc__ as _  # noqa: E402, F401
+from .solvers_09b77446 import __doc__ as _  # noqa: E402, F401

@@ -19,10 +19,10 @@ from torch import Tensor
 from .base_b99834e2 import Generators, ImagePipelineOutput, StepwisePipeline
 from .conditions_8e39acbe import Labels
 from .image_inputs_91d43f00 import Images
-from .repaint_be6014a3 import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
+from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run_2dd2cfc3 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_25d03bfb import Clip, DefaultSteps, Solver, predict
+from .solvers_09b77446 import Clip, DefaultSteps, Solver, predict
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 MeanShift = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (mean, variance, x_t, timestep) -> mean

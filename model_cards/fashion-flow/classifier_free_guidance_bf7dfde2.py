@@ -27,12 +27,12 @@ from torch import Tensor
 
 from .base_b99834e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels, Nulls, joined, nulls_for
-from .ddim_6e16b0c3 import check_eta, ddim_steps
+from .ddim_24bb7882 import check_eta, ddim_steps
 from .image_inputs_91d43f00 import Images
 from .process_8da9cfb2 import Clock
-from .repaint_be6014a3 import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
+from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run_2dd2cfc3 import Denoiser, Step, evaluate, scale_now
-from .solvers_25d03bfb import PROCESS_SCHEDULERS, DefaultSteps, Solver
+from .solvers_09b77446 import PROCESS_SCHEDULERS, DefaultSteps, Solver
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, scale: float) -> Tensor:

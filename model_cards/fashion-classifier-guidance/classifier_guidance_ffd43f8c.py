@@ -21,14 +21,14 @@ from torch import Tensor
 
 from .base_b99834e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_number
 from .conditions_8e39acbe import Conditions, Labels
-from .ddim_6e16b0c3 import check_eta, ddim_steps
-from .ddpm_d75f0e9d import MeanShift, ancestral_steps
+from .ddim_24bb7882 import check_eta, ddim_steps
+from .ddpm_cd803b94 import MeanShift, ancestral_steps
 from .image_inputs_91d43f00 import Images
 from .process_8da9cfb2 import Process, output_of_x0, output_rate, predict_x0
-from .repaint_be6014a3 import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
+from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run_2dd2cfc3 import Denoiser, Step, padded_rows, scale_now
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_25d03bfb import Clip, DefaultSteps, Solver
+from .solvers_09b77446 import Clip, DefaultSteps, Solver
 
 LogProb = Callable[[Tensor, Tensor | float, Any], Tensor]  # (x_t, t, condition) -> (N,)
 Gradient = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> grad of the log-probability, like x_t

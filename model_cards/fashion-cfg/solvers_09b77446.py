@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .from_image_b5f59865 import steps_left_out
 from .process_8da9cfb2 import PREDICTION_TYPES, Process, check_prediction_type, predict_eps, predict_x0
-from .repaint_be6014a3 import Inpainting, Level, levels_of, repaint_steps, steps_from_image
+from .repaint_dbbe30ac import Inpainting, Level, levels_of, repaint_steps, steps_from_image
 from .run_2dd2cfc3 import Denoiser, Step, plain
 from .schedule_052d5882 import NoiseSchedule
 

@@ -19,10 +19,10 @@ from .base_b99834e2 import Generators, ImagePipelineOutput, StepwisePipeline, ch
 from .conditions_8e39acbe import Labels
 from .image_inputs_91d43f00 import Images
 from .process_8da9cfb2 import broadcast
-from .repaint_be6014a3 import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
+from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with
 from .run_2dd2cfc3 import Denoiser, Step
 from .schedule_052d5882 import NoiseSchedule
-from .solvers_25d03bfb import PROCESS_SCHEDULERS, Clip, DefaultSteps, Solver, drives_itself, predict
+from .solvers_09b77446 import PROCESS_SCHEDULERS, Clip, DefaultSteps, Solver, drives_itself, predict
 
 
 def ddim_step(
