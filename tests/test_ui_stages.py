@@ -58,7 +58,8 @@ def test_the_steps_of_all_stages_are_looked_back_on_by_name_and_as_large_as_the_
     )]  # fmt: skip
     assert {frames.image(position, kind).shape for position in range(4) for kind in frames.previews} == {(2, 8, 8, 1)}
     assert frames.small.shape == (2, 4, 4, 1) and frames.final.shape == (2, 8, 8, 1) and last.evaluations == 8
-    low, high = StageSlider().after(frames)["value"]
+    shown, (low, high) = StageSlider().after(frames)
+    assert shown["visible"]
     assert low.size == high.size
     np.testing.assert_array_equal(as_large(frames.small, frames.final)[:, ::2, 1::2], frames.small)
 

@@ -53,7 +53,7 @@ class Film:
     @property
     def outputs(self) -> list[Component]:
         """What a run changes besides the scrubber."""
-        return [self.captions, self.text, self.code, self.box, self.code_box, self.file, self.stages.component]
+        return [self.captions, self.text, self.code, self.box, self.code_box, self.file, *self.stages.outputs]
 
     def connect(self, frames: gr.State, view: gr.Radio, image: gr.Image, line: gr.HTML, draw: gr.Button) -> None:
         """Events; `line` is the status line, and a click on `draw` ends a film that plays."""
@@ -89,15 +89,15 @@ class Film:
         text = explained(progress.frames.formula, progress.timestep, progress.levels, progress.reading)
         kept, hidden = gr.skip(), gr.update(visible=False)
         if progress.index > 1:
-            return [kept, text, *[kept] * 5]
+            return [kept, text, *[kept] * (len(self.outputs) - 2)]
         captions, shown = gr.update(visible=view == BESIDE), gr.update(value=text, visible=True)
-        return [captions, shown, kept, hidden, hidden, gr.update(value=None, visible=False), hidden]
+        return [captions, shown, kept, hidden, hidden, gr.update(value=None, visible=False), *self.stages.during()]
 
     def after(self, frames: Frames, view: str) -> list[Any]:
         """For `outputs`, when it is over."""
         told, several = _told_at(frames, len(frames) - 1, view), gr.update(visible=len(frames) > 1)
         has_code = gr.update(visible=any(reading.calls for reading in frames.readings))
-        return [*told, several, has_code, gr.update(value=None, visible=False), self.stages.after(frames)]
+        return [*told, several, has_code, gr.update(value=None, visible=False), *self.stages.after(frames)]
 
     def reach(self, frames: Frames) -> Any:
         """The scrubber at the end of a run: it counts steps."""

@@ -4,26 +4,44 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components import Component
 
 from .outputs import grid
 from .run import Frames
 
-LABEL = "Low resolution on the left of the line, high on the right: move it"
+CAPTIONS = '<p class="captions"><span>low resolution</span><span>high resolution</span></p>'
 
 
 class StageSlider:
-    """A component below the film, seen where a run had small images that it enlarged."""
+    """Below the film, seen where a run had small images that it enlarged."""
 
     def __init__(self) -> None:
-        self.component = gr.ImageSlider(
-            label=LABEL, visible=False, type="pil", format="png", interactive=False, elem_id="stages", max_height=640
-        )
+        with gr.Column(visible=False, elem_id="stages") as self.box:
+            gr.HTML(CAPTIONS, padding=False, elem_classes="plain")
+            self.slider = gr.ImageSlider(
+                label="Low and high resolution, with a line between them to move",
+                show_label=False,
+                type="pil",
+                format="png",
+                interactive=False,
+                buttons=["fullscreen"],
+                max_height=640,
+            )
 
-    def after(self, frames: Frames) -> Any:
-        """What it shows of a run that is over; nothing of one that was stopped, or of a model of one stage."""
+    @property
+    def outputs(self) -> list[Component]:
+        """What a run changes."""
+        return [self.box, self.slider]
+
+    def during(self) -> list[Any]:
+        """For `outputs`, as a run begins."""
+        return [gr.update(visible=False), gr.skip()]
+
+    def after(self, frames: Frames) -> list[Any]:
+        """For `outputs`, when it is over; hidden of one that was stopped, or of a model of one stage."""
         if frames.small is None or frames.final is None:
-            return gr.update(visible=False)
-        return gr.update(value=(grid(as_large(frames.small, frames.final)), grid(frames.final)), visible=True)
+            return self.during()
+        return [gr.update(visible=True), (grid(as_large(frames.small, frames.final)), grid(frames.final))]
 
 
 def as_large(small: np.ndarray, large: np.ndarray) -> np.ndarray:

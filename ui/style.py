@@ -62,8 +62,9 @@ CSS = """
   color: var(--error-text-color); overflow-wrap: anywhere;
 }
 #film-text p { margin: 0 0 0.3rem; font-variant-numeric: tabular-nums; }
-#captions .captions { display: flex; margin: -0.6rem 0 0; text-align: center; font-weight: 700; }
-#captions .captions span { flex: 1; }
+:is(#captions, #stages) .captions { display: flex; margin: -0.6rem 0 0; text-align: center; font-weight: 700; }
+:is(#captions, #stages) .captions span { flex: 1; }
+#stages .captions { margin: 0; }
 #film-text .formula { font-size: 1.05rem; }
 #film-text .where, .step-lines .where { color: var(--body-text-color-subdued); font-size: 0.875rem; }
 .step-lines .source { margin: 0.8rem 0 0.3rem; font-size: 0.875rem; overflow-wrap: anywhere; }
