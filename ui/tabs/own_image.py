@@ -26,7 +26,7 @@ from ..uploads import Upload, read
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # one evaluation of the network: it need not wait for runs that are drawn, and the last of many is enough
 LOOK: dict[str, Any] = QUIET | {"concurrency_id": "own-image", "concurrency_limit": 1, "trigger_mode": "always_last"}
-SHOWN_EVERY = 0.25  # seconds between two reports of a run
+SHOWN_EVERY = 0.5  # seconds between two reports of a run
 NOTHING = "No model here denoises pixels on a noise schedule, which this tab is about."
 READY = (gr.update(interactive=True), gr.update(interactive=False))
 
