@@ -14,7 +14,9 @@ from ui.catalogue import Catalogue
 from ui.fields import FIELDS
 from ui.laboratory import settings as laboratory
 from ui.laboratory.fields import FIELDS as LABORATORY_FIELDS
+from ui.own_image import settings as own_image
 from ui.settings import Settings
+from ui.tabs import exact_and_learned
 
 ROOT = Path(__file__).resolve().parent.parent
 # what the tutorials have and is built; P3 and P4 are loading and Spaces
@@ -116,6 +118,15 @@ def test_links_open_the_page_in_a_state_that_it_has() -> None:
             lab, left_out = laboratory.recalled(links.of_tab(asked, laboratory.TAB))
             assert not left_out, (query, left_out)
             ignored = [name for name in asked.keys() - {links.TAB} if not laboratory.has(name, lab.as_dict())]
+        elif asked.get(links.TAB) == own_image.TAB:
+            assert asked.keys() <= {links.TAB, *own_image.FIELDS}, query
+            _, left_out = own_image.recalled(links.of_tab(asked, own_image.TAB), catalogue)
+            assert not left_out, (query, left_out)
+            ignored = []
+        elif asked.get(links.TAB) == exact_and_learned.TAB:
+            ignored = [name for name in asked.keys() - {links.TAB} if name not in exact_and_learned.FIELDS]
+            wrong = exact_and_learned.problems({name: asked[name] for name in asked.keys() - {links.TAB}})
+            assert not wrong, (query, wrong)
         else:
             assert asked.keys() <= {links.DRAW, *FIELDS}, query
             settings, _, left_out = links.opened(asked, {}, catalogue)
