@@ -160,15 +160,17 @@ ROWS = (
         info="of x_t: 0 = data, 1 = noise",
         only_with=("view", "reverse conditional"),
         row="conditional",
+        min_width=200,
     ),
     Field(
         "x_t",
         0.0,
         Number(-3.0, 3.0, step=0.05),
         "x_t",
-        info="from where one step back is taken",
+        info="where the step back begins",
         only_with=("view", "reverse conditional"),
         row="conditional",
+        min_width=200,
     ),
     Field(
         "pair",
