@@ -29,8 +29,8 @@ from .lab import Lab
 from .plots import Layer, Plot, Range
 from .processes import ANNEALED, KINDS, PATH, VP, Kind, Noise
 
-PATHS = 256  # whose distance is measured; a dozen of them are drawn
-DRAWN = 12
+PATHS = 256  # whose distance is measured; some of them are drawn
+DRAWN, DRAWN_WITH_NOISE = 12, 3
 DOTTED = 41  # states of a path, at most, that are marked
 ODE_STEPS, ODE_END = 100, 1e-5  # of the exact paths: Heun's, the finer the closer to the data
 FINEST = 256  # steps of the Brownian motion, at least
@@ -133,12 +133,14 @@ class Overlay:
         kind: whose density is behind the paths
         sampler, limit: their paths, in the steps of the experiment
         distances: by what is compared, the mean distance for each number of steps
+        drawn: how many of the paths are shown
     """
 
     kind: Kind
     sampler: Paths
     limit: Paths
     distances: dict[str, dict[int, float]]
+    drawn: int = DRAWN
 
 
 def ddim_and_ode(lab: Lab) -> Overlay:
@@ -176,7 +178,7 @@ def _with_noise(lab: Lab, kind: Kind, process: SDE, chain: Callable[..., Tensor]
 
     found = {n: distance(n) for n in counts(finest)}
     shown = [_even(path, kind) for path in (chain(lab, x, lab.steps, noise(lab.steps)), fine)]
-    return Overlay(kind, *shown, {f"near t = {COMPARED_AT:g}": found})
+    return Overlay(kind, *shown, {f"near t = {COMPARED_AT:g}": found}, DRAWN_WITH_NOISE)
 
 
 def ddim_and_flow(lab: Lab) -> Overlay:
@@ -257,9 +259,9 @@ def show(lab: Lab) -> list[Plot]:
         (-HALF, HALF),
         [
             density.line_heat(lab.mixture, found.kind),
-            plots.lines(_drawn(found.limit), "second", pair.limit, width=2.5),
-            plots.lines(_drawn(found.sampler), "first", f"{pair.sampler}, {lab.steps} steps", width=1.5),
-            *_dots(found.sampler),
+            plots.lines(_drawn(found.limit, found.drawn), "second", pair.limit, width=2.5),
+            plots.lines(_drawn(found.sampler, found.drawn), "first", f"{pair.sampler}, {lab.steps} steps", width=1.5),
+            *_dots(found.sampler, found.drawn),
             *density.line_handles(lab),
         ],
         x_label=TIME,
@@ -268,15 +270,17 @@ def show(lab: Lab) -> list[Plot]:
     return [paths, _distances(lab, pair, found.distances)]
 
 
-def _drawn(paths: Paths) -> Tensor:
+def _drawn(paths: Paths, count: int) -> Tensor:
     """(lines, points, 2)."""
-    x = paths.x[:, :DRAWN]
+    x = paths.x[:, :count]
     return torch.stack([paths.times[:, None].expand_as(x), x], -1).transpose(0, 1)
 
 
-def _dots(paths: Paths) -> list[Layer]:
+def _dots(paths: Paths, count: int) -> list[Layer]:
     """Where the sampler asks the network, unless that is everywhere."""
-    return [plots.points(_drawn(paths).reshape(1, -1, 2), "first", size=2.5)] if len(paths.times) <= DOTTED else []
+    return (
+        [plots.points(_drawn(paths, count).reshape(1, -1, 2), "first", size=2.5)] if len(paths.times) <= DOTTED else []
+    )
 
 
 def _distances(lab: Lab, pair: Pair, distances: dict[str, dict[int, float]]) -> Plot:
