@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -17,9 +20,10 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from pipelines.schedule import NoiseSchedule
 from ui.laboratory import distance, overlay, reverse_conditional, velocity_fields
 from ui.laboratory.canvas import packed
+from ui.laboratory.fields import FIELDS
 from ui.laboratory.lab import Lab
 from ui.laboratory.processes import KINDS, VP
-from ui.laboratory.settings import checked
+from ui.laboratory.settings import checked, has, recalled
 from ui.laboratory.views import VIEWS
 
 
@@ -283,3 +287,14 @@ def test_settings_that_a_view_leaves_out_change_nothing_in_it(view: str) -> None
     lab = lab_of(view, steps=4)
     known = {name: value for name, value in others.items() if name in VIEWS[view].without}
     assert packed(VIEWS[view].plots(replace(lab, **known))) == packed(VIEWS[view].plots(lab))
+
+
+def test_the_links_of_the_equations_open_what_they_name() -> None:
+    """Each names settings that there are, with values that they take, and none that its view leaves out."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "equations.md").read_text()
+    links = [dict(parse_qsl(query)) for query in re.findall(r"\(/\?(tab=laboratory[^)]*)\)", text)]
+    assert {link.get("view") for link in links} >= {"gases", "reverse conditional", "overlay", "distance"}
+    for link in links:
+        given = {name: value for name, value in link.items() if name != "tab"}
+        lab, left_out = recalled(given)
+        assert not left_out and set(given) <= {name for name in FIELDS if has(name, lab.as_dict())}, link
