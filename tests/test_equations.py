@@ -259,3 +259,15 @@ def test_the_laboratory_shows_each_step_of_a_particle_of_the_run_of_its_plots(pr
     html = one_step.html(lab)
     assert "Step 3 of 1" in html and "Particle 2" in html and 'class="numbers"' in html and "pipelines/" in html
     assert one_step.formula_of(lab) in FORMULAS.values()
+
+
+def test_no_two_parts_of_the_laboratory_have_one_name() -> None:
+    """The line of a setting, lab-step say, and what stands below the plots."""
+    import gradio as gr
+
+    from ui.tabs.laboratory import LaboratoryTab
+
+    with gr.Blocks() as demo:
+        LaboratoryTab()
+    names = [block.elem_id for block in demo.blocks.values() if block.elem_id]
+    assert len(names) == len(set(names)) and {"lab-step", "lab-one-step"} <= set(names)

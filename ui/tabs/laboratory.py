@@ -38,7 +38,7 @@ class LaboratoryTab:
                 self.canvas = canvas(elem_id="lab-canvas", elem_classes="plain")
                 self.text = gr.HTML(elem_id="lab-text", elem_classes="plain")
                 chosen = _lay_out([FIELDS[name] for name in ONE_STEP], start)
-                self.step = gr.HTML(elem_id="lab-step", elem_classes="plain")
+                self.step = gr.HTML(elem_id="lab-one-step", elem_classes="plain")
                 self.link = gr.Textbox(visible=False)
                 with gr.Row():
                     self.add = gr.Button("Add a component", size="sm", min_width=120)
