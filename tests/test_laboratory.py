@@ -16,7 +16,8 @@ import torch
 from benchmarks import laboratory
 from pipelines import ddim, ddpm, flow_matching, langevin, score_sde
 from pipelines.sde import LinearDrift
-from ui.laboratory import distributions, field, processes, settings
+from ui.laboratory import choices, distributions, field, overlay, processes, settings
+from ui.laboratory import distance as distance_view
 from ui.laboratory.density import plane_density
 from ui.laboratory.distributions import DISTRIBUTIONS
 from ui.laboratory.fields import FIELDS, ROWS
@@ -42,6 +43,11 @@ def distance(x: torch.Tensor, truth: torch.Tensor) -> float:
     """Between two samples of a line: mean distance of equal quantiles."""
     shares = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
     return float((x.flatten().quantile(shares) - truth.flatten().quantile(shares)).abs().mean())
+
+
+def test_the_names_that_the_page_is_built_from_are_those_of_what_computes() -> None:
+    assert choices.PROCESSES == tuple(KINDS) and choices.PAIRS == tuple(overlay.PAIRS)
+    assert choices.COMPARED == tuple(distance_view.SAMPLERS)
 
 
 # ------------------------------------------------------------------------------------------------------------- samplers

@@ -6,7 +6,7 @@ from torch import Tensor
 from pipelines.exact import GaussianMixture
 
 from . import plots, processes
-from .guidance import OFF
+from .choices import OFF
 from .lab import Lab
 from .plots import Layer, Plot
 from .processes import KINDS, Kind, Trajectories

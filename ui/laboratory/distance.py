@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.exact import GaussianMixture
 
 from . import distributions, plots
-from .guidance import OFF
+from .choices import OFF
 from .lab import Lab
 from .plots import Plot
 from .processes import KINDS

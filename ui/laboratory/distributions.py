@@ -5,23 +5,26 @@ A component is written as a list of numbers: position, standard deviation, weigh
 [x, std, weight, class], in a plane [x, y, std, weight, class].
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from pipelines.exact import GaussianMixture
+    from pipelines.exact import GaussianMixture
+
+    Points = tuple[Tensor, Tensor]  # (N, 2), and the class of each (N,)
 
 REACH = 3.0  # of positions, on either side of 0
 STDS, WEIGHTS = (0.02, 2.0), (0.01, 100.0)
 MOST, CLASSES = 12, 8  # components, and classes of them
 LONGEST = 4000  # letters of components that are written down
-Points = tuple[Tensor, Tensor]  # (N, 2), and the class of each (N,)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Distribution:
 
 
 def _moons() -> Points:
+    import torch
+
     angle = torch.linspace(0, math.pi, 20, dtype=torch.float64)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], 1)
     lower = torch.stack([0.5 - angle.cos(), 0.25 - angle.sin()], 1)
@@ -62,11 +67,15 @@ def _moons() -> Points:
 
 
 def _ring() -> Points:
+    import torch
+
     angle = 2 * math.pi * torch.arange(40, dtype=torch.float64) / 40
     return 1.5 * torch.stack([angle.cos(), angle.sin()], 1), torch.arange(40) // 20
 
 
 def _checkerboard() -> Points:
+    import torch
+
     inside = (torch.arange(3, dtype=torch.float64) + 0.5) / 3
     square = torch.cartesian_prod(inside, inside)
     corners = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
@@ -75,6 +84,8 @@ def _checkerboard() -> Points:
 
 
 def _spiral() -> Points:
+    import torch
+
     share = torch.linspace(0.02, 1, 30, dtype=torch.float64).sqrt()
     angle = 3 * math.pi * share
     arm = 1.9 * share[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
@@ -125,14 +136,28 @@ def mixture_of(name: str, written: str) -> GaussianMixture:
     return _points(name) if not components else _mixture(components)
 
 
+def classes_of(name: str, written: str) -> list[int]:
+    """The classes that its components have, in order.
+
+    Raises:
+        ValueError: components that are none, by what is wrong with them.
+    """
+    components = components_of(name, written)
+    return sorted({each.label for each in components} if components else {*_points(name).labels.tolist()})
+
+
 @cache
 def _points(name: str) -> GaussianMixture:
+    from pipelines.exact import GaussianMixture
+
     chosen = DISTRIBUTIONS[name]
     points, labels = chosen.points()
     return GaussianMixture(points, [chosen.kernel] * len(points), labels=labels)
 
 
 def _mixture(components: tuple[Component, ...]) -> GaussianMixture:
+    from pipelines.exact import GaussianMixture
+
     return GaussianMixture(
         [each.at for each in components],
         [each.std for each in components],

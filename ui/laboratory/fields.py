@@ -5,11 +5,8 @@ They are rows of ui/fields.py's kind, but no model has a word in them, and none 
 
 from ..fields import Field
 from ..values import Choice, Number, Text
-from .distance import SAMPLERS
+from .choices import CLASSIFIER, COMPARED, FREE, GUIDES, MOST_PARTICLES, OFF, PAIRS, PROCESSES
 from .distributions import CLASSES, DISTRIBUTIONS, LONGEST
-from .guidance import CLASSIFIER, FREE, GUIDES, OFF
-from .overlay import PAIRS
-from .processes import KINDS, MOST_PARTICLES
 from .views import VIEWS
 
 SDES = ("VP SDE", "sub-VP SDE", "VE SDE")
@@ -38,7 +35,7 @@ ROWS = (
     Field(
         "process",
         "DDPM",
-        Choice(tuple(KINDS), few=3),
+        Choice(PROCESSES, few=3),
         "Process",
         info="the sampler that turns noise into data, as the pipelines run it",
         doc="the sampler",
@@ -174,16 +171,16 @@ ROWS = (
     ),
     Field(
         "pair",
-        next(iter(PAIRS)),
-        Choice(tuple(PAIRS), few=3),
+        PAIRS[0],
+        Choice(PAIRS, few=3),
         "Overlay",
         info="a sampler of discrete steps, and the equation that it follows",
         only_with=("view", "overlay"),
     ),
     Field(
         "compared",
-        next(iter(SAMPLERS)),
-        Choice(tuple(SAMPLERS)),
+        COMPARED[0],
+        Choice(COMPARED),
         "Samplers",
         info="that take the same noise to the same point, or that add noise on their way",
         only_with=("view", "distance"),

@@ -14,10 +14,9 @@ from pipelines.classifier_guidance import eps_shift, gradient_of, guide_mean, st
 from pipelines.ddpm import MeanShift
 from pipelines.process import Path, Process, broadcast, path_velocity
 
+from .choices import CLASSIFIER, FREE
 from .lab import Lab
 
-OFF, CLASSIFIER, FREE = "off", "classifier", "classifier-free"
-GUIDES = (OFF, CLASSIFIER, FREE)
 Network = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> like x_t
 
 

@@ -1,13 +1,16 @@
 """An experiment: what is drawn from, by which process, and how it is looked at."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
-
-from pipelines.exact import GaussianMixture
+from typing import TYPE_CHECKING, Any
 
 from . import distributions
 from .distributions import DISTRIBUTIONS, Component
+
+if TYPE_CHECKING:
+    from pipelines.exact import GaussianMixture
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ A plot may be "square", "wide" (a row of its own) or have an "aspect" (height ov
 Colours are names of the theme: density, first, second, third, truth, muted.
 """
 
-import base64
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import base64
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Plot = dict[str, Any]
 Layer = dict[str, Any]
@@ -60,7 +62,7 @@ def plot(
 def heat(values: Tensor, color: str = "density") -> Layer:
     """Shares from 0 to 1, (rows, columns) or (frames, rows, columns)."""
     rows, columns = values.shape[-2:]
-    levels = (values.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    levels = (values.nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
     layer = {"kind": "heat", "rows": rows, "columns": columns, "color": color}
     return layer | ({"frames": [*map(_packed, levels)]} if levels.ndim == 3 else {"values": _packed(levels)})
 
@@ -96,7 +98,9 @@ def handles(at: Any, radius: list[float], label: str, **more: Any) -> Layer:
 
 def rounded(values: Any) -> Any:
     """Nested lists of numbers with four digits, which small ones on a logarithmic axis keep, too."""
-    if isinstance(values, Tensor):
-        scale = 10 ** (3 - values.double().abs().clamp(min=1e-20).log10().floor())
-        return (values.double() * scale).round().div(scale).tolist()
-    return [rounded(each) for each in values] if isinstance(values, (list, tuple)) else float(f"{float(values):.4g}")
+    if isinstance(values, (list, tuple)):
+        return [rounded(each) for each in values]
+    if not getattr(values, "ndim", 0):
+        return float(f"{float(values):.4g}")
+    scale = 10 ** (3 - values.double().abs().clamp(min=1e-20).log10().floor())
+    return (values.double() * scale).round().div(scale).tolist()

@@ -19,10 +19,10 @@ from pipelines.schedule import NoiseSchedule
 from pipelines.score_sde import heun_steps, sde_steps
 from pipelines.sde import SDE, VESDE, VPSDE, SubVPSDE
 
+from .choices import MOST_PARTICLES
 from .guidance import eps_of, score_of, unguided_eps_and_shift, velocity_of
 from .lab import Lab
 
-MOST_PARTICLES = 500
 SCHEDULE = NoiseSchedule.linear()
 END = 1e-3  # where SDEs and their ODEs end: the score has no limit at t = 0
 LEVELS = 10  # of noise in annealed Langevin dynamics, which share its steps

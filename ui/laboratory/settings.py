@@ -89,15 +89,11 @@ def _misfits(values: Mapping[str, Any], words: Words) -> dict[str, str]:
     if DISTRIBUTIONS[name].points and values["components"].strip():
         return {"components": f"{words['components']} must be empty with distribution {name!r}, which has none to move"}
     try:
-        mixture = distributions.mixture_of(name, values["components"])
+        classes = distributions.classes_of(name, values["components"])
     except ValueError as error:
         return {"components": str(error).replace("components", words["components"], 1)}
-    wanted, highest = float(values["class_number"]), mixture.num_classes - 1
-    if has("class_number", values) and wanted not in mixture.labels.tolist():
-        classes = ", ".join(map(str, sorted({*mixture.labels.tolist()})))
-        return (
-            {"class_number": f"{words['class_number']} must be one of {classes} with these components, got {wanted:g}"}
-            if highest
-            else {}
-        )
-    return {}
+    wanted = float(values["class_number"])
+    if not has("class_number", values) or wanted in classes or classes == [0]:
+        return {}
+    known = ", ".join(map(str, classes))
+    return {"class_number": f"{words['class_number']} must be one of {known} with these components, got {wanted:g}"}

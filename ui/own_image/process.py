@@ -8,21 +8,26 @@
 Images come in as (H, W, C) uint8 and go out as (H, W, C) uint8.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
-
-from pipelines.ddim import ddim_inversion_steps, ddim_step, ddim_steps
-from pipelines.solvers import Solver
 
 from ..catalogue import Catalogue
 from ..loading import in_a_line
 from ..zero_gpu import on_gpu
-from .bench import Bench, rms, to_input, to_pixels, unit_noise
 from .settings import Settings
+
+if TYPE_CHECKING:  # torch is imported once an image is looked at
+    from torch import Tensor
+
+    from pipelines.solvers import Solver
+
+    from .bench import Bench
 
 POINTS = 32  # timesteps that the curves are measured at
 DRAWS = 8  # of the noise, at each of them
@@ -73,6 +78,8 @@ def look(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Look:
     Raises:
         ValueError: the model cannot be loaded, or its code fails, in one line.
     """
+    from .bench import Bench, to_input
+
     pipe = catalogue.pipeline(settings.model)
     try:
         return _look(Bench(pipe, settings), settings, to_input(pixels))
@@ -83,6 +90,10 @@ def look(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Look:
 
 
 def _look(bench: Bench, settings: Settings, x0: Tensor) -> Look:
+    from pipelines.ddim import ddim_step
+
+    from .bench import rms, to_pixels, unit_noise
+
     t, schedule = settings.t, bench.schedule
     noise, fresh = unit_noise(settings.seed, 2, x0.shape[1:]).split(1)
     x_t = schedule.add_noise(x0, noise, t)
@@ -115,6 +126,8 @@ def follow(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Iter
     Raises:
         ValueError: the model cannot be loaded, or its code fails, in one line.
     """
+    from .bench import Bench, to_input
+
     pipe = catalogue.pipeline(settings.model)
     try:
         yield from _followed(Bench(pipe, settings), settings, to_input(pixels))
@@ -130,6 +143,10 @@ def timesteps_of(length: int) -> list[int]:
 
 
 def _followed(bench: Bench, settings: Settings, x0: Tensor) -> Iterator[Whole]:
+    from pipelines.solvers import Solver
+
+    from .bench import rms, unit_noise
+
     solver = Solver(bench.pipe.scheduler, settings.steps)
     timesteps = timesteps_of(len(bench.schedule))
     whole = Whole(total=len(timesteps) + 2 * len(solver.schedule), phase="over t", prior=bench.prior(x0))
@@ -149,6 +166,10 @@ def _followed(bench: Bench, settings: Settings, x0: Tensor) -> Iterator[Whole]:
 
 def _there_and_back(bench: Bench, solver: Solver, x0: Tensor, whole: Whole) -> Iterator[Whole]:
     """DDIM inversion, and DDIM from where it ends. The way back does not clip, as the way there does not."""
+    from pipelines.ddim import ddim_inversion_steps, ddim_steps
+
+    from .bench import rms, to_pixels
+
     whole.phase, kept = "to noise", _kept(len(solver.schedule))
     x = x0
     for step in ddim_inversion_steps(bench.network, x0, solver.schedule, prediction_type=bench.kind):

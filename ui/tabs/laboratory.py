@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from .. import links
 from ..fields import Field
-from ..laboratory import distributions, one_step, settings
+from ..laboratory import distributions, settings
 from ..laboratory.api import LIMITS
 from ..laboratory.canvas import canvas, packed
 from ..laboratory.fields import FIELDS, LABELS, ROWS
@@ -139,6 +139,8 @@ class LaboratoryTab:
         lab, wrong = settings.recalled(chosen)
         if wrong or not settings.has("step", chosen):
             return (gr.skip(),) * 3
+        from ..laboratory import one_step
+
         last = len(one_step.readings(lab))
         chosen["step"] = min(round(float(event.share) * last) + 1, last)
         return chosen["step"], *self.show_step(*chosen.values())
@@ -184,6 +186,8 @@ def _lay_out(rows: list[Field], start: Lab) -> dict[str, Component]:
 
 def _one_step(lab: Lab) -> str:
     """What stands below the plots of a run."""
+    from ..laboratory import one_step
+
     return one_step.html(lab) if settings.has("step", lab.as_dict()) else ""
 
 
