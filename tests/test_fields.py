@@ -84,7 +84,7 @@ models = Catalogue({"toy": "toy", "other": sys.argv[1]})
 demo = build_demo(models)
 (control,) = [part for part in demo.blocks.values() if getattr(part, "label", None) == "Warp of the times"]
 loads = [fn for fn in demo.fns.values() if "load" in dict(fn.targets).values()]
-(opening,) = [fn for fn in loads if getattr(fn.fn, "__name__", "") == "restore"]
+(opening,) = [fn for fn in loads if getattr(fn.fn, "__qualname__", "") == "GenerateTab.restore"]
 (endpoint,) = [fn for fn in demo.fns.values() if fn.api_name == "generate"]
 place = opening.outputs.index(control)
 chosen = Settings.checked({"warp": 4.5, "count": 1}, models)
