@@ -68,7 +68,7 @@ def ran(tab: GenerateTab, mode: str = controls.KEEP_SEED, **values: Any) -> list
     """Everything that a run shows, by part of the page."""
     settings = Settings.checked(FAST | values, tab.catalogue).as_dict()
     names = ["image", "status", "seed", "scrubber", "gallery", "code", "files", "frames", "draw", "stop", "link"]
-    names += ["captions", "formula", "step code", "film", "step code box", "film file", "stages"]
+    names += ["captions", "formula", "step code", "film", "step code box", "film file", "stage names", "stages"]
     return [
         dict(zip(names, shown, strict=True)) for shown in tab.run(VISITOR, *settings.values(), mode, PREVIEWS[0], None)
     ]
