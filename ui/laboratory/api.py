@@ -1,5 +1,6 @@
 """The endpoint /laboratory for programs: every setting by name, none required."""
 
+import inspect
 import time
 from typing import Any
 
@@ -43,13 +44,18 @@ def check(*values: Any) -> list[dict[str, Any]]:
     return [gr.validate(name not in wrong, wrong.get(name, "")) for name in FIELDS]
 
 
-def draw(*values: Any) -> dict[str, Any]:
-    """What /laboratory answers."""
+def draw(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """What /laboratory answers. Gradio reads the names of its parameters, which are those of the rows."""
     started = time.perf_counter()
     with answered():
-        lab = settings.checked(dict(zip(FIELDS, values, strict=True)))
+        lab = settings.checked(SIGNATURE.bind(*args, **kwargs).arguments)
         plots: list[Plot] = VIEWS[lab.view].plots(lab)
     return {"settings": lab.as_dict(), "seconds": round(time.perf_counter() - started, 4), "plots": plots}
+
+
+_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+SIGNATURE = inspect.Signature([inspect.Parameter(name, _KIND, default=None) for name in FIELDS])
+draw.__signature__ = SIGNATURE
 
 
 def _parameter(row: Field) -> gr.components.Component:
