@@ -194,5 +194,6 @@ def test_new_rows_stand_at_the_end_of_the_api_and_the_prompt_at_the_top_of_the_p
     from ui.controls import _on_the_page
     from ui.fields import ROWS
 
-    assert list(FIELDS)[-4:] == ["prompt", "negative_prompt", "start", "strength"]
+    new = ["prompt", "negative_prompt", "start", "strength", "jump_length", "jump_n_sample"]
+    assert list(FIELDS)[-len(new) - 3 :] == [*new, "conditioning_augmentation", "adapter", "adapter_strength"]
     assert [row.name for row in _on_the_page(list(ROWS))][:3] == ["model", "class_name", "prompt"]
