@@ -229,8 +229,8 @@ _EMOJI_TEXT = {
     "random_flip": True,
     "text_encoder": "sentence-transformers/all-MiniLM-L6-v2",
     "example_prompts": "a red apple, fluent 3d style|a fox, twemoji style|a grinning face, noto style|"
-    "a rocket, fluent style|a penguin, fluent flat style|a sunflower, noto v1 style|"
-    "a birthday cake, emojione style|a turtle, fxemoji style",
+    "a blue heart, twemoji style|a penguin, fluent flat style|a sunflower, noto v1 style|"
+    "a birthday cake, emojione style|a crying face, fluent style",
     **_FAST_CPU,
 }
 
@@ -298,6 +298,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mixed_precision": "bf16",
     },
     # accelerate launch -m training.train --recipe emoji-latent
+    # model_cards/emoji-latent, with --max_train_steps 8500, 544,000 images: FD-EffNet-Lite0 148 in 10 steps of UniPC at
+    # guidance 4 (real images: 49); the right subgroup for 28 % of training captions (reconstructions: 95 %)
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
     # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {
