@@ -27,6 +27,7 @@ from hub_runs import LOAD, push, trained_folder
 from hub_server import HubServer, Repository
 from image_files import write_idx
 from PIL import Image
+from safetensors.torch import load_file
 from served import free_port, wait_for
 from toys import ddpm, latent, tiny_unet
 from training_runs import noise
@@ -43,6 +44,7 @@ BLOCKS = {
     "draw": ("README.md", "python", "model_cards/fashion-cfg"),
     "train a shipped model": ("README.md", "bash", "--recipe fashion-cfg"),
     "train on own images": ("README.md", "bash", "--recipe finetune"),
+    "style": ("README.md", "bash", "--recipe lora"),
     "push": ("README.md", "bash", "training.hub push"),
     "offline": ("docs/drawing.md", "python", "snapshot_download"),
     "inpaint": ("docs/drawing.md", "python", "mask_image=mask"),
@@ -70,6 +72,7 @@ COMMANDS = {
     r"accelerate launch -m training\.train --recipe (finetune|conditional) .*": (
         rf"\g<0> {UPDATES} --resolution 8 --ddpm_num_steps 5"
     ),
+    r"accelerate launch -m training\.train --recipe lora .*": rf"\g<0> {UPDATES}",
     r"python -m training\.evaluate .*": r"\g<0> --num_samples 10 --num_inference_steps 2 --no_grid",
     r"python -m training\.hub push .*": r"\g<0>",
     r"(python -m training\.convert .*) --flags imagenet-64 (.*)": rf'\1 --flags "{SMALL_NETWORK}" \2',
@@ -280,6 +283,18 @@ def test_own_images_are_trained_on_twice_side_by_side(hub: HubServer, clone: Pat
         assert config["out_channels"] == channels
         index = json.loads((clone / "runs" / name / "model_index.json").read_text())
         assert list(index["id2label"].values()) == ["bird", "cat"]
+
+
+def test_a_style_is_taught_from_images_with_captions(hub: HubServer, clone: Path) -> None:
+    (clone / "mine").mkdir()
+    for i in range(2):
+        Image.fromarray(noise(20, 16, 3, seed=i)).save(clone / "mine" / f"{i}.png")
+    (clone / "mine" / "metadata.csv").write_text(
+        'file_name,text\n0.png,"a red apple, my style"\n1.png,"a fox, my style"\n'
+    )
+    bash(hub, clone, "style")
+    adapter = load_file(clone / "runs" / "style" / "pytorch_lora_weights.safetensors")
+    assert any(float(weight.abs().max()) > 0 for name, weight in adapter.items() if "lora_B" in name)
 
 
 def test_a_run_is_pushed_with_a_space(hub: HubServer, clone: Path) -> None:
