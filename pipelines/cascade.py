@@ -39,7 +39,15 @@ from .image_inputs import Images, pixels_of
 from .low_resolution import beside, enlarged, is_told_levels, noisy_condition, told_level
 from .run import Denoiser, Step, evaluate, plain
 from .solvers import DefaultSteps, Solver
-from .text import check_prompts, check_text_encoder, takes_embedding, takes_tokens, text_conditions, warn_of_truncation
+from .text import (
+    check_prompts,
+    check_text_encoder,
+    joined,
+    takes_embedding,
+    takes_tokens,
+    text_conditions,
+    warn_of_truncation,
+)
 
 STEPS = DefaultSteps(20)
 PerStage = float | list[float] | tuple[float, ...]
@@ -119,8 +127,8 @@ class CascadePipeline(StepwisePipeline):
         augmentations: list | None = None,
         base_size: int | list[int] | None = None,
         last_label_is_null: bool = True,
-        example_prompts: list[str] | None = None,
-        prompt_styles: list[str] | None = None,
+        example_prompts: list[str] | str | None = None,
+        prompt_styles: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         networks = {"unet": unet, "unet_2": unet_2, "unet_3": unet_3}
@@ -134,8 +142,8 @@ class CascadePipeline(StepwisePipeline):
             augmentations=list(augmentations or [0.0] * (count - 1)),
             base_size=base_size if unet is None else None,
             last_label_is_null=last_label_is_null,
-            example_prompts=example_prompts,
-            prompt_styles=prompt_styles,
+            example_prompts=joined(example_prompts),
+            prompt_styles=joined(prompt_styles),
         )
         self._check_parts()
 

@@ -21,6 +21,11 @@ logger = logging.getLogger(__name__)
 MAX_TOKENS = 77  # of CLIP; encoders of sentences take more, and say no more of them
 
 
+def joined(texts: list[str] | str | None) -> str | None:
+    """Texts as one, with | between: diffusers takes a list in model_index.json for a library and a class."""
+    return texts if texts is None or isinstance(texts, str) else "|".join(texts)
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """Prompts, float32.

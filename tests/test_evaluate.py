@@ -238,7 +238,7 @@ def test_the_classifier_needs_labels() -> None:
 def test_a_scheduler_that_a_pipeline_only_reads_is_refused() -> None:
     """A DDPMPipeline takes its own steps with a DDIMScheduler too: a row that names DDIM would be wrong."""
     pipe = ddpm()
-    model = SimpleNamespace(pipe=pipe, scheduler="DDPM", own_scheduler=pipe.scheduler)
+    model = SimpleNamespace(pipe=pipe, scheduler="DDPM", own_scheduler=pipe.scheduler, num_stages=1)
     check_schedulers(model, SimpleNamespace(scheduler=["DDPM", "UniPC"]))
     with pytest.raises(ValueError, match="^scheduler must not be DDIM: a DDPMPipeline takes steps of its own"):
         check_schedulers(model, SimpleNamespace(scheduler=["DDPM", "DDIM"]))

@@ -50,6 +50,7 @@ def test_what_leaves_is_the_model_its_card_and_its_record(hub: HubServer, folder
         "facts.py",
         "from_image.py",
         "image_inputs.py",
+        "lora.py",
         "model_index.json",
         "packaging.py",
         "process.py",

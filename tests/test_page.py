@@ -230,7 +230,7 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     set_number(page, "Images", "3")
     set_number(page, "Seed", "41")
     expect(page.get_by_role("radio", name="keep")).to_be_checked()
-    set_number(page, "Steps", "100")  # a busy browser does not show every step
+    set_number(page, "Steps", "300")  # a busy browser does not show every step
     with watched(page) as seen:
         draw(page)
         assert len(seen()) >= 6 and "nothing" not in seen()

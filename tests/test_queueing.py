@@ -117,8 +117,8 @@ def test_a_visitor_who_waits_sees_its_place_and_stop_leaves_the_queue(
         assert until(lambda v=visitor: heard[v.session])
     assert until(lambda: "2 runs come before yours" in json.dumps(heard["third"]))
     assert until(lambda: "1 run comes before yours" in json.dumps(heard["second"]))
-    kinds = [fn.outputs[1] for fn in served[1].fns.values() if fn.name == "run"]  # status lines of both tabs
-    assert [served[1]._queue.before("second", line) for line in kinds] == [1, None]
+    kinds = [fn.outputs[1] for fn in served[1].fns.values() if fn.name == "run"]  # status lines of all tabs
+    assert [served[1]._queue.before("second", line) for line in kinds] == [1, None, None]
     second.asks("stop")
     assert until(lambda: _ended(heard["second"]))
     assert [end["success"] for end in _ended(heard["second"])] == [False]

@@ -29,6 +29,7 @@ from image_files import write_idx
 from PIL import Image
 from safetensors.torch import load_file
 from served import free_port, wait_for
+from text_models import text_pipeline
 from toys import ddpm, latent, tiny_unet
 from training_runs import noise
 
@@ -72,7 +73,9 @@ COMMANDS = {
     r"accelerate launch -m training\.train --recipe (finetune|conditional) .*": (
         rf"\g<0> {UPDATES} --resolution 8 --ddpm_num_steps 5"
     ),
-    r"accelerate launch -m training\.train --recipe lora .*": rf"\g<0> {UPDATES}",
+    r"accelerate launch -m training\.train --recipe lora .*": (
+        rf"\g<0> {UPDATES} --pretrained_model_name_or_path base --lora_rank 2"
+    ),
     r"python -m training\.evaluate .*": r"\g<0> --num_samples 10 --num_inference_steps 2 --no_grid",
     r"python -m training\.hub push .*": r"\g<0>",
     r"(python -m training\.convert .*) --flags imagenet-64 (.*)": rf'\1 --flags "{SMALL_NETWORK}" \2',
@@ -286,6 +289,7 @@ def test_own_images_are_trained_on_twice_side_by_side(hub: HubServer, clone: Pat
 
 
 def test_a_style_is_taught_from_images_with_captions(hub: HubServer, clone: Path) -> None:
+    text_pipeline().save_pretrained(clone / "base")
     (clone / "mine").mkdir()
     for i in range(2):
         Image.fromarray(noise(20, 16, 3, seed=i)).save(clone / "mine" / f"{i}.png")

@@ -118,8 +118,8 @@ def test_two_versions_in_one_process_keep_their_own_behaviour(reloaded: dict) ->
 def test_names_of_sources_are_unique_to_their_content(folders: dict) -> None:
     new, old = ({p.name for p in folders[name].glob("*.py")} for name in ("ddim", "old"))
     stems = {name.rsplit("_", 1)[0] for name in new}
-    expected = "base conditions ddim facts from_image image_inputs packaging process repaint run saved_files schedule"
-    assert stems == {*expected.split(), "solvers", "staging"}
+    expected = "base conditions ddim facts from_image image_inputs lora packaging process repaint run saved_files"
+    assert stems == {*expected.split(), "schedule", "solvers", "staging"}
     assert {name.rsplit("_", 1)[0] for name in old} == stems and len(new) == len(old) == len(stems)
     assert {name.rsplit("_", 1)[0] for name in new - old} == {"base", "ddim"}  # what changed, and what imports it
 

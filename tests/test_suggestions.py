@@ -74,7 +74,7 @@ def test_each_model_has_its_own_suggestions_or_none(suggestions: Suggestions) ->
     assert not any(update["visible"] for update in suggestions.follow_model("latent", "a fox"))
 
 
-@pytest.mark.parametrize("found", [None, "noto style", {"a": 1}, [1, None, ["x"]], ["x" * 101], []])
+@pytest.mark.parametrize("found", [None, 3, {"a": 1}, ["noto style"], "x" * 101, " | "])
 def test_what_a_stranger_s_folder_says_wrongly_is_left_out(catalogue: Catalogue, found: object, tmp_path: Path) -> None:
     index = json.loads((catalogue["words"].folder / "model_index.json").read_text())
     for path in catalogue["words"].folder.iterdir():
@@ -82,7 +82,7 @@ def test_what_a_stranger_s_folder_says_wrongly_is_left_out(catalogue: Catalogue,
     (tmp_path / "model_index.json").unlink()
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"prompt_styles": found}))
     assert describe("it", tmp_path).styles == ()
-    (tmp_path / "model_index.json").write_text(json.dumps(index | {"prompt_styles": [*"abc", *map(str, range(99))]}))
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"prompt_styles": "|".join(map(str, range(99)))}))
     assert len(describe("it", tmp_path).styles) == MOST
 
 
@@ -106,7 +106,7 @@ def test_they_stay_with_a_model_that_is_loaded_and_saved_again(catalogue: Catalo
     pipe = quiet(LatentDiffusionPipeline.from_pretrained(catalogue["words"].folder))
     pipe.save_pretrained(tmp_path / "again")
     again = json.loads((tmp_path / "again" / "model_index.json").read_text())
-    assert (again["prompt_styles"], again["example_prompts"]) == (STYLES, EXAMPLES)
+    assert (again["prompt_styles"], again["example_prompts"]) == ("|".join(STYLES), "|".join(EXAMPLES))
     assert "prompt_styles" not in json.loads((catalogue["latent"].folder / "model_index.json").read_text())
 
 
@@ -126,4 +126,4 @@ def test_a_run_on_captions_records_the_endings_that_many_share() -> None:
     options = FlowMatching.Options(example_prompts=" a red apple, noto style | a fox|")
     network = text_unet()
     pipe = FlowMatching(options, network, None, tiny_vae(), captions).pipeline(network)
-    assert (pipe.config.prompt_styles, pipe.config.example_prompts) == (STYLES, EXAMPLES)
+    assert (pipe.config.prompt_styles, pipe.config.example_prompts) == ("|".join(STYLES), "|".join(EXAMPLES))

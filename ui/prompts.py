@@ -1,6 +1,6 @@
 """What is special about a model that is told prompts: how it draws by default, and what it suggests to write.
 
-Its model_index.json may hold `prompt_styles` ("noto style", in the words of its training captions) and
+Its model_index.json may hold `prompt_styles` ("noto style|twemoji style", in the words of its training captions) and
 `example_prompts`, the first of which stands on the page as it opens.
 """
 
@@ -25,9 +25,9 @@ def is_told_prompts(index: Mapping[str, Any]) -> bool:
 def suggested(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The styles or the prompts of a model_index.json: what is short text, each once."""
     found = index.get(name)
-    if not is_told_prompts(index) or not isinstance(found, list):
+    if not is_told_prompts(index) or not isinstance(found, str):
         return ()
-    texts = (text.strip() for text in found if isinstance(text, str) and len(text) <= LONGEST)
+    texts = (text.strip() for text in found.split("|") if len(text) <= LONGEST)
     return tuple(dict.fromkeys(filter(None, texts)))[:MOST]
 
 

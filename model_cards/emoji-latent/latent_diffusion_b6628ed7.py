@@ -39,7 +39,7 @@ from .latents_dc849f5d import check_latents, decode, latents_of
 from .process_8da9cfb2 import Clock
 from .run_2dd2cfc3 import Denoiser, Step
 from .solvers_09b77446 import DefaultSteps, Solver
-from .text_1a6abd2f import check_prompts, check_text_encoder, text_conditions, unread, warn_of_truncation
+from .text_4fc0dd8e import check_prompts, check_text_encoder, joined, text_conditions, unread, warn_of_truncation
 
 
 class LatentDiffusionPipeline(StepwisePipeline):
@@ -91,8 +91,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
         path: str | None = None,
         guidance_interval: tuple[float, float] | list[float] = (0.0, 1.0),
         guide_unet: UNet2DModel | UNet2DConditionModel | None = None,
-        prompt_styles: list[str] | None = None,
-        example_prompts: list[str] | None = None,
+        prompt_styles: list[str] | str | None = None,
+        example_prompts: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         if (unet is None) == (transformer is None):
@@ -104,7 +104,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
         self.register_modules(vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, **networks)
         self.register_to_config(id2label=id2label, path=path, guidance_interval=list(check_interval(guidance_interval)))
         suggested = {"prompt_styles": prompt_styles, "example_prompts": example_prompts}
-        self.register_to_config(**{name: texts for name, texts in suggested.items() if texts is not None})
+        self.register_to_config(**{name: joined(texts) for name, texts in suggested.items() if texts is not None})
         self._check_parts()
 
     def _check_parts(self) -> None:
