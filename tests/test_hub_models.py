@@ -13,6 +13,7 @@ from conftest import ROOT
 from diffusers import DiffusionPipeline
 from hub_runs import LOAD, ROUND_TRIP, elsewhere, push
 from hub_server import HubServer, Repository
+from safetensors.torch import load
 from test_cascade import cascade
 from toys import ddim, ddpm, guided, latent, score_sde, seeded
 
@@ -95,8 +96,18 @@ def test_pushed_loaded_saved_pushed_and_loaded_again(round_trips: dict[str, Roun
     trip = round_trips[name]
     assert trip.drawn == [trip.drawn[0]] * 4
     assert trip.commits == 1
-    code = {path: text for path, text in trip.one.items() if path.endswith((".py", ".safetensors"))}
-    assert code == {path: text for path, text in trip.again.items() if path.endswith((".py", ".safetensors"))}
+    code, again = (
+        {path: text for path, text in files.items() if path.endswith(".py")} for files in (trip.one, trip.again)
+    )
+    assert code == again
+    before, after = weights(trip.one), weights(trip.again)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def weights(files: dict[str, bytes]) -> dict[tuple[str, str], torch.Tensor]:
+    """By component and name: float16 ones are saved as float32 again, and shards as one file."""
+    found = [(path, text) for path, text in files.items() if path.endswith(".safetensors")]
+    return {(Path(path).parent.name, name): x.float() for path, text in found for name, x in load(text).items()}
 
 
 def test_a_revision_stays_what_it_was_and_two_versions_run_in_one_process(hub: HubServer, tmp_path: Path) -> None:
