@@ -194,6 +194,7 @@ ROWS = (
         doc="step whose equation and source lines are shown",
         only_with=("view", "density"),
         row="one step",
+        min_width=200,  # on a phone one below the other
     ),
     Field(
         "particle",
@@ -204,6 +205,7 @@ ROWS = (
         doc="particle whose numbers are shown",
         only_with=("view", "density"),
         row="one step",
+        min_width=200,  # on a phone one below the other
     ),
 )
 FIELDS = {row.name: row for row in ROWS}
