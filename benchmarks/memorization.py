@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.ours import our_recipe, our_trainer
-from benchmarks.recorded import FOLDER, rms, rounded, write_numbers, write_sheet
+from benchmarks.recorded import FOLDER, rms, rounded, written
 from benchmarks.table import check_at_least, parse, table
 from pipelines import DDIMPipeline, NoiseSchedule
 from training.data import ImageData, load_images
@@ -194,13 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(Options, arguments, MODULE, __doc__)
-        numbers, sheet, images = run(options)
+        folder = Path(options.output_dir)
+        numbers = written(folder / "memorization", MODULE, arguments, run(options))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    folder = Path(options.output_dir)
-    write_sheet(folder / "memorization.png", sheet)
-    write_sheet(folder / "memorization_images.png", images)
-    write_numbers(folder / "memorization.json", MODULE, arguments, numbers)
     print(f"{show(numbers)}\nwritten to {folder}")
 
 

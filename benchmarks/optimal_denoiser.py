@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.recorded import FOLDER, rms, rounded, to_uint8, write_numbers, write_sheet
+from benchmarks.recorded import FOLDER, rms, rounded, to_uint8, written
 from benchmarks.table import check_at_least, parse, table
 from pipelines import NoiseSchedule
 from training.data import ImageData, load_images
@@ -193,13 +193,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse(Options, arguments, MODULE, __doc__)
-        numbers, sheet, images = run(options)
+        folder = Path(options.output_dir)
+        numbers = written(folder / "optimal_denoiser", MODULE, arguments, run(options))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    folder = Path(options.output_dir)
-    write_sheet(folder / "optimal_denoiser.png", sheet)
-    write_sheet(folder / "optimal_denoiser_images.png", images)
-    write_numbers(folder / "optimal_denoiser.json", MODULE, arguments, numbers)
     print(f"{show(numbers)}\nwritten to {folder}")
 
 

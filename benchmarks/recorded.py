@@ -25,6 +25,17 @@ def rms(difference: Tensor) -> Tensor:
     return difference.double().flatten(1).square().mean(1).sqrt() / 2
 
 
+def written(
+    stem: Path, module: str, arguments: list[str], found: tuple[dict[str, Any], np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    """Write what a command found to `stem` with endings: numbers, a sheet, the images that it is of. The numbers."""
+    numbers, sheet, images = found
+    write_sheet(stem.with_name(f"{stem.name}.png"), sheet)
+    write_sheet(stem.with_name(f"{stem.name}_images.png"), images)
+    write_numbers(stem.with_name(f"{stem.name}.json"), module, arguments, numbers)
+    return numbers
+
+
 def write_sheet(path: Path, images: np.ndarray) -> None:
     """uint8 images (rows, columns, H, W) as one grey PNG, edge to edge."""
     rows, columns, height, width = images.shape

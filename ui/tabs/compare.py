@@ -1,7 +1,7 @@
 """The Compare tab: two settings change, one from left to right and one from top to bottom, and all else stays."""
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from html import escape
 from typing import Any
@@ -16,8 +16,9 @@ from ..comparison import MOST, NONE, Comparison
 from ..comparison_sheet import Sheet
 from ..controls import updates
 from ..fields import FIELDS
-from ..outputs import counted, status, waiting
-from ..queueing import QUEUE, leave, places, while_heard
+from ..in_queue import InQueue
+from ..outputs import counted, status
+from ..queueing import QUEUE, while_heard
 from ..run import StopRequests, draw
 from ..settings import Settings
 
@@ -28,7 +29,7 @@ HELP = f"""<p>Two settings change: X from left to right, Y from top to bottom. A
 and every image begins with the same noise, unless seeds are compared. At most {MOST} images.</p>"""
 
 
-class CompareTab:
+class CompareTab(InQueue):
     """Components and event handlers of the tab; `settings` are the controls of Generate, in the order of the rows."""
 
     def __init__(self, catalogue: Catalogue, settings: list[Component]) -> None:
@@ -180,18 +181,6 @@ class CompareTab:
             raise gr.Error(str(error), title="Nothing is compared") from error
         self.stop_requests.clear(request.session_hash)
         return status("Starting …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
-
-    async def wait(self, request: gr.Request) -> AsyncIterator[Any]:
-        """Say how many runs come first, until this visitor's comparison begins."""
-        async for before in places(request.session_hash, self.status):
-            yield waiting(before)
-        yield gr.skip()  # what comes last is sent once more, and without any the line would be emptied
-
-    async def stop(self, request: gr.Request) -> Any:
-        """Ask the comparison to end after its current step or, where it waits, leave the queue."""
-        self.stop_requests.press(request.session_hash)
-        await leave(request.session_hash, self.status)
-        return gr.update(interactive=False)
 
     def give_up(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """After what failed, or left the queue: say why where the controls tell, and let the visitor try again."""

@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from .. import controls, device, image_metadata, links
 from ..catalogue import Catalogue
 from ..fields import FIELDS, LABELS, NOISE, ROWS
 from ..film import Film
-from ..outputs import files, grid, live, looked_back, opening, report, status, told, waiting
-from ..queueing import QUEUE, leave, places, while_heard
+from ..in_queue import InQueue
+from ..outputs import files, grid, live, looked_back, opening, report, status, told
+from ..queueing import QUEUE, while_heard
 from ..run import VIEWS, Frames, Progress, StopRequests, draw
 from ..settings import Settings, problems
 from ..snippet import snippet
@@ -34,7 +35,7 @@ ALL_SHOWN, SHOWN_EVERY = 20, 0.3
 READY = (gr.update(interactive=True), gr.update(interactive=False))  # Draw and Stop, when nothing is being drawn
 
 
-class GenerateTab:
+class GenerateTab(InQueue):
     """Components and event handlers of the tab, over the models of a catalogue."""
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -235,18 +236,6 @@ class GenerateTab:
         loaded = self.catalogue.is_loaded(values[0])
         text = "Starting" if loaded else f"Loading {values[0]}"
         return start, status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
-
-    async def wait(self, request: gr.Request) -> AsyncIterator[Any]:
-        """Say how many runs come first, until this visitor's begins."""
-        async for before in places(request.session_hash, self.status):
-            yield waiting(before)
-        yield gr.skip()  # what comes last is sent once more, and without any the line would be emptied
-
-    async def stop(self, request: gr.Request) -> Any:
-        """Ask the run to end after its current step or, where it waits, leave the queue."""
-        self.stop_requests.press(request.session_hash)
-        await leave(request.session_hash, self.status)
-        return gr.update(interactive=False)
 
     def give_up(self, request: gr.Request) -> tuple[Any, ...]:
         """After a run that left the queue, or failed in a way that nobody foresaw: let the visitor try again."""

@@ -1,7 +1,7 @@
 """The tab "Your image": one image under a model, at one t and over all of them, to noise and back."""
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from html import escape
 from typing import Any
@@ -12,14 +12,15 @@ from gradio.components import Component
 from .. import links
 from ..catalogue import Catalogue
 from ..fields import Field
+from ..in_queue import InQueue
 from ..laboratory.canvas import canvas, packed
-from ..outputs import status, told, waiting
+from ..outputs import status, told
 from ..own_image import samples, settings, shown
 from ..own_image.fields import FIELDS, LABELS, ROWS, TAB
 from ..own_image.process import Whole, follow, look
 from ..own_image.samples import OWN
 from ..own_image.settings import Settings
-from ..queueing import QUEUE, leave, places, while_heard
+from ..queueing import QUEUE, while_heard
 from ..run import StopRequests
 from ..uploads import Upload, read
 
@@ -31,7 +32,7 @@ NOTHING = "No model here denoises pixels on a noise schedule, which this tab is 
 READY = (gr.update(interactive=True), gr.update(interactive=False))
 
 
-class OwnImageTab:
+class OwnImageTab(InQueue):
     """Components and event handlers of the tab, over the models of a catalogue."""
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -184,18 +185,6 @@ class OwnImageTab:
             raise gr.Error(str(error), title="Not followed") from error
         self.stop_requests.clear(request.session_hash)
         return status("Starting …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
-
-    async def wait(self, request: gr.Request) -> AsyncIterator[Any]:
-        """Say how many runs come first, until this visitor's begins."""
-        async for before in places(request.session_hash, self.status):
-            yield waiting(before)
-        yield gr.skip()  # what comes last is sent once more, and without any the line would be emptied
-
-    async def stop(self, request: gr.Request) -> Any:
-        """Ask the run to end after its current step or, where it waits, leave the queue."""
-        self.stop_requests.press(request.session_hash)
-        await leave(request.session_hash, self.status)
-        return gr.update(interactive=False)
 
     def give_up(self, request: gr.Request) -> tuple[Any, ...]:
         """After a run that left the queue, or failed in a way that nobody foresaw: let the visitor try again."""
