@@ -24,7 +24,7 @@ from .processes import KINDS
 
 EVALUATIONS = (8, 16, 32, 64)
 POINTS = {1: 1024, 2: 512}  # by dimension, but
-WORK, LEAST_POINTS = 7_000, 64  # fewer where a classic set has many components: points times components
+WORK, LEAST_POINTS = 5_000, 64  # fewer where a classic set has many components: points times components
 DIRECTIONS = 12
 BISECTIONS = 50
 
