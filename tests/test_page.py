@@ -11,13 +11,14 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import free_port, wait_for
 from test_ui import ROOT, save_models
 
 from ui.head import address, with_card
+from ui.own_image.samples import samples
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = (
@@ -388,3 +389,27 @@ def test_the_endpoint_draws_with_no_argument_and_names_bad_values(url: str, tmp_
     for field, value in {"steps": 0, "components": "[]", "view": "none"}.items():
         with pytest.raises(Exception, match=f"{field} must be"):
             client.predict(**{field: value}, api_name="/laboratory")
+
+
+def test_the_endpoints_of_an_image_answer_without_an_argument_and_name_bad_values(url: str, tmp_path: Path) -> None:
+    client = Client(url, verbose=False, download_files=str(tmp_path))
+    Image.new("RGB", (30, 20), "white").save(tmp_path / "mine.png")
+    file = handle_file(tmp_path / "mine.png")
+    images, report = client.predict(t=300, api_name="/own_image")
+    assert [each["caption"] for each in images] == ["x0", "x_t", "predicted", "eps", "x_s"]
+    found = json.loads(report)
+    assert found["settings"]["t"] == 300 and found["a"] ** 2 + found["b"] ** 2 == pytest.approx(1) and found["loss"] > 0
+    images, report = client.predict(model="tiny-ddpm", steps=2, file=file, api_name="/own_image_over_t")
+    found = json.loads(report)
+    assert images[-1]["caption"] == "returned" and found["settings"]["image"] == "your own"
+    assert len(found["losses"]) == len(found["timesteps"]) == 32 and found["timesteps"][0] == 0
+    images, found = client.predict(t=150, checkpoint=1, api_name="/exact_or_learned")
+    assert len(images) > 4 and found["apart"] > 0 and found["plots"]
+    bad = {"/own_image": {"t": 1000, "image": "your own", "model": "none"}, "/own_image_over_t": {"steps": 0}}
+    bad |= {"/exact_or_learned": {"t": 7, "checkpoint": 0, "told": "all"}}
+    for name, values in bad.items():
+        for field, value in values.items():
+            with pytest.raises(Exception, match=f"{'file' if value == 'your own' else field} must be"):
+                client.predict(**{field: value}, api_name=name)
+    with pytest.raises(Exception, match="file must be left out with image"):
+        client.predict(file=file, image=next(iter(samples())), api_name="/own_image")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from . import device
 from .answers import answered
 from .catalogue import Catalogue, ModelInfo
+from .endpoint import explained
 from .fields import FIELDS, NOISE, ROWS, Field
 from .outputs import files
 from .queueing import QUEUE, while_heard
@@ -52,7 +52,7 @@ def add_endpoint(catalogue: Catalogue) -> None:
 
     made = {row.name: row.values.api_input(row.name, defaults[row.name]) for row in ROWS}
     made |= {name: gr.File(label=name, type="filepath", visible=False) for name in FILES}
-    inputs = [_explained(made[name], texts[name]) for name in PARAMETERS]
+    inputs = [explained(made[name], texts[name]) for name in PARAMETERS]
     outputs = [
         gr.Gallery(label="images", format="png", visible=False),
         gr.Textbox(label="report", visible=False),
@@ -67,13 +67,6 @@ def add_endpoint(catalogue: Catalogue) -> None:
         show_progress="hidden",
         **QUEUE,
     )
-
-
-def _explained(component: Component, text: str) -> Component:
-    """A parameter that says in ?view=api and `Client.view_api` what it is."""
-    plain = component.api_info()
-    component.api_info = lambda: plain | {"additional_description": f"{text}."}
-    return component
 
 
 def _defaults(catalogue: Catalogue) -> dict[str, Any]:

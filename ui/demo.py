@@ -13,6 +13,8 @@ from .catalogue import Catalogue
 from .head import SUMMARY, TITLE
 from .history import History
 from .laboratory import api as laboratory_api
+from .laboratory import exact_api
+from .own_image import api as own_image_api
 from .queueing import set_up
 from .tabs.compare import CompareTab
 from .tabs.exact_and_learned import ExactAndLearnedTab
@@ -59,6 +61,8 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
                 exact = ExactAndLearnedTab()
         add_endpoint(catalogue)
         laboratory_api.add_endpoint()
+        own_image_api.add_endpoints(catalogue)
+        exact_api.add_endpoint()
         tab.open(demo)
         own_image.open(demo)
         exact.open(demo)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .device import Placement
+from .libraries import import_them
 
 if TYPE_CHECKING:
     from .catalogue import ModelInfo
@@ -16,6 +17,7 @@ def load(info: "ModelInfo", placement: Placement) -> Any:
     Raises:
         ValueError: it does not load, or weights are missing, NaN or infinite; in one line, by model and part.
     """
+    import_them()
     import torch
 
     try:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..libraries import import_them
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -148,6 +150,7 @@ def classes_of(name: str, written: str) -> list[int]:
 
 @cache
 def _points(name: str) -> GaussianMixture:
+    import_them()
     from pipelines.exact import GaussianMixture
 
     chosen = DISTRIBUTIONS[name]
@@ -156,6 +159,7 @@ def _points(name: str) -> GaussianMixture:
 
 
 def _mixture(components: tuple[Component, ...]) -> GaussianMixture:
+    import_them()
     from pipelines.exact import GaussianMixture
 
     return GaussianMixture(

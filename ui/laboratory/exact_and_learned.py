@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import recorded
-from .images import side_by_side
+from .images import Shown, side_by_side
 from .plots import Plot, lines, plot
 
 EXACT, RUN = "optimal_denoiser", "memorization"  # the recorded files
@@ -36,22 +36,31 @@ def timesteps() -> list[int]:
 
 
 def images_of(name: str, t: int, told: str) -> str:
-    """An image of `names` at one of the timesteps: noised, as the exact denoiser sees it, and as the network does."""
+    """An image of `names` at one of the timesteps, as the page shows it."""
+    split, place = names()[name]
+    level = timesteps().index(t)
+    return side_by_side(tiles(name, t, told)) + f"<p>{_words(split, level, place, told, apart(name, t, told))}</p>"
+
+
+def tiles(name: str, t: int, told: str) -> list[Shown]:
+    """An image of `names`, noised, as the exact denoiser sees it there, and as the network does."""
     about, (split, place) = recorded.numbers(EXACT), names()[name]
-    level = about["timesteps"].index(t)
+    level, row = about["timesteps"].index(t), _row(about, split, place)
     noisy, exact, learned = ("noisy", "exact_of_class", "learned_of_class") if told == TOLD else about["kinds"][:3]
-    row = _row(about, split, place)
-    x0 = recorded.sheet(f"{EXACT}_images")[0, row]
-    found = about["sets"][split]
-    apart = found["apart_of_class" if told == TOLD else "apart"]["shown"][level][place]
-    tiles = {kind: recorded.sheet(EXACT)[_line(about, kind, row), level] for kind in (noisy, exact, learned)}
-    shown = [
-        (f"x₀, a {SETS[split]}", x0),
-        (f"x_t at t = {t}", tiles[noisy]),
-        ("E[x₀ | x_t], exact", tiles[exact]),
-        ("x̂₀, learned", tiles[learned]),
+    drawn = {kind: recorded.sheet(EXACT)[_line(about, kind, row), level] for kind in (noisy, exact, learned)}
+    return [
+        (f"x₀, a {SETS[split]}", recorded.sheet(f"{EXACT}_images")[0, row]),
+        (f"x_t at t = {t}", drawn[noisy]),
+        ("E[x₀ | x_t], exact", drawn[exact]),
+        ("x̂₀, learned", drawn[learned]),
     ]
-    return side_by_side(shown) + f"<p>{_words(split, level, place, told, apart)}</p>"
+
+
+def apart(name: str, t: int, told: str) -> float:
+    """Distance of exact and learned there: root mean square, black to white is 1."""
+    split, place = names()[name]
+    found = recorded.numbers(EXACT)["sets"][split]["apart_of_class" if told == TOLD else "apart"]
+    return found["shown"][timesteps().index(t)][place]
 
 
 def _row(about: dict[str, Any], split: str, place: int) -> int:
@@ -64,12 +73,12 @@ def _line(about: dict[str, Any], kind: str, row: int) -> int:
     return about["kinds"].index(kind) * count + row
 
 
-def _words(split: str, level: int, place: int, told: str, apart: float) -> str:
+def _words(split: str, level: int, place: int, told: str, distance: float) -> str:
     about = recorded.numbers(EXACT)
     points = about["sets"][split]["points"]["shown"][level][place]
     spread = "one training image alone" if points < 1.05 else f"about {_count(points)} training images"
     where = "" if told == TOLD else f"The exact answer is a mean over {spread}. "
-    return f"{where}Exact and learned are <b>{apart:.3f}</b> apart (root mean square, black to white is 1)."
+    return f"{where}Exact and learned are <b>{distance:.3f}</b> apart (root mean square, black to white is 1)."
 
 
 def plots_over_t(told: str) -> list[Plot]:
@@ -77,13 +86,13 @@ def plots_over_t(told: str) -> list[Plot]:
     about = recorded.numbers(EXACT)
     t, span = about["timesteps"], (0.0, 1000.0)
     key = "apart_of_class" if told == TOLD else "apart"
-    apart = {split: about["sets"][split][key]["mean"] for split in SETS}
+    means = {split: about["sets"][split][key]["mean"] for split in SETS}
     layers = [
-        lines(_points(t, apart["test"]), "first", "test images", 2.0),
-        lines(_points(t, apart["train"]), "second", "training images", 2.0),
+        lines(_points(t, means["test"]), "first", "test images", 2.0),
+        lines(_points(t, means["train"]), "second", "training images", 2.0),
     ]
-    high = 1.15 * max(map(max, apart.values()))
-    said = f"Distance of exact and learned over t, up to {max(apart['test']):.3f} on test images"
+    high = 1.15 * max(map(max, means.values()))
+    said = f"Distance of exact and learned over t, up to {max(means['test']):.3f} on test images"
     found = [plot("Exact to learned", said, span, (0.0, high), layers, x_label="t", y_label="distance")]
     return found if told == TOLD else [*found, _errors(about, t, span)]
 
@@ -110,22 +119,31 @@ def updates() -> list[int]:
 
 def drawn_at(update: int) -> str:
     """What a checkpoint draws, each image beside the training image nearest to it."""
-    about, train = recorded.numbers(RUN), recorded.sheet(f"{RUN}_images")[0]
-    place = updates().index(update)
-    row, images = about["checkpoints"][place], recorded.sheet(RUN)[place]
-    pairs = zip(images, row["nearest"], row["nearest_distance"], row["nearest_to_second"], strict=True)
-    shown = [
-        (_pair_caption(distance, ratio < about["copied_below"]), _beside(image, train[nearest]))
-        for image, nearest, distance, ratio in pairs
-    ]
-    copied = f"{row['copied']:.0%}"
+    about, copied = recorded.numbers(RUN), f"{checkpoint(update)['copied']:.0%}"
     said = (
         f"<p><b>After {update:,} updates, {copied} of {about['options']['drawn']} images are copies</b> of one of the "
         f"{about['options']['images']} training images (less than a third as far from the nearest as from the second "
         f"nearest). Left of each pair what the network draws, always from the same noise; right of it the nearest "
         f"training image, and the distance of the two.</p>"
     )
-    return said + side_by_side(shown, small=False)
+    return said + side_by_side(pairs_at(update))
+
+
+def checkpoint(update: int) -> dict[str, Any]:
+    """What was measured after `update` updates."""
+    return recorded.numbers(RUN)["checkpoints"][updates().index(update)]
+
+
+def pairs_at(update: int) -> list[Shown]:
+    """What a checkpoint draws, each image with the training image nearest to it on its right."""
+    row, train = checkpoint(update), recorded.sheet(f"{RUN}_images")[0]
+    below = recorded.numbers(RUN)["copied_below"]
+    images = recorded.sheet(RUN)[updates().index(update)]
+    pairs = zip(images, row["nearest"], row["nearest_distance"], row["nearest_to_second"], strict=True)
+    return [
+        (_pair_caption(distance, ratio < below), _beside(image, train[nearest]))
+        for image, nearest, distance, ratio in pairs
+    ]
 
 
 def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+from ..libraries import import_them
 from .lab import Lab
 from .plots import Plot
 
@@ -32,7 +33,12 @@ class View:
 
 def _of(module: str, function: str = "show") -> Callable[[Lab], list[Plot]]:
     """A function of a module here, which is imported when it is needed: what computes takes seconds to import."""
-    return lambda lab: getattr(import_module(f".{module}", __package__), function)(lab)
+
+    def plots(lab: Lab) -> list[Plot]:
+        import_them()
+        return getattr(import_module(f".{module}", __package__), function)(lab)
+
+    return plots
 
 
 OF_SAMPLERS = ("eta", "variance", "predictor", "corrector_steps", "snr", "step_size", "solver", "particles")

@@ -15,6 +15,8 @@ from pipelines.solvers import clipping
 from .fields import NO_CLASS
 from .settings import CLASSIFIER, Settings
 
+LEAST = 1e-12  # of a probability, so that its logarithm is finite
+
 
 class Bench:
     """A loaded model with its noise schedule, and what its network is told."""
@@ -44,8 +46,11 @@ class Bench:
         return x0, self.schedule.predict_eps(x0, x_t, t, "sample"), v if v.shape[1] else None
 
     def loss(self, x0: Tensor, x_t: Tensor, t: int, predicted: Tensor, v: Tensor | None) -> Tensor:
-        """L_t in bits/dim, (N,), for t of at least 1, with the variance that the model samples with."""
+        """L_t in bits/dim, (N,), with the variance that the model samples with; L_0 at t = 0."""
         log_variance = reverse_log_variance(self.schedule, self.pipe.variance_type, t, x_t, v)
+        if t == 0:
+            p = Normal(self.schedule.posterior_mean(predicted, x_t, t), (0.5 * log_variance).exp().expand_as(x_t))
+            return bits_per_dim(-log_mass(p, x0))
         true_log_variance = self.schedule.gather(self.schedule.posterior_log_variance_clipped, t, x_t)
         means = (self.schedule.posterior_mean(each, x_t, t) for each in (x0, predicted))
         stds = ((0.5 * each).exp().expand_as(x_t) for each in (true_log_variance, log_variance))
@@ -81,6 +86,13 @@ def unit_noise(seed: int, count: int, shape: tuple[int, ...]) -> Tensor:
     """(count, *shape) of unit noise, each from a seed of its own, from `seed` on."""
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     return torch.stack([torch.randn(shape, generator=generator).double() for generator in generators])
+
+
+def log_mass(p: Normal, x: Tensor) -> Tensor:
+    """log of the probability of the 8-bit values x in [-1, 1]: of 1/255 to each side, and of all beyond -1 and 1."""
+    above, below = p.cdf(x + 1 / 255), p.cdf(x - 1 / 255)
+    mass = torch.where(x > 0.999, 1.0, above) - torch.where(x < -0.999, 0.0, below)
+    return mass.clamp(min=LEAST).log()
 
 
 def rms(difference: Tensor) -> float:

@@ -3,6 +3,7 @@
     x_t = a x_0 + b eps                                                     the forward process, from any x_0
     x_0 = (x_t - b eps) / a                                                 as the network predicts it there
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))                     what the network loses at t, in bits/dim
+    L_0 = -log p(x_0 | x_1)                                                 and at the end, for 8-bit values
     p(y | x_t)                                                              what a classifier of noisy images sees
 
 Images come in as (H, W, C) uint8 and go out as (H, W, C) uint8.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue import Catalogue
+from ..libraries import import_them
 from ..loading import in_a_line
 from ..zero_gpu import on_gpu
 from .settings import Settings
@@ -43,7 +45,7 @@ class Look:
     b: float
     s: int
     error: float
-    loss: float | None
+    loss: float
     opinion: list[float] = field(default_factory=list)
 
 
@@ -51,7 +53,7 @@ class Look:
 class Whole:
     """An image over all t, as far as it has been computed: `done` of `total` steps, of which the last is of `phase`.
 
-    `losses` are L_t in bits/dim from t = 1 on, `errors` the root mean square errors of x_0 from 0 to 1, and `opinions`
+    `losses` are L_t in bits/dim, `errors` the root mean square errors of x_0 from 0 to 1, and `opinions`
     (timesteps, classes) the classifier's mean probabilities, each at `timesteps` and a mean over draws of the noise;
     `prior` is L_T. `up` and `down` are (t, image) of the inversion and of the return, which ends in `returned`.
     """
@@ -78,6 +80,7 @@ def look(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Look:
     Raises:
         ValueError: the model cannot be loaded, or its code fails, in one line.
     """
+    import_them()
     from .bench import Bench, to_input
 
     pipe = catalogue.pipeline(settings.model)
@@ -114,7 +117,7 @@ def _look(bench: Bench, settings: Settings, x0: Tensor) -> Look:
         b=b,
         s=s,
         error=rms(predicted - x0),
-        loss=float(bench.loss(x0, x_t, t, predicted, v)) if t else None,
+        loss=float(bench.loss(x0, x_t, t, predicted, v)),
         opinion=[] if opinion is None else opinion[0].tolist(),
     )
 
@@ -126,6 +129,7 @@ def follow(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Iter
     Raises:
         ValueError: the model cannot be loaded, or its code fails, in one line.
     """
+    import_them()
     from .bench import Bench, to_input
 
     pipe = catalogue.pipeline(settings.model)
@@ -138,8 +142,8 @@ def follow(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Iter
 
 
 def timesteps_of(length: int) -> list[int]:
-    """Timesteps of the curves, evenly spaced from 1 to the last; all where the process has few."""
-    return sorted({int(t) for t in np.linspace(1, length - 1, POINTS).round() if 1 <= t < length})
+    """Timesteps of the curves, evenly spaced from 0 to the last; all where the process has few."""
+    return sorted({int(t) for t in np.linspace(0, length - 1, POINTS).round()})
 
 
 def _followed(bench: Bench, settings: Settings, x0: Tensor) -> Iterator[Whole]:

@@ -12,9 +12,9 @@ from .settings import Settings
 COLORS = ("first", "second", "third", "truth", "muted")
 FORWARD = "x<sub>t</sub> = a x₀ + b ε, from any image in one step: a is what is left of it, b how much is noise."
 LOSSES = (
-    "L<sub>t</sub> is what the network loses at t against the step back that knows x₀, in bits per dimension. Small t "
-    "cost the most: details are decided there. The error of x̂₀ grows with t instead, as ever less can be told from "
-    "x<sub>t</sub>."
+    "L<sub>t</sub> is what the network loses at t against the step back that knows x₀, in bits per dimension; L₀ is "
+    "what it loses at the end, as it names the grey of each pixel. Small t cost the most: details are decided there. "
+    "The error of x̂₀ grows with t instead, as ever less can be told from x<sub>t</sub>."
 )
 INVERSION = (
     "DDIM without fresh noise is an equation that can be followed both ways: from the image to the noise that it would "
@@ -33,7 +33,7 @@ def look_of(found: Look, settings: Settings, info: ModelInfo) -> str:
         ("ε̂, the noise as it predicts it, halved", found.images["eps"]),
         (end, found.images["x_s"]),
     ]
-    loss = "" if found.loss is None else f" · L<sub>t</sub> = {_short(found.loss)} bits/dim"
+    loss = f" · L<sub>t</sub> = {_short(found.loss)} bits/dim"
     numbers = f"a = {found.a:.4f}, b = {found.b:.4f}, SNR a²/b² = {_short((found.a / found.b) ** 2)}"
     text = f"<p>{FORWARD}</p>{side_by_side(images)}<p><b>{numbers}</b> · error of x̂₀ {found.error:.3f}{loss}</p>"
     return text + _opinion(found.opinion, info)
@@ -43,7 +43,7 @@ def _opinion(opinion: list[float], info: ModelInfo) -> str:
     if not opinion:
         return ""
     best = sorted(range(len(opinion)), key=lambda label: -opinion[label])[:3]
-    said = ", ".join(f"{escape(_class(info, label))} {opinion[label]:.0%}" for label in best)
+    said = ", ".join(f"{escape(class_of(info, label))} {opinion[label]:.0%}" for label in best)
     return f"<p>The classifier of noisy images sees in x<sub>t</sub>: {said}.</p>"
 
 
@@ -79,12 +79,12 @@ def _opinions(whole: Whole, info: ModelInfo, length: tuple[float, float]) -> Plo
         lines(
             [[[t, row[label]] for t, row in zip(whole.timesteps, whole.opinions, strict=True)]],
             color,
-            _class(info, label),
+            class_of(info, label),
             2.0,
         )
         for label, color in zip(best, COLORS, strict=False)
     ]
-    said = f"p(y | x_t) of the classifier over t: at t = {whole.timesteps[0]} mostly {_class(info, best[0])}"
+    said = f"p(y | x_t) of the classifier over t: at t = {whole.timesteps[0]} mostly {class_of(info, best[0])}"
     return plot("The classifier's opinion", said, length, (0.0, 1.0), layers, x_label="t", y_label="p(y | x_t)")
 
 
@@ -108,7 +108,8 @@ def story_of(whole: Whole, settings: Settings) -> str:
     return said
 
 
-def _class(info: ModelInfo, label: int) -> str:
+def class_of(info: ModelInfo, label: int) -> str:
+    """The name of a class, or its number."""
     return info.class_names[label] if label < len(info.class_names) else str(label)
 
 

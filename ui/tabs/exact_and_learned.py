@@ -3,53 +3,18 @@ that first generalises and then memorises. All of it is computed ahead, so that 
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.components import Component
 
 from .. import links
-from ..fields import Field
 from ..laboratory import exact_and_learned as recorded
 from ..laboratory.canvas import canvas, packed
+from ..laboratory.exact_fields import FIELDS, LABELS, ROWS, TAB, UPDATES, checked, problems, query
 from ..outputs import told as said_alert
-from ..values import Choice, Number
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = QUIET | {"queue": False, "trigger_mode": "always_last"}
-TAB = "exact"  # in links
-LEVELS, UPDATES = recorded.timesteps(), recorded.updates()
-ROWS = (
-    Field(
-        "image",
-        next(iter(recorded.names())),
-        Choice(tuple(recorded.names()), few=3),
-        "Image",
-        info="one that the network was trained on, or a test image, which it has never seen",
-    ),
-    Field(
-        "t",
-        LEVELS[len(LEVELS) // 2],
-        Number(LEVELS[0], LEVELS[-1], step=LEVELS[1] - LEVELS[0], whole=True),
-        "t",
-        info="how much noise: at 0 the image is clean, at 999 it is gone",
-    ),
-    Field(
-        "told",
-        recorded.ALONE,
-        Choice((recorded.ALONE, recorded.TOLD)),
-        "Told",
-        info="both of them: nothing but x_t (fashion-ddpm), or the class as well (fashion-cfg)",
-    ),
-    Field(
-        "checkpoint",
-        len(UPDATES),
-        Number(1, len(UPDATES), step=1, whole=True),
-        "Checkpoint",
-        info="of a small run on few images, from its first updates to its last",
-    ),
-)
-FIELDS = {row.name: row for row in ROWS}
 EXPLAINED = """<p>Of a training set the best possible denoiser is known: the mean of all of its images, each weighted by
 how likely x<sub>t</sub> came from it. With little noise that is a single training image, so that it can only copy. The
 network is trained towards it, and where the two part, the network generalises: on test images it is nearer to the image
@@ -119,7 +84,7 @@ class ExactAndLearnedTab:
     def restore(self, request: gr.Request) -> list[Any]:
         """What the page's address says of this tab."""
         asked = {name: value for name, value in links.of_tab(request.query_params, TAB).items() if name in FIELDS}
-        wrong = problems(asked)
+        wrong = problems(asked, LABELS)
         fitting = {name: FIELDS[name].values.converted(value) for name, value in asked.items() if name not in wrong}
         said = said_alert("Left out of the link", "; ".join(wrong.values())) if wrong else ""
         return [*(fitting.get(row.name, row.default) for row in ROWS), said]
@@ -133,28 +98,12 @@ class ExactAndLearnedTab:
     def show(self, *values: Any) -> tuple[Any, ...]:
         """The images, the curves, what the checkpoint draws, the link, and what is wrong with the settings."""
         chosen = dict(zip(FIELDS, values, strict=True))
-        if wrong := problems(chosen):
+        if wrong := problems(chosen, LABELS):
             return *(gr.skip(),) * 4, said_alert("Not shown", "; ".join(wrong.values()))
-        chosen = {name: FIELDS[name].values.converted(value) for name, value in chosen.items()}
+        chosen = checked(chosen)
         drawn = recorded.drawn_at(UPDATES[chosen["checkpoint"] - 1])
         return self._images(chosen), packed(recorded.plots_over_t(chosen["told"])), drawn, query(chosen), ""
 
     @staticmethod
     def _images(chosen: Mapping[str, Any]) -> str:
         return recorded.images_of(chosen["image"], chosen["t"], chosen["told"])
-
-
-def problems(values: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with values, by setting."""
-    found = {}
-    for name, value in values.items():
-        row = FIELDS[name]
-        found[name] = row.values.problem(row.label, value) or row.values.problem_with(TAB, {}, row.label, value)
-    if not found.get("t") and "t" in values and int(float(values["t"])) not in LEVELS:
-        found["t"] = f"t must be one of {', '.join(map(str, LEVELS))}, got {values['t']}"
-    return {name: message for name, message in found.items() if message}
-
-
-def query(values: Mapping[str, Any]) -> str:
-    """The part of the address from "?" on that opens the tab with these settings."""
-    return f"?{urlencode({'tab': TAB} | values)}"

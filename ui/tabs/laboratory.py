@@ -19,6 +19,7 @@ from ..laboratory.fields import FIELDS, LABELS, ROWS
 from ..laboratory.lab import Lab
 from ..laboratory.settings import TAB
 from ..laboratory.views import VIEWS
+from ..libraries import import_them
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 REDRAW: dict[str, Any] = QUIET | LIMITS | {"trigger_mode": "always_last"}
@@ -139,6 +140,7 @@ class LaboratoryTab:
         lab, wrong = settings.recalled(chosen)
         if wrong or not settings.has("step", chosen):
             return (gr.skip(),) * 3
+        import_them()
         from ..laboratory import one_step
 
         last = len(one_step.readings(lab))
@@ -186,6 +188,7 @@ def _lay_out(rows: list[Field], start: Lab) -> dict[str, Component]:
 
 def _one_step(lab: Lab) -> str:
     """What stands below the plots of a run."""
+    import_them()
     from ..laboratory import one_step
 
     return one_step.html(lab) if settings.has("step", lab.as_dict()) else ""
