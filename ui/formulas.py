@@ -33,22 +33,22 @@ _LAMBDA = "h = λ_s − λ_t, λ = log a/b"
 _VELOCITY = "v = a′ x̂_0 + b′ ε̂"
 _SCORE = "score = −ε̂ / b_t"
 _HEUN_OF_FLOWS = Formula(
-    "Heun's method follows the velocity v from noise to image, and takes the mean of its values at both ends of the "
+    "Heun's method follows the velocity v from noise to data, and takes the mean of its values at both ends of the "
     "step, which asks the network twice.",
     f"x_s = x_t + (s − t) (v_t + v_s) / 2, {_VELOCITY}",
 )
 _EULER = Formula(
-    "Euler's method follows the velocity v, from noise to image, in a straight line until the next time s.",
+    "Euler's method follows the velocity v, from noise to data, in a straight line until the next time s.",
     f"x_s = x_t + (s − t) v_t, {_VELOCITY}",
 )
 FORMULAS = {
     "DDIM": Formula(
-        "DDIM mixes the predicted image and the predicted noise again, with less of the noise; Eta decides how much of "
+        "DDIM mixes the predicted x₀ and the predicted noise again, with less of the noise; Eta decides how much of "
         "it is replaced by fresh noise z (σ = 0 where Eta is 0).",
         "x_s = a_s x̂_0 + √(b_s² − σ²) ε̂ + σ z",
     ),
     "DDPM": Formula(
-        "DDPM moves from the noisy image towards the predicted one, and adds a little fresh noise z.",
+        "DDPM moves from x_t towards the predicted x₀, and adds a little fresh noise z.",
         "x_s = (a_s β x̂_0 + √α b_s² x_t) / b_t² + σ z, α = a_t² / a_s², β = 1 − α",
     ),
     "DPM-Solver++": Formula(
