@@ -23,13 +23,14 @@ from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.checks import prompts_for
 from training.evaluation.measuring import floor_of
+from training.evaluation.options import DTYPES
 from training.evaluation.options import Options as Evaluating
 from training.evaluation.prepare import features_for
 from training.evaluation.sampling import Model, draw_batch, open_model
 from training.evaluation.small_images import inputs_for
 from training.metrics.feature_nets import open_features
 from training.metrics.sample_quality import NEIGHBOURS, SampleEvaluator
-from training.recipes import flag
+from training.recipes import check_one_of, flag
 
 INPUTS = ("generated", "real")
 
@@ -47,16 +48,19 @@ class Options:
     )
     num_samples: int = flag(500, "images a point, all seeds together")
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "sampling seeds"})
-    num_inference_steps: int = flag(20, "steps of each stage")
+    num_inference_steps: int = flag(20, "steps of the stage that enlarges")
+    base_steps: int = flag(20, "steps of the stage that draws small images")
     guidance_scale: float = flag(2.0, "of each stage")
     batch_size: int = flag(20, "images per batch")
+    dtype: str = flag("bfloat16", "number format of the stages: float32 or bfloat16")
     features: str | None = flag(None, "network whose features are compared [as training.evaluate chooses it]")
     output: str = flag("augmentation.png", "the plot to write")
     json: str | None = flag(None, "write the numbers to this file")
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot work, naming the flag."""
-        check_at_least(self, num_inference_steps=1, guidance_scale=0, batch_size=1)
+        check_one_of(self, dtype=tuple(DTYPES))
+        check_at_least(self, num_inference_steps=1, base_steps=1, guidance_scale=0, batch_size=1)
         check_at_least(self, num_samples=(NEIGHBOURS + 1) * len(self.seeds))
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")
@@ -87,7 +91,7 @@ def prepare(options: Options) -> Open:
         ValueError: stages or images that do not fit one another.
     """
     test, train = (load_images(dataset_name=options.dataset_name, split=split) for split in ("test", "train"))
-    base, *others = (open_model(place, torch.float32) for place in (options.base, options.told, options.untold))
+    base, *others = (open_model(place, DTYPES[options.dtype]) for place in (options.base, options.told, options.untold))
     stages = dict(zip(("with augmentation", "without"), others, strict=True))
     asked = Evaluating(options.dataset_name, num_samples=options.num_samples)
     for name, stage in {"told": others[0], "untold": others[1]}.items():
@@ -128,7 +132,8 @@ def measure(options: Options) -> list[Row]:
     """A row for each stage, kind of small images and level."""
     opened, rows = prepare(options), []
     small = {"real": {seed: opened.inputs for seed in options.seeds}}
-    made = {seed: drawn(opened.base, options, seed) for seed in options.seeds}
+    steps = {"num_inference_steps": options.base_steps}
+    made = {seed: drawn(opened.base, options, seed, **steps) for seed in options.seeds}
     small["generated"] = {seed: torch.from_numpy(pixels).float() / 255 for seed, pixels in made.items()}
     for name, stage in opened.stages.items():
         for kind in INPUTS:
