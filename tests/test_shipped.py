@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from training import refresh
 from training.card import README, render, shipped_folders, with_results
 from training.card import main as card_command
-from training.sharing.card_tables import results_table
+from training.sharing.card_tables import results_table, text_to_image_cells
 from ui.catalogue import draws_in_steps
 
 FOLDERS = {folder.name: folder for folder in shipped_folders()}
@@ -166,6 +166,7 @@ def test_the_readme_shows_the_row_of_the_lowest_distance_on_the_card(name: str) 
     titles, cells = ([cell.strip() for cell in each.strip("|").split("|")] for each in (table.splitlines()[0], line))
     shown = dict(zip(titles[1:], cells[1:], strict=True))
     assert shown.pop(f"{heads[distance]} of real images") == floor[distance]
+    assert all(shown.pop(column) == cell for column, cell in text_to_image_cells(FOLDERS[name]).items())
     assert {title: cell for title, cell in shown.items() if cell} == dict(zip(heads, best, strict=True))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.facts import where_to_look
 from training.files import write_whole
 from training.model_index import ADAPTER, is_adapter, is_pipeline
-from training.sharing.card_tables import results_table, sorted_rows
+from training.sharing.card_tables import results_table, sorted_rows, text_to_image_cells
 from training.sharing.card_text import render
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,9 @@ def shipped_adapters() -> list[Path]:
 
 def results() -> str:
     """The README's results: the best row of each shipped model."""
-    return results_table({f"[`{f.name}`](model_cards/{f.name})": sorted_rows(f) for f in shipped_folders()})
+    folders = {f"[`{f.name}`](model_cards/{f.name})": f for f in shipped_folders()}
+    rows = {name: sorted_rows(folder) for name, folder in folders.items()}
+    return results_table(rows, {name: text_to_image_cells(folder) for name, folder in folders.items()})
 
 
 def with_results(readme: str) -> str:

@@ -1,9 +1,11 @@
 """The tables on a card, from a folder's metrics.json and noise_accuracy.json."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from training.files import read_json_object, read_rows, weights_hash
+from training.sharing.card_data import runs_of
 from training.sharing.local_paths import without_path
 
 METRICS = {
@@ -80,27 +82,53 @@ def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [group for group in groups if group]
 
 
-def results_table(models: dict[str, list[dict[str, Any]]]) -> str:
+def results_table(models: dict[str, list[dict[str, Any]]], more: dict[str, dict[str, str]] | None = None) -> str:
     """One line per model, given the rows of its card by its name in Markdown: its best row, and what real images score.
 
     The best row has the lowest Frechet distance of those on the card, in the first of DISTANCES that was measured. A
-    table per feature network; a model without rows has no line.
+    table per feature network; a model without rows has no line. `more` are further cells of a model by their column.
     """
     best = {name: best_rows(rows)[0] for name, rows in models.items() if best_rows(rows)}
     tables = []
     for distance in DISTANCES:
         shown = {name: row for name, row in best.items() if distance in row["measured"]}
-        tables += [_results_table(shown, distance)] if shown else []
+        tables += [_results_table(shown, distance, more or {})] if shown else []
     return "\n\n".join(tables)
 
 
-def _results_table(best: dict[str, dict[str, Any]], distance: str) -> str:
+def _results_table(best: dict[str, dict[str, Any]], distance: str, more: dict[str, dict[str, str]]) -> str:
     names = [name for name in METRICS if any(name in row["measured"] for row in best.values())]
-    heads = ["model", *_heads(names), f"{METRICS[distance]} of real images"]
+    further = list(dict.fromkeys(name for model in best for name in more.get(model, {})))
+    heads = ["model", *_heads(names), f"{METRICS[distance]} of real images", *further]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for model, row in best.items():
-        lines.append(f"| {model} {_row_line(row, names)} {_value(distance, row['floor'][distance])} |")
+        cells = "".join(f" {more.get(model, {}).get(name, '')} |" for name in further)
+        lines.append(f"| {model} {_row_line(row, names)} {_value(distance, row['floor'][distance])} |{cells}")
     return "\n".join(lines)
+
+
+def text_to_image_cells(folder: Path) -> dict[str, str]:
+    """Of a model whose alignment with prompts was measured: how often it was right, and what it costs; else nothing.
+
+    The time of its best row is that of one image; that of training is summed over the runs and their threads.
+    """
+    aligned, best = _measured(folder, "alignment"), best_rows(sorted_rows(folder))
+    if not aligned or not best:
+        return {}
+    right = max((row["measured"]["training"] for row in aligned), key=lambda shares: shares["subgroup"])
+    seconds = 1 / best[0]["measured"]["images_per_second"]
+    return {
+        "right concept": f"{right['concept']:.1%}",
+        "right subgroup": f"{right['subgroup']:.1%}",
+        "seconds per image": f"{seconds:.2f}",
+        "training, hours of one core": f"{_core_hours(runs_of(read_json_object(folder / 'training.json'))):.1f}",
+    }
+
+
+def _core_hours(runs: list[dict[str, Any]]) -> float:
+    threads = [re.search(r"(\d+) thread", run["device"]) for run in runs]
+    cores = [run["processes"] * int(found.group(1) if found else 1) for run, found in zip(runs, threads, strict=True)]
+    return sum(run["seconds"] * count for run, count in zip(runs, cores, strict=True)) / 3600
 
 
 def settings_text(row: dict[str, Any]) -> str:
