@@ -89,7 +89,9 @@ class Recipe:
     )
     lora_alpha: float | None = flag(None, "its layers are scaled by lora_alpha / lora_rank [lora_rank]")
     lora_target_modules: str | None = flag(
-        None, "which layers it changes: ends of names, with commas between, or all [attention and residual blocks]"
+        None,
+        "which layers it changes: ends of names, with commas between, or all [attention, residual blocks, and what "
+        "they are told of time and caption]",
     )
     # optimization
     train_batch_size: int = flag(64, "examples per process and micro-step")
@@ -333,7 +335,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe lora --train_data_dir mine --output_dir runs/mine
     "lora": _LORA,
     # accelerate launch -m training.train --recipe emoji-streamline-lora
-    "emoji-streamline-lora": {"dataset_name": "data/emoji-streamline", "max_train_samples": 20, **_LORA},
+    "emoji-streamline-lora": {**_LORA, "dataset_name": "data/emoji-streamline", "train_batch_size": 16},
     # accelerate launch -m training.train --recipe unconditional --train_data_dir mine
     "unconditional": {},
     # accelerate launch -m training.train --recipe conditional --train_data_dir mine
