@@ -7,8 +7,9 @@ imports nothing of ours.
 
     output = shuffle(U(unshuffle(x), t)) + W(t) x
 
-Large patches hold more numbers than the first level has channels, so that U forgets some of the noise that it has to
-predict. W(t), a small matrix for every pixel, hands it over (`input_skip`); what is left for U is the image.
+Large patches hold more numbers than the first level has channels, so that U loses some of its input. W(t), a small
+matrix that is the same for every pixel, hands it over (`input_skip`): noise to a prediction of eps or v, and to one of
+x_0 the small image that a network of super-resolution is given.
 """
 
 import torch
@@ -97,7 +98,7 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         # the parent has registered what it sees; a caller deals in samples
         self.register_to_config(in_channels=in_channels, out_channels=out_channels)
         if input_skip:
-            width = time_embedding_dim or 4 * block_out_channels[0]
+            width = self.time_embedding.linear_2.out_features
             self.skip = nn.Sequential(nn.SiLU(), nn.Linear(width, out_channels * in_channels))
             nn.init.zeros_(self.skip[1].weight)
             nn.init.zeros_(self.skip[1].bias)

@@ -79,7 +79,8 @@ def test_augmentation_measures_stages_at_each_level_on_drawn_and_on_real_images(
         pipe.save_pretrained(tmp_path / name)
     flags = [f"--{name}={tmp_path / name}" for name in ("base", "told", "untold")]
     flags += [f"--dataset_name={place}/data", f"--features={place}/features", "--num_inference_steps=1"]
-    flags += ["--num_samples=12", "--seeds", "0", "1", "2", f"--output={tmp_path}/plot.png"]
+    flags += ["--base_steps=1", "--dtype=float32", "--num_samples=12"]
+    flags += ["--seeds", "0", "1", "2", f"--output={tmp_path}/plot.png"]
     rows = augmentation.main([*flags, "--levels", "0", "0.5"])
     points = [(row["stage"], row["inputs"], row["level"]) for row in rows]
     assert len(set(points)) == len(points) == 8 and (tmp_path / "plot.png").stat().st_size > 5000

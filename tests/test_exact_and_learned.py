@@ -20,7 +20,8 @@ from benchmarks import memorization, optimal_denoiser
 from pipelines import GaussianMixture, NoiseSchedule
 from training.randomness import seeded
 from ui.laboratory import exact_and_learned, recorded
-from ui.tabs.exact_and_learned import FIELDS, TAB, ExactAndLearnedTab, problems, query
+from ui.laboratory.exact_fields import FIELDS, LABELS, TAB, problems, query
+from ui.tabs.exact_and_learned import ExactAndLearnedTab
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
@@ -184,7 +185,7 @@ def test_links_open_the_tab_as_it_was_and_say_what_they_left_out(tab: ExactAndLe
     ],
 )
 def test_a_setting_that_is_not_there_is_refused(tab: ExactAndLearnedTab, values: dict[str, Any], said: str) -> None:
-    (problem,) = problems(values).values()
+    (problem,) = problems(values, LABELS).values()
     assert problem.startswith(said)
     start = {name: row.default for name, row in FIELDS.items()} | values
     assert said in tab.show(*start.values())[4].replace("&#x27;", "'")

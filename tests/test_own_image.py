@@ -20,6 +20,7 @@ from ui import device, uploads
 from ui.catalogue import Catalogue
 from ui.device import Placement
 from ui.own_image import process, samples, settings, shown
+from ui.own_image.api import add_endpoints
 from ui.own_image.bench import Bench, to_input, to_pixels
 from ui.own_image.process import Whole, follow, look, timesteps_of
 from ui.own_image.samples import OWN
@@ -221,6 +222,7 @@ def test_only_models_that_denoise_pixels_on_a_schedule_are_offered(catalogue: Ca
     flow = Catalogue({"flow": shipped / "fashion-flow"})
     assert settings.fitting(flow) == []
     with gr.Blocks() as demo, gr.Tab("Your image") as opened:
+        add_endpoints(flow)
         empty = OwnImageTab(flow)
         empty.connect(opened)
         empty.open(demo)

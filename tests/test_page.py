@@ -411,5 +411,8 @@ def test_the_endpoints_of_an_image_answer_without_an_argument_and_name_bad_value
         for field, value in values.items():
             with pytest.raises(Exception, match=f"{'file' if value == 'your own' else field} must be"):
                 client.predict(**{field: value}, api_name=name)
+    (tmp_path / "note.png").write_text("no image")
+    with pytest.raises(Exception, match="file: file must be an image that can be read"):
+        client.predict(file=handle_file(tmp_path / "note.png"), api_name="/own_image_over_t")
     with pytest.raises(Exception, match="file must be left out with image"):
         client.predict(file=file, image=next(iter(samples())), api_name="/own_image")

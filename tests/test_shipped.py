@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from huggingface_hub import ModelCard
 from training import refresh
 from training.card import README, render, shipped_folders, with_results
 from training.card import main as card_command
+from training.files import weights_hash
+from training.recipes import Recipe
 from training.sharing.card_tables import results_table, text_to_image_cells
 from ui.catalogue import draws_in_steps
 
@@ -181,6 +184,33 @@ def test_the_best_row_has_the_lowest_distance_in_the_features_that_come_first() 
     first, second = results_table({"both": [*fids, *ours], "none": [], "other": fids}).split("\n\n")
     assert first.splitlines()[2:] == ["| both | DDIM, 6 steps | 10 | 0.400 | 0.500 | 6 | 0.100 |"]
     assert second.splitlines()[2:] == ["| other | DDIM, 9 steps | 10 | 0.200 | 0.500 | 9 | 0.100 |"]
+
+
+def test_what_prompts_cost_and_get_is_that_of_one_row_and_of_all_runs(tmp_path: Path) -> None:
+    def aligned(scale: float, subgroup: float) -> dict:
+        settings, shares = {"model": "m", "guidance_scale": scale}, {"concept": subgroup / 2, "subgroup": subgroup}
+        return {"settings": settings, "weights": weights_hash(tmp_path), "measured": {"training": shares}}
+
+    def run(hours: float, device: str, continues: dict | None = None) -> dict:
+        whole = {"seconds": hours * 3600, "processes": 1, "device": device, "continues": continues}
+        return {"steps": 1, "images": 1, "recipe": asdict(Recipe())} | whole
+
+    settings = {"model": "m", "num_samples": 4, "scheduler": "DDIM", "num_inference_steps": 2, "guidance_scale": 3.0}
+    best = {
+        "settings": settings,
+        "weights": weights_hash(tmp_path),
+        "floor": {},
+        "features": {},
+        "real": {},
+        "command": "",
+    }
+    best["measured"] = {"fd_effnet_lite0": 1.0, "images_per_second": 4.0}
+    rows = {"results": {"a": best}, "alignment": {"a": aligned(3, 0.5), "b": aligned(6, 0.25)}}
+    (tmp_path / "metrics.json").write_text(json.dumps(rows))
+    record = run(1.5, "cpu, 2 threads", run(0.5, "cpu, 1 thread"))
+    for device, hours in {"cpu, 2 threads": "3.5", "NVIDIA H100": ""}.items():
+        (tmp_path / "training.json").write_text(json.dumps(record | {"device": device}))
+        assert list(text_to_image_cells(tmp_path).values()) == ["25.0% at guidance 3", "50.0%", "0.25", hours]
 
 
 def test_the_card_command_names_a_folder_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:

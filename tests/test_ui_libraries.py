@@ -11,6 +11,8 @@ from pathlib import Path
 from ui.catalogue import Catalogue
 from ui.laboratory import settings
 from ui.laboratory.views import VIEWS
+from ui.run import draw
+from ui.settings import Settings
 from ui.own_image import samples, settings as own, process
 
 catalogue = Catalogue({"fashion-ddpm": Path("model_cards/fashion-ddpm")})
@@ -23,6 +25,8 @@ doors = [
     lambda: process.look(chosen, catalogue, pixels),
     lambda: VIEWS[lab.view].plots(lab),
     lambda: settings.problems({"distribution": "2-D, ring"}),
+    lambda: VIEWS["density"].plots(settings.checked({"steps": 3, "guidance": "classifier"})),
+    lambda: list(draw(Settings.checked({"steps": 2, "count": 1}, catalogue), catalogue)),
 ] * 2
 start, failed = threading.Barrier(len(doors)), []
 def enter(door):
@@ -39,5 +43,5 @@ print(failed)
 
 
 def test_visitors_of_all_tabs_at_once_are_answered_while_the_libraries_are_imported() -> None:
-    found = subprocess.run([sys.executable, "-c", AT_ONCE], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", AT_ONCE], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert found.stdout.strip() == "[]", found.stdout + found.stderr

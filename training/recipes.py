@@ -241,7 +241,7 @@ _LORA = {
     "weighting_scheme": "logit_normal",
     "pretrained_model_name_or_path": "model_cards/emoji-latent",
     "lora_rank": 16,
-    "validation_share": 0.0,  # of some twenty images each one counts
+    "validation_share": 0.0,  # where there are few, each one counts
     "learning_rate": 1e-3,
     "lr_warmup_steps": 20,
     "max_train_steps": 400,
@@ -314,8 +314,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "emoji-base-32": {**_EMOJI_TEXT, "resolution": 32, "resize": "area", "max_train_steps": 20_000},  # 1.3 million
     # accelerate launch -m training.train --recipe emoji-sr-128
     # its second; `python -m training.cascade runs/emoji-cascade runs/emoji-base-32 runs/emoji-sr-128` joins them
-    # x_0, of which most is known, is learned many times faster than a velocity, which is mostly noise: after 35,000
-    # images with v the images were still grainy
+    # x_0, of which the small image tells most: with the velocity of a flow, most of which is noise, images were grainy
+    # after 22,400 training images
     "emoji-sr-128": {
         **_EMOJI_CAPTIONS,
         "objective": "denoising",

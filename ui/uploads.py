@@ -85,13 +85,13 @@ def start_of(upload: Upload, mask: Image.Image | None, shape: tuple[int, int, in
     return Start(image, Image.fromarray(touched.astype(np.uint8) * 255))
 
 
-def read(path: str) -> Upload:
-    """An image file of any size and kind, the first frame of an animation.
+def read(path: str, name: str = "image") -> Upload:
+    """An image file of any size and kind, the first frame of an animation; `name` is that of the parameter.
 
     Raises:
         ValueError: no image that can be read, or one of too many pixels or bits, by file name and by what it is.
     """
-    image, frames = _decoded(path, "image")
+    image, frames = _decoded(path, name)
     size = image.size
     image.thumbnail((KEPT, KEPT), Image.Resampling.BICUBIC)
     return Upload(image, size, frames)

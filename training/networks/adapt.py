@@ -45,10 +45,15 @@ def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
     """`network` with 2C output channels. The new ones give v = 0, a variance between beta_tilde_t and beta_t.
 
     In a patched network each output channel is patch_size^2 channels of the last convolution, which doubles as well.
+
+    Raises:
+        ValueError: a network that hands its input to its output.
     """
     channels = network.config.in_channels
     if network.config.out_channels == 2 * channels:
         return network
+    if getattr(network.config, "input_skip", False):
+        raise ValueError("variance_type must be one without channels of its own for a network with input_skip")
     old = network.conv_out
     new = torch.nn.Conv2d(old.in_channels, 2 * old.out_channels, old.kernel_size, padding=old.padding)
     for name in ("weight", "bias"):

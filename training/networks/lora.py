@@ -27,7 +27,7 @@ from training.recipes import Recipe
 NAME = "default"  # of the adapter in training
 ALL = "all"
 # without --lora_target_modules: what attends, the convolutions of residual blocks, which draw the lines of a style, and
-# what these are told: without the last three, a style was drawn a third as often after as many updates
+# what these are told (training.evaluation.style, 20 images, 400 updates: 22 % of 32 prompts in it; without these, 6 %)
 USUAL = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 USUAL += ("class_embedding.linear_1", "class_embedding.linear_2")
 

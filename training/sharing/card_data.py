@@ -90,7 +90,7 @@ def datasets_of(runs: list[dict[str, Any]]) -> list[Dataset]:
 def _dataset(run: dict[str, Any]) -> Dataset:
     recipe = run["recipe"]
     given = recipe.get("train_data_dir") or recipe.get("dataset_name") or "data"
-    if given in _KNOWN and (not recipe.get("max_train_samples") or _KNOWN[given] is STREAMLINE):
+    if given in _KNOWN and not recipe.get("max_train_samples"):
         return _KNOWN[given]
     count = f", {run['dataset_images']:,} images" if "dataset_images" in run else ""
     hub_id = run.get("dataset_id")

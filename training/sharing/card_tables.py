@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.files import read_json_object, read_rows, weights_hash
+from training.run_record import record_path
 from training.sharing.card_data import runs_of
 from training.sharing.local_paths import without_path
 
@@ -110,25 +111,31 @@ def _results_table(best: dict[str, dict[str, Any]], distance: str, more: dict[st
 def text_to_image_cells(folder: Path) -> dict[str, str]:
     """Of a model whose alignment with prompts was measured: how often it was right, and what it costs; else nothing.
 
-    The time of its best row is that of one image; that of training is summed over the runs and their threads.
+    Its alignment is that of captions of training images at the guidance scale with the most right subgroups, its
+    seconds are those of the best row, in batches. Training is summed over runs and threads; nothing for a GPU.
     """
     aligned, best = _measured(folder, "alignment"), best_rows(sorted_rows(folder))
     if not aligned or not best:
         return {}
-    right = max((row["measured"]["training"] for row in aligned), key=lambda shares: shares["subgroup"])
-    seconds = 1 / best[0]["measured"]["images_per_second"]
+    row = max(aligned, key=lambda row: row["measured"]["training"]["subgroup"])
+    right, scale = row["measured"]["training"], row["settings"]["guidance_scale"]
+    record = record_path(folder)
+    runs = runs_of(read_json_object(record)) if record else []
     return {
-        "right concept": f"{right['concept']:.1%}",
+        "right concept, of training captions": f"{right['concept']:.1%} at guidance {scale:g}",
         "right subgroup": f"{right['subgroup']:.1%}",
-        "seconds per image": f"{seconds:.2f}",
-        "training, hours of one core": f"{_core_hours(runs_of(read_json_object(folder / 'training.json'))):.1f}",
+        "seconds per image in batches": f"{1 / best[0]['measured']['images_per_second']:.2f}",
+        "training, hours of one core": _core_hours(runs),
     }
 
 
-def _core_hours(runs: list[dict[str, Any]]) -> float:
+def _core_hours(runs: list[dict[str, Any]]) -> str:
+    """Summed over the runs; "" if one of them was not on CPU threads."""
     threads = [re.search(r"(\d+) thread", run["device"]) for run in runs]
-    cores = [run["processes"] * int(found.group(1) if found else 1) for run, found in zip(runs, threads, strict=True)]
-    return sum(run["seconds"] * count for run, count in zip(runs, cores, strict=True)) / 3600
+    if not runs or None in threads:
+        return ""
+    cores = [run["processes"] * int(found.group(1)) for run, found in zip(runs, threads, strict=True)]
+    return f"{sum(run['seconds'] * count for run, count in zip(runs, cores, strict=True)) / 3600:.1f}"
 
 
 def settings_text(row: dict[str, Any]) -> str:

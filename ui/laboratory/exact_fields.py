@@ -24,6 +24,7 @@ ROWS = (
         Number(LEVELS[0], LEVELS[-1], step=LEVELS[1] - LEVELS[0], whole=True),
         "t",
         info="how much noise: at 0 the image is clean, at 999 it is gone",
+        doc=f"one of {', '.join(map(str, LEVELS))}: at 0 the image is clean, at 999 it is gone",
     ),
     Field(
         "told",

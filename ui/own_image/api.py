@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -14,10 +13,10 @@ from .. import endpoint
 from ..catalogue import Catalogue, ModelInfo
 from ..queueing import QUEUE, while_heard
 from ..uploads import Upload, read
-from .fields import ROWS
+from .fields import FIELDS
 from .process import Whole, follow, look
 from .samples import OWN, given
-from .settings import Settings, checked, problems
+from .settings import Settings, checked, defaults, fitting, problems
 from .shown import class_of
 
 # one evaluation of the network: it need not wait for runs that are drawn
@@ -39,12 +38,17 @@ Returns:
     bits/dim, the error of the predicted x_0 and the classifier's opinion, each at its t, L_T, and the error of what
     returned. While it goes on, the report says how far it is.
 """
-UNLESS = {"model": "the first of them", "image": "the first test image, or the file"}
+LOOKED_AT = ("model", "image", "t", "back", "eta", "class_name", "seed")
+FOLLOWED = ("model", "image", "class_name", "steps", "seed")
+REPORTED = ("timesteps", "losses", "errors", "prior", "noise_std", "return_error")
 Answer = tuple[list[tuple[np.ndarray, str]], str]
 
 
 def add_endpoints(catalogue: Catalogue) -> None:
-    """Add both to the current Blocks."""
+    """Add both to the current Blocks; nothing where no model denoises pixels on a noise schedule."""
+    models = fitting(catalogue)
+    if not models:
+        return
 
     def wrong(values: dict[str, Any]) -> dict[str, str]:
         return problems(_named(values), catalogue) or _file_problems(values, catalogue)
@@ -66,12 +70,16 @@ def add_endpoints(catalogue: Catalogue) -> None:
                     yield [], json.dumps({"step": whole.done, "num_steps": whole.total})
         yield _images_of(whole), json.dumps(_report_of(whole, settings, info))
 
-    endpoint.add_endpoint("own_image", LOOK_DOC, _parameters(), wrong, at_one_t, _outputs(), **LIMITS)
-    endpoint.add_endpoint("own_image_over_t", FOLLOW_DOC, _parameters(), wrong, over_t, _outputs(), **QUEUE)
+    start = defaults(catalogue, models[0])
+    looked_at, followed = (_parameters(names, models, start) for names in (LOOKED_AT, FOLLOWED))
+    endpoint.add_endpoint("own_image", LOOK_DOC, looked_at, wrong, at_one_t, _outputs(), **LIMITS)
+    endpoint.add_endpoint("own_image_over_t", FOLLOW_DOC, followed, wrong, over_t, _outputs(), **QUEUE)
 
 
-def _parameters() -> dict[str, Component]:
-    made = {row.name: endpoint.parameter(row, None, UNLESS.get(row.name, "")) for row in ROWS}
+def _parameters(names: tuple[str, ...], models: list[str], start: dict[str, Any]) -> dict[str, Component]:
+    unless = {"model": f"{start['model']!r}, one of {', '.join(models)},"}
+    unless["image"] = f"the file, or else {start['image']!r},"
+    made = {name: endpoint.parameter(FIELDS[name], None, unless.get(name, "")) for name in names}
     file = gr.File(label=FILE, type="filepath", visible=False)
     return made | {FILE: endpoint.explained(file, "file of an image of your own, of any size: its middle is used")}
 
@@ -100,7 +108,7 @@ def _read(values: dict[str, Any], catalogue: Catalogue) -> tuple[Settings, Uploa
         raise ValueError(f"{FILE} must be left out with image {settings.image!r}")
     if not file and settings.image == OWN:
         raise ValueError(f"{FILE} must be given with image {OWN!r}, got none")
-    return settings, read(file) if file else None
+    return settings, read(file, FILE) if file else None
 
 
 def _images_of(whole: Whole) -> list[tuple[np.ndarray, str]]:
@@ -109,10 +117,9 @@ def _images_of(whole: Whole) -> list[tuple[np.ndarray, str]]:
 
 
 def _report_of(whole: Whole, settings: Settings, info: ModelInfo) -> dict[str, Any]:
-    numbers = asdict(whole)
-    names = ("timesteps", "losses", "errors", "prior", "noise_std", "return_error")
     opinions = [_by_class(each, info) for each in whole.opinions]
-    return {"settings": settings.as_dict()} | {name: numbers[name] for name in names} | {"opinions": opinions}
+    numbers = {name: getattr(whole, name) for name in REPORTED}
+    return {"settings": settings.as_dict()} | numbers | {"opinions": opinions}
 
 
 def _by_class(probabilities: list[float], info: ModelInfo) -> dict[str, float]:

@@ -46,7 +46,8 @@ class Bench:
         return x0, self.schedule.predict_eps(x0, x_t, t, "sample"), v if v.shape[1] else None
 
     def loss(self, x0: Tensor, x_t: Tensor, t: int, predicted: Tensor, v: Tensor | None) -> Tensor:
-        """L_t in bits/dim, (N,), with the variance that the model samples with; L_0 at t = 0."""
+        """L_t in bits/dim, (N,), with the variance that the model samples with; L_0 at t = 0, by the normal
+        distribution, which training.evaluate approximates by tanh as the published code does."""
         log_variance = reverse_log_variance(self.schedule, self.pipe.variance_type, t, x_t, v)
         if t == 0:
             p = Normal(self.schedule.posterior_mean(predicted, x_t, t), (0.5 * log_variance).exp().expand_as(x_t))

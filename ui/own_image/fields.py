@@ -10,7 +10,14 @@ NO_CLASS = "none"  # told to the network
 
 ROWS = (
     Field("model", MISSING, Choice(few=4), "Model", info="whose noise schedule and network are looked at"),
-    Field("image", MISSING, Choice(few=3), "Image", info="one of Fashion-MNIST, or your own from the box below"),
+    Field(
+        "image",
+        MISSING,
+        Choice(few=3),
+        "Image",
+        info="one of Fashion-MNIST, or your own from the box below",
+        doc="one of Fashion-MNIST, as 'Bag, test image' or 'Bag, training image'",
+    ),
     Field(
         "t",
         400,

@@ -3,7 +3,8 @@
     x_t = a x_0 + b eps                                                     the forward process, from any x_0
     x_0 = (x_t - b eps) / a                                                 as the network predicts it there
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))                     what the network loses at t, in bits/dim
-    L_0 = -log p(x_0 | x_1)                                                 and at the end, for 8-bit values
+    L_0 = -log p(x_0 | x_1)                                                 and at the end, for 8-bit values; t, which
+                                                                            counts from 0, is then 0
     p(y | x_t)                                                              what a classifier of noisy images sees
 
 Images come in as (H, W, C) uint8 and go out as (H, W, C) uint8.

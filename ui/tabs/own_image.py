@@ -16,6 +16,7 @@ from ..in_queue import InQueue
 from ..laboratory.canvas import canvas, packed
 from ..outputs import status, told
 from ..own_image import samples, settings, shown
+from ..own_image.api import LIMITS
 from ..own_image.fields import FIELDS, LABELS, ROWS, TAB
 from ..own_image.process import Whole, follow, look
 from ..own_image.samples import OWN
@@ -25,8 +26,7 @@ from ..run import StopRequests
 from ..uploads import Upload, read
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# one evaluation of the network: it need not wait for runs that are drawn, and the last of many is enough
-LOOK: dict[str, Any] = QUIET | {"concurrency_id": "own-image", "concurrency_limit": 1, "trigger_mode": "always_last"}
+LOOK: dict[str, Any] = QUIET | LIMITS | {"trigger_mode": "always_last"}  # the last of many is enough
 SHOWN_EVERY = 0.5  # seconds between two reports of a run
 NOTHING = "No model here denoises pixels on a noise schedule, which this tab is about."
 READY = (gr.update(interactive=True), gr.update(interactive=False))
