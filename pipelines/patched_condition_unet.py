@@ -5,11 +5,11 @@ both, as the config says. Folding p x p values into channels (space-to-depth; Sh
 https://arxiv.org/abs/1609.05158) skips the layers at the full resolution. This file travels with its weights and
 imports nothing of ours.
 
-    output = shuffle(U(unshuffle(x), t)) + W(t) x
+    output = shuffle(U(unshuffle(x), t)) + W(t) y
 
-Large patches hold more numbers than the first level has channels, so that U loses some of its input. W(t), a small
-matrix that is the same for every pixel, hands it over (`input_skip`): noise to a prediction of eps or v, and to one of
-x_0 the small image that a network of super-resolution is given.
+A network of super-resolution is given the enlarged small image y in the second half of its channels, and most of x_0 is
+known from it. W(t), a small matrix that is the same for every pixel, hands it to the output (`low_resolution_skip`),
+and U is left with the detail. x_t is not handed over: U would have to take its noise off again.
 """
 
 import torch
@@ -19,7 +19,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-OWN = ("patch_size", "input_skip")  # arguments that the parent lacks
+OWN = ("patch_size", "low_resolution_skip")  # arguments that the parent lacks
 
 
 class PatchedUNet2DConditionModel(UNet2DConditionModel):
@@ -30,7 +30,8 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
     `projection_class_embeddings_input_dim` values, is passed as `class_labels`.
 
     Args:
-        input_skip: whether W(t), (out_channels, in_channels) from the embedding of the time and 0 at first, is added
+        low_resolution_skip: whether W(t) y is added, where y are the channels in the second half and W(t),
+            (out_channels, in_channels / 2), is made from the embedding of the time and 0 at first
 
     Raises:
         ValueError: `sample_size` is no multiple of `patch_size * 2 ** (levels - 1)`, or `patch_size` is below 1.
@@ -88,7 +89,7 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         mid_block_only_cross_attention: bool | None = None,
         cross_attention_norm: str | None = None,
         addition_embed_type_num_heads: int = 64,
-        input_skip: bool = False,
+        low_resolution_skip: bool = False,
     ) -> None:
         _check_sizes(sample_size, patch_size, len(block_out_channels))
         _check_heads(attention_head_dim, block_out_channels, down_block_types, up_block_types)
@@ -97,9 +98,9 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         super().__init__(**inner)
         # the parent has registered what it sees; a caller deals in samples
         self.register_to_config(in_channels=in_channels, out_channels=out_channels)
-        if input_skip:
+        if low_resolution_skip:
             width = self.time_embedding.linear_2.out_features
-            self.skip = nn.Sequential(nn.SiLU(), nn.Linear(width, out_channels * in_channels))
+            self.skip = nn.Sequential(nn.SiLU(), nn.Linear(width, out_channels * (in_channels // 2)))
             nn.init.zeros_(self.skip[1].weight)
             nn.init.zeros_(self.skip[1].bias)
 
@@ -134,17 +135,18 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
             return_dict=False,
         )
         output = pixel_shuffle(output, self.config.patch_size)
-        if self.config.input_skip:
+        if self.config.low_resolution_skip:
             output = output + self._skip(sample, timestep, timestep_cond)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
     def _skip(
         self, sample: torch.Tensor, timestep: torch.Tensor | float | int, timestep_cond: torch.Tensor | None
     ) -> torch.Tensor:
-        """W(t) x: (N, out_channels, H, W)."""
+        """W(t) y: (N, out_channels, H, W)."""
         time = self.time_embedding(self.get_time_embed(sample, timestep), timestep_cond)
-        weights = self.skip(time).unflatten(1, (self.config.out_channels, self.config.in_channels))
-        return (weights[..., None, None] * sample[:, None]).sum(2).to(sample.dtype)
+        y = sample[:, self.config.in_channels // 2 :]
+        weights = self.skip(time).unflatten(1, (self.config.out_channels, y.shape[1]))
+        return (weights[..., None, None] * y[:, None]).sum(2).to(sample.dtype)
 
 
 def _check_heads(

@@ -79,21 +79,21 @@ def test_so_are_those_of_a_network_that_is_told_prompts() -> None:
             PatchedUNet2DConditionModel(block_out_channels=(32, 32), attention_head_dim=heads)
 
 
-def test_the_input_is_handed_to_the_output_by_a_matrix_of_the_time() -> None:
-    shape = {"sample_size": 8, "in_channels": 2, "out_channels": 1, "block_out_channels": (32, 32)}
+def test_the_small_image_is_handed_to_the_output_by_a_matrix_of_the_time() -> None:
+    shape = {"sample_size": 8, "in_channels": 4, "out_channels": 2, "block_out_channels": (32, 32)}
     shape |= {"attention_head_dim": 32, "norm_num_groups": 8, "projection_class_embeddings_input_dim": 4}
-    net = PatchedUNet2DConditionModel(**shape, input_skip=True).eval()
+    net = PatchedUNet2DConditionModel(**shape, low_resolution_skip=True).eval()
     plain = PatchedUNet2DConditionModel(**shape).eval()
     plain.load_state_dict({name: value for name, value in net.state_dict().items() if not name.startswith("skip")})
-    x, t = torch.randn(2, 2, 8, 8, generator=seeded()), torch.tensor([5, 900])
+    x, t = torch.randn(2, 4, 8, 8, generator=seeded()), torch.tensor([5, 900])
     told = {"encoder_hidden_states": None, "class_labels": torch.ones(2, 4)}
     with torch.no_grad():
         assert torch.equal(net(x, t, **told).sample, plain(x, t, **told).sample), "at first it is 0"
         net.skip[1].weight.normal_(generator=seeded())
-        net.skip[1].bias.copy_(torch.tensor([0.5, -2.0]))
+        net.skip[1].bias.copy_(torch.tensor([0.5, -2.0, 1.0, 0.0]))
         added = net(x, t, **told).sample - plain(x, t, **told).sample
         time = net.time_embedding(net.time_proj(t).float())
         w = torch.nn.functional.silu(time) @ net.skip[1].weight.T + net.skip[1].bias
-    expected = w[:, :1, None, None] * x[:, :1] + w[:, 1:, None, None] * x[:, 1:]
+    expected = torch.einsum("noi,nihw->nohw", w.unflatten(1, (2, 2)), x[:, 2:])
     torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-4)
     assert float((w[0] - w[1]).abs().max()) > 0.1, "it depends on the time"

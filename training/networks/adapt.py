@@ -47,13 +47,13 @@ def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
     In a patched network each output channel is patch_size^2 channels of the last convolution, which doubles as well.
 
     Raises:
-        ValueError: a network that hands its input to its output.
+        ValueError: a network that hands the small image to its output.
     """
     channels = network.config.in_channels
     if network.config.out_channels == 2 * channels:
         return network
-    if getattr(network.config, "input_skip", False):
-        raise ValueError("variance_type must be one without channels of its own for a network with input_skip")
+    if getattr(network.config, "low_resolution_skip", False):
+        raise ValueError("variance_type must be one without channels of its own for a network with low_resolution_skip")
     old = network.conv_out
     new = torch.nn.Conv2d(old.in_channels, 2 * old.out_channels, old.kernel_size, padding=old.padding)
     for name in ("weight", "bias"):

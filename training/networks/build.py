@@ -43,7 +43,7 @@ UPSAMPLING_NETWORK: dict[str, Any] = {
     "block_out_channels": [64, 128, 256],
     "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-    "input_skip": True,  # its patches of 6 * 16 values are wider than its first level
+    "low_resolution_skip": True,
 }
 
 
