@@ -339,6 +339,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe lora --train_data_dir mine --output_dir runs/mine
     "lora": _LORA,
     # accelerate launch -m training.train --recipe emoji-streamline-lora
+    # model_cards/emoji-streamline-lora, 6,400 images: the style in 16 % of images (base: 2 %; all of it trained: 20 %)
     "emoji-streamline-lora": {**_LORA, "dataset_name": "data/emoji-streamline", "train_batch_size": 16},
     # accelerate launch -m training.train --recipe unconditional --train_data_dir mine
     "unconditional": {},

@@ -10,6 +10,7 @@ from training.files import read_json_object
 from training.model_index import ADAPTER
 from training.run_record import pushed_id, pushed_revision, record_path
 from training.sharing.card_data import datasets_of, runs_of, training_text
+from training.sharing.local_paths import without_path
 
 SECTION = "style"  # of metrics.json
 TEMPLATE = """---
@@ -88,7 +89,7 @@ def render_adapter(folder: Path, written: str, repo_id: str | None = None) -> st
         source=_place(base, revision),
         own=_place(own or folder.resolve().name, own_revision),
         file=ADAPTER,
-        prompt=f"{json.dumps(words[0], ensure_ascii=False)}, " if words else "",
+        prompt=f"{json.dumps(f'a red apple, {words[0]}', ensure_ascii=False)}, " if words else "",
         measured=_measured(folder),
         training=training_text(run),
         data="\n\n".join(each.attribution for each in data) or "not recorded.",
@@ -131,4 +132,5 @@ def _measured(folder: Path) -> str:
             values = " | ".join(f"{shares[name]:.1%}" for name in ("style", "concept", "subgroup", "group"))
             lines.append(f"| {row['settings']['drawn by']} | {kind} | {values} |")
     what = "The share of images whose nearest real image, in the features of a network, has what the prompt asked for."
-    return f"{what}\n\n" + "\n".join(lines)
+    how = f"Measured by `{without_path(rows[-1]['command'])}`."
+    return f"{what} {how}\n\n" + "\n".join(lines)

@@ -4,13 +4,22 @@ It is told the prompt by cross-attention to its tokens, by one embedding of it t
 both, as the config says. Folding p x p values into channels (space-to-depth; Shi et al. 2016,
 https://arxiv.org/abs/1609.05158) skips the layers at the full resolution. This file travels with its weights and
 imports nothing of ours.
+
+    output = shuffle(U(unshuffle(x), t)) + W(t) y
+
+A network of super-resolution is given the enlarged small image y in the second half of its channels, and most of x_0 is
+known from it. W(t), a small matrix that is the same for every pixel, hands it to the output (`low_resolution_skip`),
+and U is left with the detail. x_t is not handed over: U would have to take its noise off again.
 """
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+OWN = ("patch_size", "low_resolution_skip")  # arguments that the parent lacks
 
 
 class PatchedUNet2DConditionModel(UNet2DConditionModel):
@@ -19,6 +28,10 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
     The arguments are those of `UNet2DConditionModel`; `sample_size`, `in_channels` and `out_channels` are those of a
     sample. With `class_embed_type="projection"` the embedding of a prompt, of
     `projection_class_embeddings_input_dim` values, is passed as `class_labels`.
+
+    Args:
+        low_resolution_skip: whether W(t) y is added, where y are the channels in the second half and W(t),
+            (out_channels, in_channels / 2), is made from the embedding of the time and 0 at first
 
     Raises:
         ValueError: `sample_size` is no multiple of `patch_size * 2 ** (levels - 1)`, or `patch_size` is below 1.
@@ -76,14 +89,20 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
         mid_block_only_cross_attention: bool | None = None,
         cross_attention_norm: str | None = None,
         addition_embed_type_num_heads: int = 64,
+        low_resolution_skip: bool = False,
     ) -> None:
         _check_sizes(sample_size, patch_size, len(block_out_channels))
         _check_heads(attention_head_dim, block_out_channels, down_block_types, up_block_types)
-        inner = {key: value for key, value in self.config.items() if key != "patch_size" and not key.startswith("_")}
+        inner = {key: value for key, value in self.config.items() if key not in OWN and not key.startswith("_")}
         inner |= {"in_channels": in_channels * patch_size**2, "out_channels": out_channels * patch_size**2}
         super().__init__(**inner)
         # the parent has registered what it sees; a caller deals in samples
         self.register_to_config(in_channels=in_channels, out_channels=out_channels)
+        if low_resolution_skip:
+            width = self.time_embedding.linear_2.out_features
+            self.skip = nn.Sequential(nn.SiLU(), nn.Linear(width, out_channels * (in_channels // 2)))
+            nn.init.zeros_(self.skip[1].weight)
+            nn.init.zeros_(self.skip[1].bias)
 
     def forward(
         self,
@@ -116,7 +135,18 @@ class PatchedUNet2DConditionModel(UNet2DConditionModel):
             return_dict=False,
         )
         output = pixel_shuffle(output, self.config.patch_size)
+        if self.config.low_resolution_skip:
+            output = output + self._skip(sample, timestep, timestep_cond)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    def _skip(
+        self, sample: torch.Tensor, timestep: torch.Tensor | float | int, timestep_cond: torch.Tensor | None
+    ) -> torch.Tensor:
+        """W(t) y: (N, out_channels, H, W)."""
+        time = self.time_embedding(self.get_time_embed(sample, timestep), timestep_cond)
+        y = sample[:, self.config.in_channels // 2 :]
+        weights = self.skip(time).unflatten(1, (self.config.out_channels, y.shape[1]))
+        return (weights[..., None, None] * y[:, None]).sum(2).to(sample.dtype)
 
 
 def _check_heads(
