@@ -292,7 +292,7 @@ def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: C
     page = visit(query="?model=fashion-ddpm&steps=1000&sampler=Heun")  # minutes, unless it is stopped
     page.locator("#draw").click()
     expect(page.locator("#status")).to_contain_text(re.compile(r"Step ([5-9]\d|\d{3,}) of 1999"), timeout=PATIENCE)
-    page.locator("#stop").click()
+    page.locator("#stop").click(force=True)  # without waiting for a page that is repainted at every step to stand still
     expect(page.locator("#status")).to_contain_text("Stopped after", timeout=PATIENCE)
     stopped = int(re.search(r"step (\d+) of 1999", page.locator("#status").inner_text()).group(1))
     assert stopped < 1990
