@@ -5,7 +5,8 @@
 
 Each stage has a network, a scheduler and a noise process of its own, and is guided by itself. Its steps are DDIM's,
 ancestral, Euler's along a flow, or those of any diffusers scheduler. low_resolution.py has what a stage is told of the
-one before. With `image`, the enlarging stages alone are run, on a user's own image.
+one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, all of them
+draw anew what is white there, each at its own size, beside what is kept (repaint.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNet2DModel
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .base import (
@@ -35,8 +37,9 @@ from .ddim import check_eta, ddim_steps
 from .ddpm import ancestral_steps
 from .facts import Facts
 from .flow_matching import find_path, is_of_flows, run_of_flow
-from .image_inputs import Images, pixels_of
+from .image_inputs import Images, given_pixels, pixels_of
 from .low_resolution import beside, enlarged, is_told_levels, noisy_condition, told_level
+from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting
 from .run import Denoiser, Step, evaluate, plain
 from .solvers import DefaultSteps, Solver
 from .text import (
@@ -317,34 +320,38 @@ class CascadePipeline(StepwisePipeline):
         class_labels: Labels,
         negative_prompt: str | list[str] | None,
         image: Images | None,
+        mask_image: Images | None,
+        jump_length: int,
+        jump_n_sample: int,
     ) -> Iterator[Step]:
         steps = self._each("num_inference_steps", num_inference_steps, self.num_stages)
         scales = self._each("guidance_scale", guidance_scale, self.num_stages)
         for scale in scales:
             check_number("guidance_scale", scale, 0.0)
         levels = [0.0, *self._levels(conditioning_augmentation)]
-        small, first = self._image(image)
+        small, first = self._enlarging(image if mask_image is None else None)
         several = None if small is None or len(small) == 1 else len(small)
         given = self._given(prompt, class_labels, negative_prompt, batch_size or several)
         count = given["count"]
         if small is not None and len(small) not in (1, count):
             raise ValueError(f"image must be one, or one per image drawn, got {len(small)} for {count}")
+        kept = self._kept(image, mask_image, jump_length, jump_n_sample, count)
         runs = [
-            self._stage(stage, steps[stage], scales[stage], eta, given, count)
+            self._stage(stage, steps[stage], scales[stage], eta, given, count, kept[stage])
             for stage in range(first, self.num_stages)
         ]
         noise = self._noise(first, count, generator, latents)
         small = None if small is None else small.to(self._execution_device).expand(count, -1, -1, -1)
         return self._one_after_another(runs, noise, small, first, steps, levels)
 
-    def _image(self, image: Images | None) -> tuple[Tensor | None, int]:
+    def _enlarging(self, image: Images | None) -> tuple[Tensor | None, int]:
         """A user's own image, (N, C, h, w) in [-1, 1], and the stage that enlarges it; None and 0 without.
 
         Raises:
             ValueError: an image of a size that no stage enlarges.
         """
         if image is None and self.unet is None:
-            raise ValueError("image must be given to a pipeline that only enlarges images, got None")
+            raise ValueError("image must be given, without mask_image, to a pipeline that only enlarges images")
         if image is None:
             return None, 0
         pixels = pixels_of(image, self.channels, "image")
@@ -353,6 +360,23 @@ class CascadePipeline(StepwisePipeline):
             allowed = " or ".join(f"{width}x{height}" for height, width in enlarging)
             raise ValueError(f"image must have {allowed} pixels, got {size[1]}x{size[0]}")
         return pixels, enlarging.index(size) + 1
+
+    def _kept(
+        self, image: Images | None, mask_image: Images | None, jump_length: int, jump_n_sample: int, count: int
+    ) -> list[Inpainting | None]:
+        """What each stage keeps of an image of the last one's size; it draws a pixel of its own if any in it is drawn.
+
+        Only the first stage jumps back: the others are told the smaller image, which fits what is kept.
+
+        Raises:
+            ValueError: as `given_pixels` and `Inpainting`.
+        """
+        if mask_image is None:
+            return [None] * self.num_stages
+        y, mask = given_pixels(image, mask_image, (self.channels, *self.sizes[-1]), count)
+        known = [(adaptive_avg_pool2d(y, size), adaptive_max_pool2d(mask.float(), size) > 0) for size in self.sizes]
+        first, *others = known
+        return [Inpainting(*first, jump_length, jump_n_sample), *(Inpainting(*each, jump_length, 1) for each in others)]
 
     def _noise(self, first: int, count: int, generator: Generators, latents: Tensor | None) -> "list[StageNoise]":
         """The noise of the stages from `first` on; that of an early one does not depend on those after it."""
@@ -373,7 +397,14 @@ class CascadePipeline(StepwisePipeline):
         return NoiseStreams(generators, (self.channels, *size), self._execution_device)
 
     def _stage(
-        self, stage: int, num_inference_steps: int, scale: float, eta: float, given: dict[str, Any], count: int
+        self,
+        stage: int,
+        num_inference_steps: int,
+        scale: float,
+        eta: float,
+        given: dict[str, Any],
+        count: int,
+        kept: Inpainting | None,
     ) -> "Callable[[StageNoise, Conditions], Iterator[Step]]":
         """A stage's steps, from its noise and from what it is told of the stage before; checked now, run later."""
         network, scheduler, path = self.networks[stage], self.schedulers[stage], self.config.paths.get(NETWORKS[stage])
@@ -389,15 +420,23 @@ class CascadePipeline(StepwisePipeline):
         if path is not None:
             check_count("num_inference_steps", num_inference_steps)
             return lambda noise, of_before: run_of_flow(
-                lambda clock: guided(of_before), noise.x_T, scheduler, path, num_inference_steps
+                lambda clock: guided(of_before),
+                noise.x_T,
+                scheduler,
+                path,
+                num_inference_steps,
+                noise=noise.later,
+                kept=kept,
             )
         check_eta(eta, scheduler, ("DDIMScheduler", "DDPMScheduler"))
         solver = Solver(scheduler, num_inference_steps)
         if type(scheduler).__name__ != "DDPMScheduler":
-            return lambda noise, of_before: solver.steps(ddim_steps, guided(of_before), noise.x_T, noise.later, eta=eta)
+            return lambda noise, of_before: solver.steps(
+                ddim_steps, guided(of_before), noise.x_T, noise.later, kept=kept, eta=eta
+            )
         variance = variance_type_of(scheduler, network.config.out_channels == 2 * self.channels)
         return lambda noise, of_before: solver.steps(
-            ancestral_steps, guided(of_before), noise.x_T, noise.later, variance=variance
+            ancestral_steps, guided(of_before), noise.x_T, noise.later, kept=kept, variance=variance
         )
 
     def _one_after_another(
@@ -447,6 +486,9 @@ class CascadePipeline(StepwisePipeline):
         negative_prompt: str | list[str] | None = None,
         image: Images | None = None,
         return_stages: bool = False,
+        mask_image: Images | None = None,
+        jump_length: int = JUMP_LENGTH,
+        jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> CascadeOutput | tuple:
         """Draw images of prompts or of classes, or enlarge an image.
 
@@ -469,8 +511,12 @@ class CascadePipeline(StepwisePipeline):
                 and without guidance
             negative_prompt: what to guide away from, instead of the empty prompt: text, or a list with one per image
             image: enlarge this image, or these, one per image drawn: PIL images or their paths, an array (N, H, W, C)
-                or a tensor (N, C, H, W) in [0, 1], of the size of a stage but the last
+                or a tensor (N, C, H, W) in [0, 1], of the size of a stage but the last; with `mask_image`, of the last
             return_stages: whether to return the images of each stage, too
+            mask_image: white where `image` is to be drawn anew by all stages, black where it keeps its pixels (RePaint)
+            jump_length: with a mask, how many steps of the first stage each jump goes back
+            jump_n_sample: with a mask, how often each stretch of `jump_length` steps of the first stage is run; 1 never
+                jumps back
 
         Returns:
             `CascadeOutput` with `images`, `nfe`, the evaluations of all networks, and `stages`
@@ -491,6 +537,9 @@ class CascadePipeline(StepwisePipeline):
             class_labels,
             negative_prompt,
             image,
+            mask_image,
+            jump_length,
+            jump_n_sample,
         )
         drawn = self.drain(run, output_type, True, callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = [run.last_steps[stage] for stage in sorted(run.last_steps)]

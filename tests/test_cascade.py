@@ -174,7 +174,7 @@ def test_stages_alone_draw_what_they_draw_together() -> None:
     second = quiet(CascadePipeline(**parts, id2label=whole.config.id2label))
     ours = second("a", image=small, generator=seeded(1), **options).images
     np.testing.assert_array_equal(ours, whole("a", image=small, generator=seeded(1), **options).images)
-    with pytest.raises(ValueError, match="^image must be given to a pipeline that only enlarges"):
+    with pytest.raises(ValueError, match="^image must be given, without mask_image, to a pipeline that only"):
         second("a")
 
 
@@ -184,6 +184,27 @@ def test_a_stage_has_steps_of_its_own(kind: type) -> None:
     scheduler = kind() if flow else kind(**VP)
     pipe = cascade(scheduler_2=scheduler, paths={"unet": "linear"} | ({"unet_2": "linear"} if flow else {}))
     assert pipe("a", num_inference_steps=2).nfe == 8
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
+def test_every_stage_draws_anew_only_what_the_mask_touches_at_its_size(kind: type) -> None:
+    flow = kind is FlowMatchEulerDiscreteScheduler
+    scheduler = kind() if flow else kind(**VP)
+    pipe = cascade(scheduler_2=scheduler, paths={"unet": "linear"} | ({"unet_2": "linear"} if flow else {}))
+    image = torch.rand(1, 3, 16, 16, generator=seeded())
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 9:] = 1  # column 4 of the small image is touched by half
+    run = {"image": image, "mask_image": mask, "num_inference_steps": 4, "jump_length": 1, "jump_n_sample": 3}
+    run |= {"output_type": "latent", "return_stages": True}
+    found = pipe(["a", "b"], generator=[seeded(1), seeded(2)], **run)
+    small, large = found.stages
+    shrunk = torch.nn.functional.avg_pool2d(2 * image - 1, 2)[0]
+    for drawn, known, kept in ((small, shrunk, 4), (large, 2 * image[0] - 1, 9)):
+        assert torch.equal(drawn[..., :kept], known[..., :kept].expand(2, -1, -1, -1))
+        assert ((drawn - known).abs().amax(1)[..., kept:] > 1e-3).float().mean() > 0.9
+    assert found.nfe == 2 * ((4 + 2 * 3) + 4), "the first stage alone jumps"
+    alone = pipe("b", generator=[seeded(2)], **run).images
+    torch.testing.assert_close(alone[0], large[1], rtol=0, atol=1e-5)
 
 
 def test_networks_of_prompts_and_of_nothing_and_three_stages() -> None:
@@ -265,6 +286,19 @@ def test_parts_that_do_not_fit_are_refused_by_name(changes: dict, told: str) -> 
         ),
         ({"image": Image.new("RGB", (16, 16))}, "^image must have 8x8 pixels, got 16x16$"),
         ({"image": "none.png"}, "none.png"),
+        ({"mask_image": Image.new("L", (16, 16), 255)}, "^mask_image must be None without an image$"),
+        (
+            {"image": Image.new("RGB", (8, 8)), "mask_image": Image.new("L", (16, 16), 255)},
+            "^image must be 1 or 1 of 16x16 pixels, got 1 of 8x8$",
+        ),
+        (
+            {"image": Image.new("RGB", (16, 16)), "mask_image": Image.new("L", (16, 16))},
+            "^mask_image must be white where .* black all over$",
+        ),
+        (
+            {"image": Image.new("RGB", (16, 16)), "mask_image": Image.new("L", (16, 16), 255), "jump_length": 0},
+            "^jump_length must be an integer of at least 1, got 0$",
+        ),
         ({"num_inference_steps": [1, 2, 3]}, "^num_inference_steps must be a number, or a list with one for each of 2"),
         ({"num_inference_steps": 0}, "^num_inference_steps must be an integer of at least 1, got 0$"),
         ({"guidance_scale": [1.0, -1.0]}, "^guidance_scale must be a finite number"),

@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from evaluation_runs import tiny_stages
 from image_files import parquet_folder
 from PIL import Image
 from torch import Tensor
@@ -51,6 +52,7 @@ PIPELINES: dict[str, Callable[[], StepwisePipeline]] = {
     "unipc": swapped("UniPCMultistepScheduler"),
     "heun": swapped("HeunDiscreteScheduler"),
     "euler": swapped("EulerDiscreteScheduler"),
+    "cascade": lambda: quiet(tiny_stages(("a", "b"))[0]),
 }
 
 

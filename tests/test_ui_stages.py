@@ -38,8 +38,8 @@ def drawn(catalogue: Catalogue, start: Start | None = None, **chosen: object) ->
 
 def test_what_a_cascade_offers_on_the_page(catalogue: Catalogue) -> None:
     info = catalogue["cascade"]
-    assert info.shape == (8, 8, 1) and info.start_shape == (4, 4, 1) and info.samplers == ()
-    assert catalogue["enlarging"].start_shape == (4, 4, 1) and info.class_names == NAMES
+    assert info.shape == (8, 8, 1) and info.start_shape(False) == (4, 4, 1) and info.samplers == ()
+    assert catalogue["enlarging"].start_shape(False) == (4, 4, 1) and info.class_names == NAMES
     usual = Settings.checked({"model": "cascade"}, catalogue)
     assert usual.conditioning_augmentation == 0.25 and usual.steps == 20
     assert usual.stream_arguments(info)["conditioning_augmentation"] == 0.25
@@ -66,20 +66,35 @@ def test_the_steps_of_all_stages_are_looked_back_on_by_name_and_as_large_as_the_
 
 def test_an_image_of_ones_own_is_enlarged_without_the_first_stage(catalogue: Catalogue) -> None:
     info, upload = catalogue["cascade"], Upload(Image.new("RGB", (30, 20), "grey"), (30, 20))
-    start = start_of(upload, None, info.start_shape)
-    assert start.image.size == (4, 4) and "enlarges it" in note(upload, info) and "4x4" in note(upload, info)
+    start = start_of(upload, None, info.start_shape(False))
+    assert start.image.size == (4, 4) and "enlarges it" in note(upload, catalogue["enlarging"])
+    assert "4x4" in note(upload, catalogue["enlarging"]) and "8x8" in note(upload, info), "which may be painted on"
     *_, last = drawn(catalogue, start)
     assert (last.num_steps, last.evaluations) == (2, 4) and (last.frames.small == 128).all()
     *_, alone = drawn(catalogue, start, model="enlarging", conditioning_augmentation=0.25)
     np.testing.assert_array_equal(alone.frames.final, last.frames.final)
     code = snippet(Settings.checked({"model": "cascade", "start": "image"}, catalogue), info, device.detect())
     assert "(4, 4))" in code and "image=image" in code and "conditioning_augmentation=0.25" in code
-    with pytest.raises(ValueError, match="image must be given to a pipeline that only enlarges"):
+    with pytest.raises(ValueError, match="image must be given, without mask_image, to a pipeline that only enlarges"):
         drawn(catalogue, model="enlarging")
 
 
-def test_a_mask_is_refused_for_a_model_that_enlarges(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_what_is_painted_over_is_drawn_anew_by_all_stages(catalogue: Catalogue) -> None:
+    info, upload = catalogue["cascade"], Upload(Image.new("L", (8, 8), 90), (8, 8))
+    painted = np.zeros((8, 8), np.uint8)
+    painted[:, 5:] = 255
+    start = start_of(upload, Image.fromarray(painted), info.start_shape(True))
+    assert start.kind == "mask" and start.image.size == (8, 8)
+    *_, last = drawn(catalogue, start, steps=4, jump_length=1, jump_n_sample=2)
+    assert last.num_steps == (4 + 3) + 4, "the first stage alone goes back"
+    assert (last.frames.final[:, :, :5] == 90).all() and (last.frames.final[:, :, 5:] != 90).any()
+    assert (last.frames.small[:, :, :2] == 90).all() and (last.frames.small[:, :, 2:] != 90).any()
+    code = snippet(Settings.checked({"model": "cascade", "start": "mask"}, catalogue), info, device.detect())
+    assert "mask_image=mask_image" in code and code.count("(8, 8))") == 2 and "jump_n_sample=5" in code
+
+
+def test_a_mask_is_refused_for_a_model_that_only_enlarges(catalogue: Catalogue, tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     given = {"image": str(tmp_path / "a.png"), "mask_image": str(tmp_path / "a.png")}
-    found = _start_problems(given, Settings.checked({"model": "cascade"}, catalogue), catalogue)
-    assert found == {"mask_image": "mask_image must be left out with model cascade, which enlarges the image"}
+    found = _start_problems(given, Settings.checked({"model": "enlarging"}, catalogue), catalogue)
+    assert found == {"mask_image": "mask_image must be left out with model enlarging, which enlarges the image"}

@@ -165,11 +165,11 @@ def _start(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> S
         if files:
             raise ValueError("mask_image must be left out without an image")
         return None
-    if "mask_image" in files and info.enlarges:
+    if "mask_image" in files and not info.takes_mask:
         raise ValueError(f"mask_image must be left out with model {info.name}, which enlarges the image")
     upload = read(files["image"])
     mask = read_mask(files["mask_image"], upload, info.shape) if "mask_image" in files else None
-    return start_of(upload, mask, info.start_shape)
+    return start_of(upload, mask, info.start_shape(mask is not None))
 
 
 def _start_problems(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> dict[str, str]:

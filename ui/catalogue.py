@@ -71,9 +71,13 @@ class ModelInfo:
     enlarges: tuple[int, int] | None = None
 
     @property
-    def start_shape(self) -> tuple[int, int, int]:
+    def takes_mask(self) -> bool:
+        """Whether it can draw a part of a given image anew."""
+        return "mask" in self.own("start").get("choices", ("mask",))
+
+    def start_shape(self, masked: bool) -> tuple[int, int, int]:
         """(height, width, channels) of an image that a run begins with: of one to enlarge, that of the first stage."""
-        return self.shape if self.enlarges is None else (*self.enlarges, self.shape[2])
+        return self.shape if masked or self.enlarges is None else (*self.enlarges, self.shape[2])
 
     def own(self, name: str) -> dict[str, Any]:
         """What the model says about a setting of the page: some of value, info, choices, range and visible."""

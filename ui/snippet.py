@@ -48,7 +48,7 @@ def _given(settings: Settings, info: ModelInfo) -> dict[str, str]:
 
 def _start(settings: Settings, info: ModelInfo) -> list[str]:
     """What opens these files, which may also be of another size."""
-    height, width, _ = info.start_shape
+    height, width, _ = info.start_shape(settings.start == "mask")
     opened = [
         f'{name} = ImageOps.fit(ImageOps.exif_transpose(Image.open({_literal(file)})).convert("RGBA"), {width, height})'
         for name, file in _given(settings, info).items()

@@ -1,4 +1,6 @@
-"""What the files of a cascade say about the page: which images it enlarges, and how noisy they may be made."""
+"""What the files of a cascade say about the page: which images it enlarges, whether they may be painted on, and how
+noisy they may be made.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +8,7 @@ from typing import Any
 
 from pipelines.about import config_in
 
-NOISE, IMAGE = "noise", "image"
+NOISE, IMAGE, MASK = "noise", "image", "mask"
 
 
 def enlarged_size(folder: Path, index: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -23,8 +25,8 @@ def stage_limits(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     highest, usual = index.get("max_augmentations"), index.get("augmentations") or [0.0]
     if highest is None:
         return {}
-    most = min(highest, default=0.0)
+    most, draws = min(highest, default=0.0), any(index.get("unet") or ())
     return {
         "conditioning_augmentation": {"range": (0.0, most), "value": min(usual[0], most), "visible": most > 0},
-        "start": {"visible": bool(highest), "choices": (NOISE, IMAGE)},  # it is not painted on
+        "start": {"visible": bool(highest), "choices": (NOISE, IMAGE, MASK) if draws else (NOISE, IMAGE)},
     }

@@ -14,7 +14,8 @@ from .uploads import Start, Upload, painted, read, start_of
 
 CANVAS = 512  # pixels along the longest side, about: images of 128 are too small to paint on
 HINT = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and all of it is drawn over."
-ENLARGED = "Draw enlarges it: the stage that draws small images is left out. Strokes are not looked at."
+ENLARGED = "Draw enlarges it: the stage that draws small images is left out."
+EITHER = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and it is shrunk and enlarged."
 AGAIN = (
     "These settings began with an image, which they do not hold. Upload it again; until then, images begin with noise."
 )
@@ -76,8 +77,8 @@ class StartImage:
             return None
         if upload is None:
             raise gr.Error("The image to start from is no longer there: upload it again.")
-        strokes = painted(editor["layers"]) if editor and not info.enlarges else None
-        return start_of(upload, strokes, info.start_shape)
+        strokes = painted(editor["layers"]) if editor and info.takes_mask else None
+        return start_of(upload, strokes, info.start_shape(strokes is not None))
 
     # ------------------------------------------------------------------------------------------------------ handlers
 
@@ -141,7 +142,7 @@ def takes_image(info: ModelInfo) -> bool:
 
 def canvas(upload: Upload, info: ModelInfo) -> dict[str, Any]:
     """The image as the model will see it, enlarged to be painted on."""
-    image = start_of(upload, None, info.start_shape).image
+    image = start_of(upload, None, info.start_shape(info.takes_mask)).image
     factor = max(1, round(CANVAS / max(image.size)))
     large = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     return {"background": large, "layers": [], "composite": None}
@@ -149,7 +150,7 @@ def canvas(upload: Upload, info: ModelInfo) -> dict[str, Any]:
 
 def note(upload: Upload, info: ModelInfo) -> str:
     """What was done to the image, and what to do now."""
-    height, width, _ = info.start_shape
+    height, width, _ = info.start_shape(info.takes_mask)
     done = upload.note(width, height)
-    hint = ENLARGED if info.enlarges else HINT
+    hint = HINT if not info.enlarges else EITHER if info.takes_mask else ENLARGED
     return f"<p>{hint}</p>" + (f"<p>What the model is given: {done}.</p>" if done else "")

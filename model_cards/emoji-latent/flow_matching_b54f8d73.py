@@ -21,10 +21,10 @@ from torch import Tensor
 from .base_b99834e2 import Generators, ImagePipelineOutput, StepwisePipeline, check_count, check_number
 from .classifier_free_guidance_bf7dfde2 import check_interval, guided_network
 from .conditions_8e39acbe import Labels
-from .from_image_b5f59865 import keeping, known_velocity, noised, steps_left_out
+from .from_image_b5f59865 import keeping, known_velocity, steps_left_out
 from .image_inputs_91d43f00 import Images
 from .process_8da9cfb2 import Clock, Path, from_velocity, unit_time, up
-from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with, levels_of, steps_from_image
+from .repaint_dbbe30ac import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting, begun_with, levels_of, steps_from_image
 from .run_2dd2cfc3 import Denoiser, Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
@@ -133,24 +133,17 @@ def is_of_flows(scheduler: Any) -> bool:
 
 @torch.no_grad()
 def scheduler_steps(
-    velocity: Velocity,
-    x_1: Tensor,
-    scheduler: Any,
-    num_inference_steps: int,
-    image: Tensor | None = None,
-    left_out: int = 0,
+    velocity: Velocity, x: Tensor, scheduler: Any, num_inference_steps: int, left_out: int = 0
 ) -> Iterator[Step]:
     """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas.
 
-    `x_1` is the sample where the first `left_out` steps would have ended, or noise that is added there to `image`.
+    `x`, (N, ...), is the sample where the first `left_out` steps would have ended.
     """
-    scheduler, path = _ready(scheduler, num_inference_steps, x_1.device), LinearPath()
+    scheduler, path = _ready(scheduler, num_inference_steps, x.device), LinearPath()
     begin = left_out * getattr(scheduler, "order", 1)
     scheduler.set_begin_index(begin)
     timesteps, sigmas = scheduler.timesteps[begin:], scheduler.sigmas[begin:]  # some round their timesteps
-    x, scale = x_1, scheduler.config.num_train_timesteps
-    if image is not None:
-        x = noised(image, x_1, path, float(sigmas[0]))
+    scale = scheduler.config.num_train_timesteps
     for i, timestep in enumerate(timesteps):
         t = float(sigmas[i])
         u = up(velocity(x, t))
@@ -167,6 +160,40 @@ def _ready(scheduler: Any, num_inference_steps: int, device: torch.device) -> An
     return scheduler
 
 
+def steps_of_flow(
+    velocity: Velocity,
+    x_1: Tensor,
+    scheduler: Any,
+    path: Path,
+    num_inference_steps: int,
+    sampler: str,
+    shift: float,
+    strength: float = 1.0,
+    image: Tensor | None = None,
+    noise: Callable[[], Tensor] | None = None,
+    kept: Inpainting | None = None,
+) -> Iterator[Step]:
+    """The last steps, a share `strength`, from noise x_1 (N, ...), or from an `image`, of which some may be `kept`.
+
+    `sampler` is one of SAMPLERS, whose times take the `shift`, or "scheduler" for the steps that it takes itself;
+    `noise` is what `kept` is put back with.
+    """
+    left_out, order, scale = steps_left_out(num_inference_steps, strength), 1, scheduler.config.num_train_timesteps
+    if sampler == "scheduler":
+        ready = _ready(scheduler, num_inference_steps, x_1.device)
+        order = getattr(scheduler, "order", 1)
+        times = ready.sigmas[: len(ready.timesteps)].tolist()[left_out * order :]
+    else:
+        times = shifted_times(num_inference_steps, shift)[left_out:-1]
+
+    def begin(x: Tensor, taken: int) -> Iterator[Step]:
+        if sampler == "scheduler":
+            return scheduler_steps(velocity, x, scheduler, num_inference_steps, left_out + taken)
+        return flow_steps(velocity, x, [*times[taken:], 0.0], path, sampler, scale)
+
+    return steps_from_image(begin, x_1, levels_of(path, times), noise, image, kept, order)
+
+
 def run_of_flow(
     guided: Callable[[Clock], Denoiser],
     x_1: Tensor,
@@ -176,17 +203,23 @@ def run_of_flow(
     image: Tensor | None = None,
     strength: float = 1.0,
     mask: Tensor | None = None,
+    noise: Callable[[], Tensor] | None = None,
+    kept: Inpainting | None = None,
 ) -> Iterator[Step]:
     """The steps that a scheduler states, or takes itself, from noise x_1 (N, ...), or from an `image`.
 
     A FlowMatchEulerDiscreteScheduler states Euler's steps and their `shift`; any other is driven. `guided` gives the
-    denoiser of a clock. A run from an image takes a share `strength` of the steps, and keeps it where `mask` is False.
+    denoiser of a clock. A run from an image takes a share `strength` of the steps; where `mask` is False, the image is
+    the denoiser's answer (from_image.py), and what is `kept` is put back after each step (repaint.py).
 
     Raises:
         ValueError: a scheduler that takes the steps of another path.
     """
     name, config, path = type(scheduler).__name__, scheduler.config, find_path(path_name)
-    scale, left_out = config.num_train_timesteps, steps_left_out(num_inference_steps, strength)
+    scale, states = config.num_train_timesteps, name == "FlowMatchEulerDiscreteScheduler"
+    if not states and path_name != "linear":
+        only = "FlowMatchEulerDiscreteScheduler"
+        raise ValueError(f"scheduler must be a {only} on the path {path_name!r}, got {name}")
     denoiser = guided(TimeShare(scale))
     if mask is not None:
         denoiser = keeping(denoiser, mask, known_velocity(image, path, scale))
@@ -194,14 +227,10 @@ def run_of_flow(
     def velocity(x_t: Tensor, t: float) -> Tensor:
         return denoiser(x_t, scale * t)
 
-    if name != "FlowMatchEulerDiscreteScheduler":
-        if path_name != "linear":
-            only = "FlowMatchEulerDiscreteScheduler"
-            raise ValueError(f"scheduler must be a {only} on the path {path_name!r}, got {name}")
-        return scheduler_steps(velocity, x_1, scheduler, num_inference_steps, image, left_out)
-    times = shifted_times(num_inference_steps, config.shift)[left_out:]
-    begin = x_1 if image is None else noised(image, x_1, path, times[0])
-    return flow_steps(velocity, begin, times, path, "euler", scale)
+    sampler, shift = ("euler", config.shift) if states else ("scheduler", 1.0)
+    return steps_of_flow(
+        velocity, x_1, scheduler, path, num_inference_steps, sampler, shift, strength, image, noise, kept
+    )
 
 
 class TimeShare:
@@ -297,26 +326,15 @@ class FlowMatchingPipeline(StepwisePipeline):
         )
         x_1, noise = self.streams(count, generator, latents)
         scale = self.scale_of(class_labels, guidance_scale)
-        config = self.scheduler.config
+        config, path = self.scheduler.config, find_path(self.config.path)
         process = TimeShare(config.num_train_timesteps)
         velocity = self.velocity(
             guided_network(self, conditions, self.nulls, scale, process, interval, guidance_rescale)
         )
-        path, left_out = find_path(self.config.path), steps_left_out(num_inference_steps, strength)
-        path, left_out, order = find_path(self.config.path), steps_left_out(num_inference_steps, strength), 1
-        if sampler == "scheduler":
-            order, sigmas = self.scheduler.order, _ready(self.scheduler, num_inference_steps, x_1.device).sigmas
-            times = sigmas.tolist()[left_out * order :]
-        else:
-            shift = config.shift if shift is None else float(shift)
-            times = shifted_times(num_inference_steps, shift)[left_out:]
-
-        def begin(x: Tensor, taken: int) -> Iterator[Step]:
-            if sampler == "scheduler":
-                return scheduler_steps(velocity, x, self.scheduler, num_inference_steps, left_out=left_out + taken)
-            return flow_steps(velocity, x, times[taken:], path, sampler, config.num_train_timesteps)
-
-        return steps_from_image(begin, x_1, levels_of(path, times[:-1]), noise, y, kept, order)
+        shift = config.shift if shift is None else float(shift)
+        return steps_of_flow(
+            velocity, x_1, self.scheduler, path, num_inference_steps, sampler, shift, strength, y, noise, kept
+        )
 
     def _sampler(self, sampler: str | None, shift: float | None) -> str:
         """One of SAMPLERS, or "scheduler" for steps that the scheduler takes itself.

@@ -32,7 +32,7 @@ from .classifier_free_guidance_bf7dfde2 import check_interval, guided_network
 from .conditions_8e39acbe import Conditions, Labels, Nulls
 from .ddim_24bb7882 import check_eta, ddim_steps
 from .ddpm_cd803b94 import ancestral_steps
-from .flow_matching_a32b0456 import find_path, is_of_flows, run_of_flow
+from .flow_matching_b54f8d73 import find_path, is_of_flows, run_of_flow
 from .from_image_b5f59865 import checked_strength, keeping, known_output
 from .image_inputs_91d43f00 import Images, mask_of, pixels_of
 from .latents_dc849f5d import check_latents, decode, latents_of
