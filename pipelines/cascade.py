@@ -49,6 +49,7 @@ from .text import (
     takes_embedding,
     takes_tokens,
     text_conditions,
+    unread,
     warn_of_truncation,
 )
 
@@ -254,6 +255,10 @@ class CascadePipeline(StepwisePipeline):
     def takes_prompts(self) -> bool:
         """Whether the networks are told prompts, rather than classes or nothing."""
         return self.text_encoder is not None
+
+    def unread(self, prompt: str) -> str:
+        """What of a prompt is not read, as it is longer than the text encoder takes; "" for most."""
+        return unread(self.tokenizer, prompt) if self.takes_prompts else ""
 
     def _levels(self, asked: PerStage | None) -> list[float]:
         """The level of augmentation of each stage but the first; ValueError outside of what it was trained with."""

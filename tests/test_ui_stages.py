@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from evaluation_runs import NAMES, tiny_stages
 from PIL import Image
+from text_models import text_cascade
 
 from ui import device
 from ui.api import _start_problems
@@ -28,7 +29,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     whole.register_to_config(augmentations=[0.25])
     whole.save_pretrained(folder / "cascade")
     enlarging.save_pretrained(folder / "enlarging")
-    return Catalogue({"cascade": folder / "cascade", "enlarging": folder / "enlarging"})
+    text_cascade().save_pretrained(folder / "words")
+    return Catalogue({name: folder / name for name in ("cascade", "enlarging", "words")})
 
 
 def drawn(catalogue: Catalogue, start: Start | None = None, **chosen: object) -> list[Progress]:
@@ -62,6 +64,13 @@ def test_the_steps_of_all_stages_are_looked_back_on_by_name_and_as_large_as_the_
     assert shown["visible"]
     assert low.size == high.size
     np.testing.assert_array_equal(as_large(frames.small, frames.final)[:, ::2, 1::2], frames.small)
+
+
+def test_a_cascade_that_is_told_prompts_draws_them_and_says_what_it_does_not_read(catalogue: Catalogue) -> None:
+    (*_, red), (*_, fox) = (drawn(catalogue, model="words", prompt=prompt) for prompt in ("a red apple", "a fox"))
+    assert (red.frames.final != fox.frames.final).any() and red.unread == "" and red.evaluations == 8
+    *_, last = drawn(catalogue, model="words", prompt="a red apple " * 5)
+    assert last.unread == "red apple a red apple", "12 tokens are read, two of which begin and end"
 
 
 def test_an_image_of_ones_own_is_enlarged_without_the_first_stage(catalogue: Catalogue) -> None:

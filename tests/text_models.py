@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UNet2DConditionModel
 from latent_folders import tiny_vae
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from toys import quiet
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from pipelines import LatentDiffusionPipeline, PatchedUNet2DConditionModel
+from pipelines import CascadePipeline, LatentDiffusionPipeline, PatchedUNet2DConditionModel
 
 WIDTH = 32
 WORDS = "a red blue green apple pear fox with hat in the style of noto twemoji , b c d e one two".split()
@@ -71,3 +71,12 @@ def text_pipeline(
     scheduler = scheduler or FlowMatchEulerDiscreteScheduler()
     parts = {"unet": text_unet(told), "text_encoder": tiny_bert(), "tokenizer": tiny_tokenizer()} | changes
     return quiet(LatentDiffusionPipeline(tiny_vae(), scheduler, path=path, **parts))
+
+
+def text_cascade() -> CascadePipeline:
+    """A cascade that draws colour images of 4 pixels and enlarges them to 8; both stages are told prompts."""
+    parts = {"text_encoder": tiny_bert(), "tokenizer": tiny_tokenizer(), "paths": {"unet": "linear"}}
+    small = text_unet(sample_size=4, in_channels=3, out_channels=3)
+    large = text_unet(sample_size=8, in_channels=6, out_channels=3, time_cond_proj_dim=16)
+    stages = small, FlowMatchEulerDiscreteScheduler(), large, DDIMScheduler(timestep_spacing="trailing")
+    return quiet(CascadePipeline(*stages, max_augmentations=[0.5], **parts))
