@@ -112,6 +112,13 @@ def check_number(name: str, value: object, low: float = -math.inf, high: float =
         raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {value!r}")
 
 
+def check_given_noise(latents: object, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `latents` is a finite tensor of this shape."""
+    if not isinstance(latents, Tensor) or tuple(latents.shape) != shape or not latents.isfinite().all():
+        got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(f"latents must be a finite tensor of shape {shape}, got {got}")
+
+
 def variance_type_of(scheduler: Any, is_learned: bool) -> str:
     """The variance of ancestral steps: what the network has learned, or what the scheduler's config asks for."""
     if is_learned:
@@ -198,10 +205,7 @@ class StepwisePipeline(AdapterLoader, CodeCarryingPipeline):
         noise = NoiseStreams(image_generators(generator, batch_size), self.sample_shape, self._execution_device)
         if latents is None:
             return noise(), noise
-        expected = (batch_size, *self.sample_shape)
-        if not isinstance(latents, Tensor) or tuple(latents.shape) != expected or not latents.isfinite().all():
-            got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-            raise ValueError(f"latents must be a finite tensor of shape {expected}, got {got}")
+        check_given_noise(latents, (batch_size, *self.sample_shape))
         return latents.to(noise.device, torch.promote_types(latents.dtype, torch.float32)), noise
 
     @property

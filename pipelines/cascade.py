@@ -27,6 +27,7 @@ from .base import (
     NoiseStreams,
     StepwisePipeline,
     check_count,
+    check_given_noise,
     check_number,
     image_generators,
     variance_type_of,
@@ -391,10 +392,7 @@ class CascadePipeline(StepwisePipeline):
             eps = before() if stage else None
             found.append(StageNoise(eps, own(), own))
         if latents is not None:
-            expected = tuple(found[0].x_T.shape)
-            if not isinstance(latents, Tensor) or tuple(latents.shape) != expected or not latents.isfinite().all():
-                got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-                raise ValueError(f"latents must be a finite tensor of shape {expected}, got {got}")
+            check_given_noise(latents, tuple(found[0].x_T.shape))
             found[0].x_T = latents.to(found[0].x_T)
         return found
 
