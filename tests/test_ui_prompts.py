@@ -16,7 +16,7 @@ from text_models import text_pipeline
 from toys import latent
 
 from ui import image_metadata
-from ui.api import _endpoint
+from ui.api import _drawn
 from ui.catalogue import Catalogue
 from ui.controls import looks
 from ui.device import Placement
@@ -152,7 +152,7 @@ def test_any_text_is_drawn_and_comes_back_from_links_files_code_and_the_endpoint
                if isinstance(node, ast.Call) and any(k.arg == "negative_prompt" for k in node.keywords))  # fmt: skip
     given = {each.arg: each.value.value for each in call.keywords if isinstance(each.value, ast.Constant)}
     assert given["prompt"] == given["negative_prompt"] == text
-    *_, (images, said, _) = _endpoint(catalogue)(**settings.as_dict())
+    *_, (images, said, _) = _drawn(settings, None, catalogue)
     assert json.loads(said)["prompt"] == text and len(images) == 1
     assert "<img" not in report(last)
 

@@ -1,17 +1,15 @@
 """The endpoint /generate for programs: every setting by name, none required."""
 
-import inspect
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from . import device
-from .answers import answered
+from . import device, endpoint
 from .catalogue import Catalogue, ModelInfo
 from .endpoint import explained
 from .fields import FIELDS, NOISE, ROWS, Field
@@ -24,13 +22,8 @@ from .uploads import Start, read, read_mask, start_of
 
 DOC = """Draw images with a diffusion model. Every argument may be left out.
 
-Args:
-{arguments}
-
-Returns:
-    The images as PNG files, each with its settings inside; a report as JSON: settings, seconds and network
-    evaluations per image; and Python that draws them again.
-"""
+Answers with the images as PNG files, each with its settings inside; a report as JSON: settings, seconds and network
+evaluations per image; and Python that draws them again."""
 Answer = tuple[list[tuple[str, str]], str, str]
 FILES = {
     "image": "file of an image to begin with, of any size, for a model that takes one: its middle is used",
@@ -41,32 +34,39 @@ PARAMETERS = (*list(FIELDS)[:_PLACE], *FILES, *list(FIELDS)[_PLACE:])
 
 
 def add_endpoint(catalogue: Catalogue) -> None:
-    """Add /generate to the current Blocks. Its components are invisible: they only carry names and defaults."""
+    """Add /generate to the current Blocks."""
     defaults, texts = _defaults(catalogue), _texts(catalogue)
 
-    def check(*values: Any) -> list[dict[str, Any]]:
-        given = dict(zip(PARAMETERS, values, strict=True))
+    def wrong(given: dict[str, Any]) -> dict[str, str]:
         chosen = _chosen(given, catalogue)
-        wrong = problems(chosen, catalogue) or _start_problems(given, Settings.checked(chosen, catalogue), catalogue)
-        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in PARAMETERS]
+        return problems(chosen, catalogue) or _start_problems(given, Settings.checked(chosen, catalogue), catalogue)
+
+    def generate(given: dict[str, Any]) -> Iterator[Answer]:
+        settings = Settings.checked(_chosen(given, catalogue), catalogue)
+        yield from _drawn(settings, _start(given, settings, catalogue), catalogue)
 
     made = {row.name: row.values.api_input(row.name, defaults[row.name]) for row in ROWS}
     made |= {name: gr.File(label=name, type="filepath", visible=False) for name in FILES}
-    inputs = [explained(made[name], texts[name]) for name in PARAMETERS]
+    parameters = {name: explained(made[name], texts[name]) for name in PARAMETERS}
     outputs = [
         gr.Gallery(label="images", format="png", visible=False),
         gr.Textbox(label="report", visible=False),
         gr.Code(label="code", language="python", visible=False),
     ]
-    gr.Button(visible=False).click(
-        _endpoint(catalogue),
-        inputs,
-        outputs,
-        api_name="generate",
-        validator=check,
-        show_progress="hidden",
-        **QUEUE,
-    )
+    endpoint.add_endpoint("generate", DOC, parameters, wrong, generate, outputs, **QUEUE)
+
+
+def _drawn(settings: Settings, start: Start | None, catalogue: Catalogue) -> Iterator[Answer]:
+    """The answers of a run: how far it is, and last its images."""
+    settings = settings.beginning_with(start.kind if start else NOISE)
+    with closing(while_heard(draw(settings, catalogue, start, previews=False))) as steps:
+        for progress in steps:
+            if progress.images is None:  # if the client has gone, Gradio closes this generator at a yield
+                yield [], json.dumps({"step": progress.index, "num_steps": progress.num_steps}), ""
+    report = settings.as_dict() | {"seconds": round(progress.seconds, 3), "network_evaluations": progress.evaluations}
+    code = snippet(settings, catalogue[settings.model], device.detect())
+    with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
+        yield files(settings, catalogue, progress, Path(folder)), json.dumps(report, ensure_ascii=False), code
 
 
 def _defaults(catalogue: Catalogue) -> dict[str, Any]:
@@ -107,42 +107,6 @@ def _unless_given(row: Field, catalogue: Catalogue) -> str:
 
 def _listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-
-
-def _endpoint(catalogue: Catalogue) -> Callable[..., Iterator[Answer]]:
-    """The function behind /generate. Gradio reads its parameters and its documentation, which are made of the rows."""
-
-    def generate(*args: Any, **kwargs: Any) -> Iterator[Answer]:
-        given = signature.bind(*args, **kwargs).arguments
-        with answered():
-            settings = Settings.checked(_chosen(given, catalogue), catalogue)
-            start = _start(given, settings, catalogue)
-        settings = settings.beginning_with(start.kind if start else NOISE)
-        with answered(), closing(while_heard(draw(settings, catalogue, start, previews=False))) as steps:
-            for progress in steps:
-                if progress.images is None:  # if the client has gone, Gradio closes this generator at a yield
-                    yield [], json.dumps({"step": progress.index, "num_steps": progress.num_steps}), ""
-        report = settings.as_dict() | {
-            "seconds": round(progress.seconds, 3),
-            "network_evaluations": progress.evaluations,
-        }
-        code = snippet(settings, catalogue[settings.model], device.detect())
-        with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
-            yield files(settings, catalogue, progress, Path(folder)), json.dumps(report, ensure_ascii=False), code
-
-    kinds = dict.fromkeys(FILES, str | None)
-    kinds |= {row.name: (str if row.values.python_type is str else float) | None for row in ROWS}
-    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    signature = inspect.Signature(
-        [inspect.Parameter(name, keyword, default=None, annotation=kinds[name]) for name in PARAMETERS],
-        return_annotation=Iterator[Answer],
-    )
-    texts = _texts(catalogue)
-    arguments = "\n".join(f"    {name}: {texts[name]}" for name in PARAMETERS)
-    generate.__signature__ = signature
-    generate.__annotations__ = kinds | {"return": Iterator[Answer]}
-    generate.__doc__ = DOC.format(arguments=arguments)
-    return generate
 
 
 def _start(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> Start | None:

@@ -24,15 +24,19 @@ def add_endpoint(
     """Add /`name` to the current Blocks. Its components are invisible: they only carry names and defaults.
 
     `problems` says what is wrong with the values, by parameter, before they wait for their turn. `answer`, a function
-    or a generator, is given them by name, with None for what a caller left out.
+    or a generator, is given them by name, with None for what a caller left out. What `parameters` say of themselves
+    (`explained`) is added to the `doc`.
     """
 
     def check(*values: Any) -> list[dict[str, Any]]:
         wrong = problems(dict(zip(parameters, values, strict=True)))
         return [gr.validate(each not in wrong, wrong.get(each, "")) for each in parameters]
 
+    called = _taking(list(parameters), answer)
+    texts = {each: part.api_info()["additional_description"].removesuffix(".") for each, part in parameters.items()}
+    called.__doc__ = "\n".join([doc, "", "Args:", *(f"    {each}: {text}" for each, text in texts.items())])
     gr.Button(visible=False).click(
-        _taking(list(parameters), answer),
+        called,
         list(parameters.values()),
         list(outputs),
         api_name=name,
