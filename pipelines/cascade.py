@@ -5,7 +5,7 @@
 
 Each stage has a network, a scheduler and a noise process of its own, and is guided by itself. Its steps are DDIM's,
 ancestral, Euler's along a flow, or those of any diffusers scheduler. low_resolution.py has what a stage is told of the
-one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, all of them
+one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, all stages
 draw anew what is white there, each at its own size, beside what is kept (repaint.py).
 """
 
@@ -335,7 +335,9 @@ class CascadePipeline(StepwisePipeline):
         for scale in scales:
             check_number("guidance_scale", scale, 0.0)
         levels = [0.0, *self._levels(conditioning_augmentation)]
-        small, first = self._enlarging(image if mask_image is None else None)
+        if mask_image is not None and self.unet is None:
+            raise ValueError("mask_image must be None for a pipeline that only enlarges images")
+        small, first = self._enlarging(image) if mask_image is None else (None, 0)
         several = None if small is None or len(small) == 1 else len(small)
         given = self._given(prompt, class_labels, negative_prompt, batch_size or several)
         count = given["count"]
@@ -357,11 +359,13 @@ class CascadePipeline(StepwisePipeline):
             ValueError: an image of a size that no stage enlarges.
         """
         if image is None and self.unet is None:
-            raise ValueError("image must be given, without mask_image, to a pipeline that only enlarges images")
+            raise ValueError("image must be given to a pipeline that only enlarges images, got None")
         if image is None:
             return None, 0
         pixels = pixels_of(image, self.channels, "image")
         size, enlarging = tuple(pixels.shape[2:]), self.sizes[:-1]
+        if not enlarging:
+            raise ValueError("image must be None without a mask_image, as a single stage enlarges nothing")
         if size not in enlarging:
             allowed = " or ".join(f"{width}x{height}" for height, width in enlarging)
             raise ValueError(f"image must have {allowed} pixels, got {size[1]}x{size[0]}")
@@ -370,9 +374,10 @@ class CascadePipeline(StepwisePipeline):
     def _kept(
         self, image: Images | None, mask_image: Images | None, jump_length: int, jump_n_sample: int, count: int
     ) -> list[Inpainting | None]:
-        """What each stage keeps of an image of the last one's size; it draws a pixel of its own if any in it is drawn.
+        """What each stage keeps of an image of the last one's size.
 
-        Only the first stage jumps back: the others are told the smaller image, which fits what is kept.
+        A smaller stage draws a pixel anew if the mask touches any that it covers. Only the first stage jumps back: the
+        others are told the smaller image, which fits what is kept.
 
         Raises:
             ValueError: as `given_pixels` and `Inpainting`.
@@ -385,7 +390,7 @@ class CascadePipeline(StepwisePipeline):
         return [Inpainting(*first, jump_length, jump_n_sample), *(Inpainting(*each, jump_length, 1) for each in others)]
 
     def _noise(self, first: int, count: int, generator: Generators, latents: Tensor | None) -> "list[StageNoise]":
-        """The noise of the stages from `first` on; that of an early one does not depend on those after it."""
+        """The noise of the stages from `first` on; what an early one begins with does not depend on those after it."""
         generators, found = image_generators(generator, count), []
         for stage in range(first, self.num_stages):
             before, own = (self._streams(generators, self.sizes[at]) for at in (max(stage - 1, 0), stage))
@@ -493,7 +498,7 @@ class CascadePipeline(StepwisePipeline):
         jump_length: int = JUMP_LENGTH,
         jump_n_sample: int = JUMP_N_SAMPLE,
     ) -> CascadeOutput | tuple:
-        """Draw images of prompts or of classes, or enlarge an image.
+        """Draw images of prompts or of classes, enlarge an image, or draw a part of one anew.
 
         Args:
             prompt: text, or a list with one per image; for networks of classes, the same as `class_labels`

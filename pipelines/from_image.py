@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .process import Path, Process, broadcast, output_of_x0, path_velocity
+from .process import Path, Process, output_of_x0, path_velocity
 from .run import Denoiser
 
 Known = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> what a network says that predicts y
@@ -37,12 +37,6 @@ def checked_strength(strength: float | None, from_image: bool, masked: bool) -> 
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be above 0, and at most 1, got {strength!r}")
     return float(strength)
-
-
-def noised(image: Tensor, noise: Tensor, process: Process, t: Tensor | float) -> Tensor:
-    """x_t = a y + b eps, both (N, ...)."""
-    a, b = (broadcast(level, image) for level in process.marginal(t))
-    return a * image + b * noise
 
 
 def keeping(denoiser: Denoiser, mask: Tensor, known: Known) -> Denoiser:

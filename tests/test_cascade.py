@@ -174,8 +174,12 @@ def test_stages_alone_draw_what_they_draw_together() -> None:
     second = quiet(CascadePipeline(**parts, id2label=whole.config.id2label))
     ours = second("a", image=small, generator=seeded(1), **options).images
     np.testing.assert_array_equal(ours, whole("a", image=small, generator=seeded(1), **options).images)
-    with pytest.raises(ValueError, match="^image must be given, without mask_image, to a pipeline that only"):
+    with pytest.raises(ValueError, match="^image must be given to a pipeline that only"):
         second("a")
+    with pytest.raises(ValueError, match="^mask_image must be None for a pipeline that only enlarges"):
+        second("a", image=small, mask_image=np.ones((1, 16, 16)))
+    with pytest.raises(ValueError, match="^image must be None without a mask_image, as a single stage enlarges"):
+        first("a", image=small)
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
@@ -184,6 +188,21 @@ def test_a_stage_has_steps_of_its_own(kind: type) -> None:
     scheduler = kind() if flow else kind(**VP)
     pipe = cascade(scheduler_2=scheduler, paths={"unet": "linear"} | ({"unet_2": "linear"} if flow else {}))
     assert pipe("a", num_inference_steps=2).nfe == 8
+
+
+def test_three_stages_and_a_first_of_second_order_inpaint() -> None:
+    parts = {"unet_3": unet(32, 6), "scheduler_3": DDIMScheduler(**VP), "scheduler": FlowMatchHeunDiscreteScheduler()}
+    pipe = cascade(**parts, max_augmentations=[0.5, 0.0], augmentations=None)
+    image, mask = torch.rand(1, 3, 32, 32, generator=seeded()), torch.zeros(1, 1, 32, 32)
+    mask[..., 17:] = 1
+    run = {"image": image, "mask_image": mask, "num_inference_steps": 4, "jump_length": 1, "jump_n_sample": 2}
+    found = pipe("a", generator=seeded(), output_type="latent", return_stages=True, **run)
+    for stage, kept in zip(found.stages, (4, 8, 17), strict=True):
+        factor = 32 // stage.shape[-1]
+        known = torch.nn.functional.avg_pool2d(2 * image - 1, factor)
+        assert torch.equal(stage[..., :kept], known[..., :kept])
+        assert ((stage - known).abs().amax(1)[..., kept:] > 1e-3).float().mean() > 0.9
+    assert found.nfe == 2 * ((7 + 3 * 2) + 4 + 4), "Heun asks twice a step but for the last; three jumps"
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])

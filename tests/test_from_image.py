@@ -23,7 +23,7 @@ from training_runs import noise
 from pipelines import LatentDiffusionPipeline, NoiseSchedule
 from pipelines.ddim import ddim_steps
 from pipelines.flow_matching import LinearPath, flow_steps, shifted_times
-from pipelines.from_image import keeping, known_output, known_velocity, noised, steps_left_out
+from pipelines.from_image import keeping, known_output, known_velocity, steps_left_out
 from pipelines.image_inputs import mask_of, pixels_of
 from pipelines.latents import encode
 
@@ -158,11 +158,6 @@ def test_what_is_kept_is_exact_and_what_is_drawn_is_drawn_to_fit(kind: str) -> N
     assert (found[:, 1] - kept).abs().max() < 1e-6
     exact = MEAN[0] + COVARIANCE[0, 1] / COVARIANCE[1, 1] * (kept - MEAN[1])
     assert MEAN[0] + 0.3 * (exact - MEAN[0]) < float(found[:, 0].mean()) < exact + 0.1
-
-
-def test_noise_is_added_as_the_process_says() -> None:
-    y, eps = torch.randn(2, 3, generator=seeded()), torch.randn(2, 3, generator=seeded(1))
-    torch.testing.assert_close(noised(y, eps, LinearPath(), 0.25), 0.75 * y + 0.25 * eps)
 
 
 # --- inputs ---

@@ -423,7 +423,7 @@ def test_the_parameters_of_programs_keep_their_places(endpoint: Any) -> None:
     ("sent", "message"),
     [
         (("mask_image",), "mask_image must be left out without an image"),
-        ({"model": "plain"}, "image must be left out with model plain, which begins with noise only"),
+        ({"model": "plain"}, "image must be left out with model plain, which takes none here"),
         ({"start": "image"}, "image must be given again for start 'image', got none: settings hold no image"),
         ({"start": "mask", "image": "fox.png"}, "mask_image must be given again for start 'mask', got none"),
         ({"start": "sketch"}, "start must be one of noise, image, mask; got 'sketch'"),

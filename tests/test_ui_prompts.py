@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
@@ -16,9 +17,9 @@ from text_models import text_pipeline
 from toys import latent
 
 from ui import image_metadata
-from ui.api import _drawn
 from ui.catalogue import Catalogue
 from ui.controls import looks
+from ui.demo import build_demo
 from ui.device import Placement
 from ui.fields import FIELDS
 from ui.outputs import files, grid, report
@@ -136,7 +137,7 @@ ANY_TEXT = {
 
 @pytest.mark.parametrize("text", ANY_TEXT.values(), ids=ANY_TEXT)
 def test_any_text_is_drawn_and_comes_back_from_links_files_code_and_the_endpoint(
-    catalogue: Catalogue, text: str, tmp_path: Path, tab: GenerateTab
+    catalogue: Catalogue, text: str, tmp_path: Path, tab: GenerateTab, endpoint: Any
 ) -> None:
     asked = {"model": "words", "prompt": text, "negative_prompt": text, "steps": "1", "count": "1"}
     query = dict(parse_qsl(urlencode(asked), keep_blank_values=True))
@@ -152,15 +153,21 @@ def test_any_text_is_drawn_and_comes_back_from_links_files_code_and_the_endpoint
                if isinstance(node, ast.Call) and any(k.arg == "negative_prompt" for k in node.keywords))  # fmt: skip
     given = {each.arg: each.value.value for each in call.keywords if isinstance(each.value, ast.Constant)}
     assert given["prompt"] == given["negative_prompt"] == text
-    *_, (images, said, _) = _drawn(settings, None, catalogue)
+    *_, (images, said, _) = endpoint.fn(**settings.as_dict())
     assert json.loads(said)["prompt"] == text and len(images) == 1
     assert "<img" not in report(last)
 
 
 @pytest.fixture(scope="module")
-def tab(catalogue: Catalogue) -> Iterator[GenerateTab]:
+def endpoint(catalogue: Catalogue) -> Any:
+    (found,) = [handler for handler in build_demo(catalogue).fns.values() if handler.api_name == "generate"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def tab(catalogue: Catalogue) -> GenerateTab:
     with gr.Blocks():
-        yield GenerateTab(catalogue)
+        return GenerateTab(catalogue)
 
 
 @pytest.mark.parametrize(

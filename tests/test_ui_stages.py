@@ -18,6 +18,7 @@ from ui.run import Progress, draw
 from ui.settings import Settings, problems
 from ui.snippet import snippet
 from ui.stage_slider import StageSlider, as_large
+from ui.stages import stage_limits
 from ui.start_image import note
 from ui.uploads import Start, Upload, start_of
 
@@ -77,14 +78,16 @@ def test_an_image_of_ones_own_is_enlarged_without_the_first_stage(catalogue: Cat
     info, upload = catalogue["cascade"], Upload(Image.new("RGB", (30, 20), "grey"), (30, 20))
     start = start_of(upload, None, info.start_shape(False))
     assert start.image.size == (4, 4) and "enlarges it" in note(upload, catalogue["enlarging"])
-    assert "4x4" in note(upload, catalogue["enlarging"]) and "8x8" in note(upload, info), "which may be painted on"
+    assert "is given: the middle 20x20 of 30x20 pixels, scaled to 4x4" in note(upload, catalogue["enlarging"])
+    either = note(upload, info)
+    assert "shrunk to 4x4" in either and "paint on: the middle 20x20 of 30x20 pixels, scaled to 8x8" in either
     *_, last = drawn(catalogue, start)
     assert (last.num_steps, last.evaluations) == (2, 4) and (last.frames.small == 128).all()
     *_, alone = drawn(catalogue, start, model="enlarging", conditioning_augmentation=0.25)
     np.testing.assert_array_equal(alone.frames.final, last.frames.final)
     code = snippet(Settings.checked({"model": "cascade", "start": "image"}, catalogue), info, device.detect())
     assert "(4, 4))" in code and "image=image" in code and "conditioning_augmentation=0.25" in code
-    with pytest.raises(ValueError, match="image must be given, without mask_image, to a pipeline that only enlarges"):
+    with pytest.raises(ValueError, match="image must be given to a pipeline that only enlarges"):
         drawn(catalogue, model="enlarging")
 
 
@@ -102,8 +105,17 @@ def test_what_is_painted_over_is_drawn_anew_by_all_stages(catalogue: Catalogue) 
     assert "mask_image=mask_image" in code and code.count("(8, 8))") == 2 and "jump_n_sample=5" in code
 
 
+def test_jumps_and_the_brush_are_of_cascades_that_inpaint(catalogue: Catalogue) -> None:
+    for model, inpaints in (("cascade", True), ("enlarging", False)):
+        info, settings = catalogue[model], Settings.checked({"model": model, "start": "image"}, catalogue)
+        assert info.takes_mask is inpaints and settings.shows("jump_n_sample", info) is inpaints
+    index = {"unet": ["pipelines", "A"], "max_augmentations": [0.5]}
+    older = stage_limits(index, {"image"})
+    assert older["start"]["choices"] == ("noise", "image") and older["jump_length"] == {"visible": False}
+
+
 def test_a_mask_is_refused_for_a_model_that_only_enlarges(catalogue: Catalogue, tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     given = {"image": str(tmp_path / "a.png"), "mask_image": str(tmp_path / "a.png")}
     found = _start_problems(given, Settings.checked({"model": "enlarging"}, catalogue), catalogue)
-    assert found == {"mask_image": "mask_image must be left out with model enlarging, which enlarges the image"}
+    assert found == {"mask_image": "mask_image must be left out with model enlarging, which only enlarges the image"}

@@ -118,7 +118,7 @@ def _start(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> S
     files, info = {name: given[name] for name in FILES if given.get(name)}, catalogue[settings.model]
     takes = settings.has("start", info)
     if files and not takes:
-        raise ValueError(f"{next(iter(files))} must be left out with model {info.name}, which begins with noise only")
+        raise ValueError(f"{next(iter(files))} must be left out with model {info.name}, which takes none here")
     asked = {"image": ("image",), "mask": ("image", "mask_image")}.get(settings.start, ()) if takes else ()
     for name in asked:
         if name not in files:
@@ -130,7 +130,7 @@ def _start(given: dict[str, Any], settings: Settings, catalogue: Catalogue) -> S
             raise ValueError("mask_image must be left out without an image")
         return None
     if "mask_image" in files and not info.takes_mask:
-        raise ValueError(f"mask_image must be left out with model {info.name}, which enlarges the image")
+        raise ValueError(f"mask_image must be left out with model {info.name}, which only enlarges the image")
     upload = read(files["image"])
     mask = read_mask(files["mask_image"], upload, info.shape) if "mask_image" in files else None
     return start_of(upload, mask, info.start_shape(mask is not None))

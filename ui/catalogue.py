@@ -248,7 +248,7 @@ def describe(name: str, source: str | Path, adapters: tuple[str, ...] = ()) -> M
             **_interval(index),
             **_adapter_limits(adapted),
             "shift": {"value": float(_scheduler_config(folder).get("shift") or 1.0)},
-            **stage_limits(index),
+            **stage_limits(index, about.arguments),
         },
         enlarges=enlarged_size(folder, index),
     )

@@ -185,7 +185,8 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
             _store(frames, progress)
             yield progress
         images = to_images(step.prev_sample, "pil")
-        unread = pipe.unread(settings.prompt) if settings.has("prompt", info) else ""
+        says = settings.has("prompt", info) and hasattr(pipe, "unread")  # code in folders may be older
+        unread = pipe.unread(settings.prompt) if says else ""
         frames.final = _stacked(images)
         frames.small = _small(steps, start, to_images)
         seconds = time.perf_counter() - started

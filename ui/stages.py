@@ -2,7 +2,7 @@
 noisy they may be made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ def enlarged_size(folder: Path, index: Mapping[str, Any]) -> tuple[int, int] | N
     return int(height), int(width)
 
 
-def stage_limits(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What follows for settings of the page; {} for a model that is no cascade."""
+def stage_limits(index: Mapping[str, Any], arguments: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What follows for settings of the page; {} for a model that is no cascade.
+
+    `arguments` are those of its pipeline: an older one cannot inpaint, and one that only enlarges images does not.
+    """
     highest, usual = index.get("max_augmentations"), index.get("augmentations") or [0.0]
     if highest is None:
         return {}
-    most, draws = min(highest, default=0.0), any(index.get("unet") or ())
+    most, inpaints = min(highest, default=0.0), any(index.get("unet") or ()) and "mask_image" in arguments
     return {
         "conditioning_augmentation": {"range": (0.0, most), "value": min(usual[0], most), "visible": most > 0},
-        "start": {"visible": bool(highest), "choices": (NOISE, IMAGE, MASK) if draws else (NOISE, IMAGE)},
+        "start": {"visible": bool(highest), "choices": (NOISE, IMAGE, MASK) if inpaints else (NOISE, IMAGE)},
+        **({} if inpaints else {"jump_length": {"visible": False}, "jump_n_sample": {"visible": False}}),
     }

@@ -15,7 +15,10 @@ from .uploads import Start, Upload, painted, read, start_of
 CANVAS = 512  # pixels along the longest side, about: images of 128 are too small to paint on
 HINT = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and all of it is drawn over."
 ENLARGED = "Draw enlarges it: the stage that draws small images is left out."
-EITHER = "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and it is shrunk and enlarged."
+EITHER = (
+    "Paint over what is to be drawn anew; the rest keeps its pixels. Paint nothing, and the whole image is shrunk to "
+    "{width}x{height} and enlarged."
+)
 AGAIN = (
     "These settings began with an image, which they do not hold. Upload it again; until then, images begin with noise."
 )
@@ -151,6 +154,9 @@ def canvas(upload: Upload, info: ModelInfo) -> dict[str, Any]:
 def note(upload: Upload, info: ModelInfo) -> str:
     """What was done to the image, and what to do now."""
     height, width, _ = info.start_shape(info.takes_mask)
-    done = upload.note(width, height)
-    hint = HINT if not info.enlarges else EITHER if info.takes_mask else ENLARGED
-    return f"<p>{hint}</p>" + (f"<p>What the model is given: {done}.</p>" if done else "")
+    done, hint, shown = upload.note(width, height), HINT, "What the model is given"
+    if info.enlarges and not info.takes_mask:
+        hint = ENLARGED
+    elif info.enlarges:
+        hint, shown = EITHER.format(height=info.enlarges[0], width=info.enlarges[1]), "What you paint on"
+    return f"<p>{hint}</p>" + (f"<p>{shown}: {done}.</p>" if done else "")
