@@ -91,6 +91,8 @@ class CascadePipeline(StepwisePipeline):
             others predict what their scheduler's `prediction_type` says
         max_augmentations: for each stage but the first, the highest level that it was trained with, in [0, 1)
         augmentations: the levels of calls that name none, likewise
+        enlarging_steps, enlarging_guidance_scales: likewise, what calls that name one number take in the stages after
+            the first that they run; None: that number
         base_size: the size of images to enlarge, a side or (height, width), without a `unet`
         last_label_is_null: False for networks of classes, all of whose labels are classes: they are never guided
         example_prompts, prompt_styles: what the page offers with the model
@@ -112,7 +114,10 @@ class CascadePipeline(StepwisePipeline):
         "example": {"num_inference_steps": 20, "guidance_scale": 2.0},
         "page": {
             "model": {"info": "Draws a small image first; then networks of their own enlarge it and add the detail."},
-            "steps": {"value": 20, "info": "of each stage: in how many steps noise becomes an image"},
+            "steps": {
+                "value": 20,
+                "info": "of the small image; later stages take as many, or what the model has for them",
+            },
         },
     }
 
@@ -130,6 +135,8 @@ class CascadePipeline(StepwisePipeline):
         paths: dict | None = None,
         max_augmentations: list | None = None,
         augmentations: list | None = None,
+        enlarging_steps: list | None = None,
+        enlarging_guidance_scales: list | None = None,
         base_size: int | list[int] | None = None,
         last_label_is_null: bool = True,
         example_prompts: list[str] | str | None = None,
@@ -145,6 +152,8 @@ class CascadePipeline(StepwisePipeline):
             paths=dict(paths or {}),  # a list of two would be a component to diffusers
             max_augmentations=list(max_augmentations or [0.0] * (count - 1)),
             augmentations=list(augmentations or [0.0] * (count - 1)),
+            enlarging_steps=list(enlarging_steps or []),
+            enlarging_guidance_scales=list(enlarging_guidance_scales or []),
             base_size=base_size if unet is None else None,
             last_label_is_null=last_label_is_null,
             example_prompts=joined(example_prompts),
@@ -170,6 +179,13 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError(f"max_augmentations must have {wanted} entries, got {self.config.max_augmentations}")
         for level in self.config.max_augmentations:
             check_number("max_augmentations", level, 0.0, 0.999)
+        for name in ("enlarging_steps", "enlarging_guidance_scales"):
+            if len(self.config[name]) not in (0, self.num_stages - 1):
+                raise ValueError(f"{name} must have {self.num_stages - 1} entries, got {self.config[name]}")
+        for count in self.config.enlarging_steps:
+            check_count("enlarging_steps", count)
+        for scale in self.config.enlarging_guidance_scales:
+            check_number("enlarging_guidance_scales", scale, 0.0)
         known = [NETWORKS[stage] for stage in self.networks]
         for name, path in self.config.paths.items():
             if name not in known:
@@ -277,6 +293,12 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError(f"{name} must be a number, or a list with one for each of {count} stages, got {value!r}")
         return [plain(one) for one in given]
 
+    def _of_stages(self, name: str, asked: Any, first: int, usual: list[Any]) -> list[Any]:
+        """What a call asks for in each stage; with one number, those after the `first` take the `usual`, if any."""
+        found = self._each(name, asked, self.num_stages)
+        is_number = not isinstance(asked, (list, tuple, np.ndarray, Tensor))
+        return [*found[: first + 1], *usual[first:]] if usual and is_number else found
+
     def _of_stage(self, stage: int, given: dict[str, Any], count: int) -> tuple[Conditions, Nulls]:
         """What a stage's network is told of labels or prompts, and what instead of that to guide away from it."""
         config = self.networks[stage].config
@@ -330,14 +352,14 @@ class CascadePipeline(StepwisePipeline):
         jump_length: int,
         jump_n_sample: int,
     ) -> Iterator[Step]:
-        steps = self._each("num_inference_steps", num_inference_steps, self.num_stages)
-        scales = self._each("guidance_scale", guidance_scale, self.num_stages)
-        for scale in scales:
-            check_number("guidance_scale", scale, 0.0)
         levels = [0.0, *self._levels(conditioning_augmentation)]
         if mask_image is not None and self.unet is None:
             raise ValueError("mask_image must be None for a pipeline that only enlarges images")
         small, first = self._enlarging(image) if mask_image is None else (None, 0)
+        steps = self._of_stages("num_inference_steps", num_inference_steps, first, self.config.enlarging_steps)
+        scales = self._of_stages("guidance_scale", guidance_scale, first, self.config.enlarging_guidance_scales)
+        for scale in scales:
+            check_number("guidance_scale", scale, 0.0)
         several = None if small is None or len(small) == 1 else len(small)
         given = self._given(prompt, class_labels, negative_prompt, batch_size or several)
         count = given["count"]
@@ -503,8 +525,10 @@ class CascadePipeline(StepwisePipeline):
         Args:
             prompt: text, or a list with one per image; for networks of classes, the same as `class_labels`
             batch_size: how many images of a single prompt or label, or without one
-            num_inference_steps: of each stage, or a list with one number per stage
-            guidance_scale: w >= 0, of each stage, or a list with one number per stage; 1 is conditional only
+            num_inference_steps: of each stage, or a list with one number per stage; one number is of the first stage
+                alone if the model has `enlarging_steps` for the others
+            guidance_scale: w >= 0, of each stage, or a list with one number per stage; 1 is conditional only; one
+                number is of the first stage alone if the model has `enlarging_guidance_scales` for the others
             conditioning_augmentation: how much noise is put on each smaller image before it is enlarged, s in [0, 1),
                 or a list with one number for each stage but the first; at most the model's own `max_augmentations`.
                 None: the model's own

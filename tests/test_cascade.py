@@ -149,6 +149,18 @@ def test_steps_are_numbered_through_and_say_their_stage() -> None:
     assert run.nfe == 3 * 2 + 2, "both networks count; guidance asks twice"
 
 
+def test_one_number_is_of_the_first_stage_where_the_model_has_its_own_for_the_others() -> None:
+    pipe = cascade(enlarging_steps=[2], enlarging_guidance_scales=[1.0])
+
+    def evaluations(**asked: object) -> list[int]:
+        steps = list(run := pipe.stream("b", **{"num_inference_steps": 3, "guidance_scale": 2.0} | asked))
+        return [sum(step.stage == stage for step in steps) for stage in (0, 1)] + [run.nfe]
+
+    assert evaluations() == [3, 2, 3 * 2 + 2]
+    assert evaluations(num_inference_steps=[3, 4], guidance_scale=[1.0, 2.0]) == [3, 4, 3 + 4 * 2]
+    assert evaluations(image=torch.zeros(1, 3, 8, 8)) == [0, 3, 3 * 2], "the first that is run"
+
+
 def test_an_image_depends_on_its_seed_alone_and_on_no_later_stage() -> None:
     pipe = cascade()
     options = {"num_inference_steps": 2, "output_type": "np", "return_stages": True}
@@ -286,6 +298,9 @@ def test_what_a_stage_is_told() -> None:
         ({"paths": {"unet": "curved"}}, "^path must be "),
         ({"augmentations": [0.6]}, r"^conditioning_augmentation must be a finite number in \[0, 0.5\], got 0.6$"),
         ({"unet_3": unet(32, 6)}, "^scheduler_3 must be given, as unet_3 and scheduler_3 go together"),
+        ({"enlarging_steps": [2, 2]}, r"^enlarging_steps must have 1 entries, got \[2, 2\]$"),
+        ({"enlarging_steps": [0]}, "^enlarging_steps must be an integer of at least 1, got 0$"),
+        ({"enlarging_guidance_scales": [-1]}, "^enlarging_guidance_scales must be a finite number"),
         ({"text_encoder": tiny_bert()}, "^tokenizer must be given"),
         ({"unet": None}, "^unet must be given, as unet and scheduler go together, got None$"),
         ({"unet": None, "scheduler": None}, "^base_size must be given without a unet"),

@@ -98,11 +98,13 @@ def test_stages_are_trained_apart_and_joined(place: Path, capsys: pytest.Capture
     larger = {"low_resolution": 8} | DENOISING
     run_here(arguments(place, "larger", model_config_name_or_path=place / "untold.json", **larger))
     assert {path.stat().st_size > 1000 for path in (place / "larger" / "samples").glob("*.png")} == {True}
-    join([str(place / "whole"), str(place / "base"), str(place / "larger"), "--augmentations", "0.25"])
+    stages = str(place / "base"), str(place / "larger")
+    join([str(place / "whole"), *stages, "--augmentations", "0.25", "--enlarging_steps", "3"])
     pipe = quiet(CascadePipeline.from_pretrained(place / "whole"))
     assert pipe.config.paths == {"unet": "linear"} and pipe.config.augmentations == [0.25]
     output = pipe("a red apple", num_inference_steps=2, generator=seeded(), return_stages=True, output_type="np")
     assert [stage.shape[1] for stage in output.stages] == [8, 16] and np.isfinite(output.images).all()
+    assert pipe.config.enlarging_steps == [3] and output.nfe == 2 * 2 + 3, "the second stage is told no prompts"
     record = json.loads((place / "whole" / "training.json").read_text())
     assert record["recipe"]["low_resolution"] == 8 and record["continues"]["recipe"]["resolution"] == 8
     tuned = {"low_resolution": 8, "pretrained_model_name_or_path": place / "whole", "max_train_steps": 1}

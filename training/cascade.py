@@ -19,8 +19,10 @@ from training.networks.open import load_pipeline
 from training.run_record import record_of
 
 
-def joined(stages: list[DiffusionPipeline], augmentations: list[float] | None = None) -> CascadePipeline:
+def joined(stages: list[DiffusionPipeline], **usual: list[Any] | None) -> CascadePipeline:
     """One pipeline of the first stage's `unet` and the others' `unet_2`, from small to large.
+
+    `usual` are its `augmentations`, `enlarging_steps` and `enlarging_guidance_scales`.
 
     Raises:
         ValueError: stages that are in the wrong order, or do not fit one another, by name.
@@ -51,7 +53,7 @@ def joined(stages: list[DiffusionPipeline], augmentations: list[float] | None = 
     if len(nulls) > 1:
         raise ValueError("stages must all have a label for no class, or none of them")
     paths = {name: path for name, path in paths.items() if path is not None}
-    config = {"id2label": names, "paths": paths, "max_augmentations": highest, "augmentations": augmentations}
+    config = {"id2label": names, "paths": paths, "max_augmentations": highest} | usual
     config |= {name: first.config.get(name) for name in ("example_prompts", "prompt_styles")}
     config |= {"last_label_is_null": nulls != {False}}
     return CascadePipeline(**parts, **config)
@@ -93,11 +95,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--augmentations", type=float, nargs="+", help="the level of each stage but the first, where a call names none"
     )
+    parser.add_argument(
+        "--enlarging_steps",
+        type=int,
+        nargs="+",
+        help="steps of each stage but the first, if a call names one number",
+    )
+    parser.add_argument(
+        "--enlarging_guidance_scales", type=float, nargs="+", help="guidance of each stage but the first, likewise"
+    )
     given = parser.parse_args(arguments)
+    usual = {name: getattr(given, name) for name in ("augmentations", "enlarging_steps", "enlarging_guidance_scales")}
     try:
         if len(given.stages) not in (2, 3):
             raise ValueError(f"stages must be two or three, got {len(given.stages)}")
-        pipeline = joined([load_pipeline(stage) for stage in given.stages], given.augmentations)
+        pipeline = joined([load_pipeline(stage) for stage in given.stages], **usual)
         pipeline.save_pretrained(given.output)
         runs = record(given.stages)
         if runs is not None:
