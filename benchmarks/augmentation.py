@@ -50,7 +50,8 @@ class Options:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "sampling seeds"})
     num_inference_steps: int = flag(20, "steps of the stage that enlarges")
     base_steps: int = flag(20, "steps of the stage that draws small images")
-    guidance_scale: float = flag(2.0, "of each stage")
+    guidance_scale: float = flag(1.0, "of the stage that enlarges; more changes little, and takes twice as long")
+    base_guidance_scale: float = flag(2.0, "of the stage that draws small images")
     batch_size: int = flag(20, "images per batch")
     dtype: str = flag("bfloat16", "number format of the stages: float32 or bfloat16")
     features: str | None = flag(None, "network whose features are compared [as training.evaluate chooses it]")
@@ -60,7 +61,8 @@ class Options:
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot work, naming the flag."""
         check_one_of(self, dtype=tuple(DTYPES))
-        check_at_least(self, num_inference_steps=1, base_steps=1, guidance_scale=0, batch_size=1)
+        check_at_least(self, num_inference_steps=1, base_steps=1, batch_size=1)
+        check_at_least(self, guidance_scale=0, base_guidance_scale=0)
         check_at_least(self, num_samples=(NEIGHBOURS + 1) * len(self.seeds))
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")
@@ -120,9 +122,8 @@ def drawn(model: Model, options: Options, seed: int, inputs: torch.Tensor | None
     count = options.num_samples // len(options.seeds)
     first = count * options.seeds.index(seed)  # each seed has captions and real images of its own
     model.inputs = inputs
-    settings = {"num_inference_steps": options.num_inference_steps} | more
-    if "guidance_scale" in model.arguments:
-        settings["guidance_scale"] = options.guidance_scale
+    settings = {"num_inference_steps": options.num_inference_steps, "guidance_scale": options.guidance_scale} | more
+    settings = {name: value for name, value in settings.items() if name in model.arguments}
     starts = range(first, first + count, options.batch_size)
     batches = [range(start, min(start + options.batch_size, first + count)) for start in starts]
     return np.concatenate([draw_batch(model, some, 1_000_000 * seed, **settings).pixels for some in batches])
@@ -132,8 +133,8 @@ def measure(options: Options) -> list[Row]:
     """A row for each stage, kind of small images and level."""
     opened, rows = prepare(options), []
     small = {"real": {seed: opened.inputs for seed in options.seeds}}
-    steps = {"num_inference_steps": options.base_steps}
-    made = {seed: drawn(opened.base, options, seed, **steps) for seed in options.seeds}
+    settings = {"num_inference_steps": options.base_steps, "guidance_scale": options.base_guidance_scale}
+    made = {seed: drawn(opened.base, options, seed, **settings) for seed in options.seeds}
     small["generated"] = {seed: torch.from_numpy(pixels).float() / 255 for seed, pixels in made.items()}
     for name, stage in opened.stages.items():
         for kind in INPUTS:
