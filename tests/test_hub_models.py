@@ -22,7 +22,7 @@ from training.card import shipped_folders
 from training.networks.open import load_pipeline
 from ui.catalogue import draws_in_steps
 
-TINY = {"cascade": cascade, "ddim": ddim, "latent": latent, "score_sde": score_sde}  # no model of these is shipped
+TINY = {"cascade": cascade, "ddim": ddim, "latent": latent, "score_sde": score_sde}  # of kinds that are not shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}
 
 
