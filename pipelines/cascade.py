@@ -150,10 +150,11 @@ class CascadePipeline(StepwisePipeline):
         self.register_to_config(
             id2label=id2label,
             paths=dict(paths or {}),  # a list of two would be a component to diffusers
-            max_augmentations=list(max_augmentations or [0.0] * (count - 1)),
-            augmentations=list(augmentations or [0.0] * (count - 1)),
-            enlarging_steps=list(enlarging_steps or []),
-            enlarging_guidance_scales=list(enlarging_guidance_scales or []),
+            # None where a list would be empty, which diffusers cannot load
+            max_augmentations=list(max_augmentations or [0.0] * (count - 1)) or None,
+            augmentations=list(augmentations or [0.0] * (count - 1)) or None,
+            enlarging_steps=list(enlarging_steps or []) or None,
+            enlarging_guidance_scales=list(enlarging_guidance_scales or []) or None,
             base_size=base_size if unet is None else None,
             last_label_is_null=last_label_is_null,
             example_prompts=joined(example_prompts),
@@ -174,17 +175,17 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError("unet_2 must be given with unet_3, got None")
         if self.unet is None and self.config.base_size is None:
             raise ValueError("base_size must be given without a unet: the size of images to enlarge, got None")
-        if len(self.config.max_augmentations) != self.num_stages - 1:
+        if len(self.config.max_augmentations or []) != self.num_stages - 1:
             wanted = self.num_stages - 1
             raise ValueError(f"max_augmentations must have {wanted} entries, got {self.config.max_augmentations}")
-        for level in self.config.max_augmentations:
+        for level in self.config.max_augmentations or []:
             check_number("max_augmentations", level, 0.0, 0.999)
         for name in ("enlarging_steps", "enlarging_guidance_scales"):
-            if len(self.config[name]) not in (0, self.num_stages - 1):
+            if len(self.config[name] or []) not in (0, self.num_stages - 1):
                 raise ValueError(f"{name} must have {self.num_stages - 1} entries, got {self.config[name]}")
-        for count in self.config.enlarging_steps:
+        for count in self.config.enlarging_steps or []:
             check_count("enlarging_steps", count)
-        for scale in self.config.enlarging_guidance_scales:
+        for scale in self.config.enlarging_guidance_scales or []:
             check_number("enlarging_guidance_scales", scale, 0.0)
         known = [NETWORKS[stage] for stage in self.networks]
         for name, path in self.config.paths.items():
@@ -279,9 +280,9 @@ class CascadePipeline(StepwisePipeline):
 
     def _levels(self, asked: PerStage | None) -> list[float]:
         """The level of augmentation of each stage but the first; ValueError outside of what it was trained with."""
-        asked = self.config.augmentations if asked is None else asked
+        asked = self.config.augmentations or [] if asked is None else asked
         levels = self._each("conditioning_augmentation", asked, self.num_stages - 1)
-        for level, highest in zip(levels, self.config.max_augmentations, strict=True):
+        for level, highest in zip(levels, self.config.max_augmentations or [], strict=True):
             check_number("conditioning_augmentation", level, 0.0, highest)
         return levels
 
@@ -293,7 +294,7 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError(f"{name} must be a number, or a list with one for each of {count} stages, got {value!r}")
         return [plain(one) for one in given]
 
-    def _of_stages(self, name: str, asked: Any, first: int, usual: list[Any]) -> list[Any]:
+    def _of_stages(self, name: str, asked: Any, first: int, usual: list[Any] | None) -> list[Any]:
         """What a call asks for in each stage; with one number, those after the `first` take the `usual`, if any."""
         found = self._each(name, asked, self.num_stages)
         is_number = not isinstance(asked, (list, tuple, np.ndarray, Tensor))

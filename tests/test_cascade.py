@@ -180,6 +180,8 @@ def test_stages_alone_draw_what_they_draw_together() -> None:
         CascadePipeline(whole.unet, whole.scheduler, id2label=whole.config.id2label, paths={"unet": "linear"})
     )
     options = {"num_inference_steps": 2, "output_type": "np", "return_stages": True}
+    assert None not in (whole.config.max_augmentations, whole.config.augmentations)
+    assert first.config.max_augmentations is None, "an empty list is what diffusers cannot load"
     small = whole("a", generator=seeded(), **options).stages[0]
     np.testing.assert_array_equal(first("a", generator=seeded(), **options).images, small)
     parts = {"unet_2": whole.unet_2, "scheduler_2": whole.scheduler_2, "max_augmentations": [0.5], "base_size": 8}

@@ -117,7 +117,7 @@ def test_each_line_of_the_table_is_one_row_of_the_record(name: str) -> None:
         assert len(fitting) == 1, setting
         chosen = fitting[0]["settings"]
         assert (
-            setting.startswith(chosen.get("sampler", chosen["scheduler"]))
+            setting.startswith(chosen.get("sampler", chosen["scheduler"]).removesuffix("Scheduler"))
             and f"{chosen['num_inference_steps']} steps" in setting
         )
         if chosen["guidance_scale"] is not None:

@@ -34,6 +34,7 @@ def add_endpoint(
 
     called = _taking(list(parameters), answer)
     texts = {each: part.api_info()["additional_description"].removesuffix(".") for each, part in parameters.items()}
+    called.__name__ = name
     called.__doc__ = "\n".join([doc, "", "Args:", *(f"    {each}: {text}" for each, text in texts.items())])
     gr.Button(visible=False).click(
         called,

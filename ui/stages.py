@@ -25,9 +25,9 @@ def stage_limits(index: Mapping[str, Any], arguments: Collection[str]) -> dict[s
 
     `arguments` are those of its pipeline: an older one cannot inpaint, and one that only enlarges images does not.
     """
-    highest, usual = index.get("max_augmentations"), index.get("augmentations") or [0.0]
-    if highest is None:
+    if "max_augmentations" not in index:
         return {}
+    highest, usual = index["max_augmentations"] or [], index.get("augmentations") or [0.0]
     most, inpaints = min(highest, default=0.0), any(index.get("unet") or ()) and "mask_image" in arguments
     return {
         "conditioning_augmentation": {"range": (0.0, most), "value": min(usual[0], most), "visible": most > 0},
