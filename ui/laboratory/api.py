@@ -15,8 +15,8 @@ from .views import VIEWS
 LIMITS: dict[str, Any] = {"concurrency_id": "laboratory", "concurrency_limit": 2}
 DOC = """Draw the plots of an experiment in the laboratory: a sampler on a distribution of which everything is known.
 
-Every argument may be left out. Answers with
-settings, the seconds that it took, and plots: what the page draws, as ui/laboratory/plots.py says."""
+Every argument may be left out. Answers with settings, the seconds that it took, and plots: what the page draws, as
+ui/laboratory/plots.py says."""
 UNLESS = {"distribution": "the first that the view can show"}
 
 

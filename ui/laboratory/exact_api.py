@@ -11,9 +11,9 @@ from .images import Shown
 
 DOC = """Look at an image at one noise level as the optimal denoiser of Fashion-MNIST sees it, and as the network does.
 
-Every argument may be left out. Answers with
-x_0, x_t and both predictions; then what the checkpoint draws, each image with the training image nearest to it. And
-as JSON: settings, the distance of the two predictions, the share of copies, and the plots of the page."""
+Every argument may be left out. Answers with x_0, x_t and both predictions; then what the checkpoint draws, each image
+with the training image nearest to it. And as JSON: settings, the distance of the two predictions, the share of copies,
+and the plots of the page."""
 
 
 def add_endpoint() -> None:

@@ -24,14 +24,13 @@ LIMITS: dict[str, Any] = {"concurrency_id": "own-image", "concurrency_limit": 1}
 FILE = "file"
 LOOK_DOC = """Look at an image under a model at one t: noised, predicted, and one step back.
 
-Every argument may be left out. Answers with
-x_0, x_t, the predicted x_0, the predicted noise (halved) and the step back as PNG files; and a report as JSON."""
+Every argument may be left out. Answers with x_0, x_t, the predicted x_0, the predicted noise (halved) and the step back
+as PNG files; and a report as JSON."""
 FOLLOW_DOC = """Follow an image over all t, then by DDIM inversion to noise and back.
 
-Every argument may be left out. Answers with
-images of the way to noise and of the way back as PNG files, at the end what returned; and a report as JSON: L_t in
-bits/dim, the error of the predicted x_0 and the classifier's opinion, each at its t, L_T, and the error of what
-returned. While it goes on, the report says how far it is."""
+Every argument may be left out. Answers with images of the way to noise and of the way back as PNG files, at the end
+what returned; and a report as JSON: L_t in bits/dim, the error of the predicted x_0 and the classifier's opinion, each
+at its t, L_T, and the error of what returned. While it goes on, the report says how far it is."""
 LOOKED_AT = ("model", "image", "t", "back", "eta", "class_name", "seed")
 FOLLOWED = ("model", "image", "class_name", "steps", "seed")
 REPORTED = ("timesteps", "losses", "errors", "prior", "noise_std", "return_error")

@@ -175,17 +175,15 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError("unet_2 must be given with unet_3, got None")
         if self.unet is None and self.config.base_size is None:
             raise ValueError("base_size must be given without a unet: the size of images to enlarge, got None")
-        if len(self.config.max_augmentations or []) != self.num_stages - 1:
-            wanted = self.num_stages - 1
-            raise ValueError(f"max_augmentations must have {wanted} entries, got {self.config.max_augmentations}")
-        for level in self.config.max_augmentations or []:
+        wanted = self.num_stages - 1
+        for name in ("max_augmentations", "enlarging_steps", "enlarging_guidance_scales"):
+            if len(self._own(name)) != wanted and (self._own(name) or name == "max_augmentations"):
+                raise ValueError(f"{name} must have {wanted} entries, got {self.config[name]}")
+        for level in self._own("max_augmentations"):
             check_number("max_augmentations", level, 0.0, 0.999)
-        for name in ("enlarging_steps", "enlarging_guidance_scales"):
-            if len(self.config[name] or []) not in (0, self.num_stages - 1):
-                raise ValueError(f"{name} must have {self.num_stages - 1} entries, got {self.config[name]}")
-        for count in self.config.enlarging_steps or []:
+        for count in self._own("enlarging_steps"):
             check_count("enlarging_steps", count)
-        for scale in self.config.enlarging_guidance_scales or []:
+        for scale in self._own("enlarging_guidance_scales"):
             check_number("enlarging_guidance_scales", scale, 0.0)
         known = [NETWORKS[stage] for stage in self.networks]
         for name, path in self.config.paths.items():
@@ -278,11 +276,15 @@ class CascadePipeline(StepwisePipeline):
         """What of a prompt is not read, as it is longer than the text encoder takes; "" for most."""
         return unread(self.tokenizer, prompt) if self.takes_prompts else ""
 
+    def _own(self, name: str) -> list[Any]:
+        """What the config has for each stage but the first, by the name of the list; [] for nothing."""
+        return self.config[name] or []
+
     def _levels(self, asked: PerStage | None) -> list[float]:
         """The level of augmentation of each stage but the first; ValueError outside of what it was trained with."""
-        asked = self.config.augmentations or [] if asked is None else asked
+        asked = self._own("augmentations") if asked is None else asked
         levels = self._each("conditioning_augmentation", asked, self.num_stages - 1)
-        for level, highest in zip(levels, self.config.max_augmentations or [], strict=True):
+        for level, highest in zip(levels, self._own("max_augmentations"), strict=True):
             check_number("conditioning_augmentation", level, 0.0, highest)
         return levels
 
@@ -294,7 +296,7 @@ class CascadePipeline(StepwisePipeline):
             raise ValueError(f"{name} must be a number, or a list with one for each of {count} stages, got {value!r}")
         return [plain(one) for one in given]
 
-    def _of_stages(self, name: str, asked: Any, first: int, usual: list[Any] | None) -> list[Any]:
+    def _of_stages(self, name: str, asked: Any, first: int, usual: list[Any]) -> list[Any]:
         """What a call asks for in each stage; with one number, those after the `first` take the `usual`, if any."""
         found = self._each(name, asked, self.num_stages)
         is_number = not isinstance(asked, (list, tuple, np.ndarray, Tensor))
@@ -357,8 +359,8 @@ class CascadePipeline(StepwisePipeline):
         if mask_image is not None and self.unet is None:
             raise ValueError("mask_image must be None for a pipeline that only enlarges images")
         small, first = self._enlarging(image) if mask_image is None else (None, 0)
-        steps = self._of_stages("num_inference_steps", num_inference_steps, first, self.config.enlarging_steps)
-        scales = self._of_stages("guidance_scale", guidance_scale, first, self.config.enlarging_guidance_scales)
+        steps = self._of_stages("num_inference_steps", num_inference_steps, first, self._own("enlarging_steps"))
+        scales = self._of_stages("guidance_scale", guidance_scale, first, self._own("enlarging_guidance_scales"))
         for scale in scales:
             check_number("guidance_scale", scale, 0.0)
         several = None if small is None or len(small) == 1 else len(small)
