@@ -301,8 +301,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # accelerate launch -m training.train --recipe emoji-latent
     # model_cards/emoji-latent, with --max_train_steps 8500, 544,000 images, FD-EffNet-Lite0 148 in 10 steps of UniPC at
-    # guidance 4 (real images: 49); from there with --learning_rate 7e-4 --max_train_steps 5000, 864,000 in all, 140: the
-    # right subgroup for 37 % of training captions (reconstructions: 95 %)
+    # guidance 4 (real images: 49); from there with --learning_rate 7e-4 --max_train_steps 5000, 864,000 in all, 140:
+    # the right subgroup for 37 % of training captions (reconstructions: 95 %)
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
     # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {
@@ -312,7 +312,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # accelerate launch -m training.train --recipe emoji-base-32
     # the first stage of a cascade; model_cards/emoji-cascade, with --max_train_steps 1900 and from there 1600 more at
-    # --learning_rate 7e-4, 224,000 images, and 41,600 of the second: FD-EffNet-Lite0 182 in 20 and 5 steps at guidance 3
+    # --learning_rate 7e-4, 224,000 images, and 41,600 of the second: FD-EffNet-Lite0 182 in 20 and 5 steps at
+    # guidance 3
     "emoji-base-32": {**_EMOJI_TEXT, "resolution": 32, "resize": "area", "max_train_steps": 20_000},  # 1.3 million
     # accelerate launch -m training.train --recipe emoji-sr-128
     # its second; `python -m training.cascade runs/emoji-cascade runs/emoji-base-32 runs/emoji-sr-128` joins them
