@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
-from runs import FOLDER, RUNS, SAVED_AT, arguments, place
 from training_runs import run_here
 
 from pipelines import (
@@ -24,6 +23,7 @@ from pipelines import (
     NoisyClassifier,
     PatchedUNet2DModel,
 )
+from runs import FOLDER, RUNS, SAVED_AT, arguments, place
 
 NAMES = {"0": "dots", "1": "lines", "2": "noise"}
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
