@@ -141,8 +141,8 @@ def mask_named(name: str, height: int, width: int, seed: int) -> np.ndarray:
     return mask
 
 
-def seams(images: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """Mean absolute difference of neighbouring pixels across the border of a mask (H, W), and inside of it; NaN
+def seams(images: np.ndarray, mask: np.ndarray) -> tuple[float | None, float | None]:
+    """Mean absolute difference of neighbouring pixels across the border of a mask (H, W), and inside of it; None
     without such neighbours. Images are (N, H, W, C) in [0, 1]."""
     across, inside = [], []
     for axis in (0, 1):
@@ -151,7 +151,7 @@ def seams(images: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
         near, far = (np.delete(side[0], -1, axis) for side in (near, far))
         across.append(steps[:, near != far].ravel())
         inside.append(steps[:, near & far].ravel())
-    return tuple(float(np.concatenate(found).mean()) if sum(map(len, found)) else np.nan for found in (across, inside))
+    return tuple(float(np.concatenate(found).mean()) if sum(map(len, found)) else None for found in (across, inside))
 
 
 def takes(pipe: Any, name: str) -> bool:
@@ -263,7 +263,7 @@ REAL = {
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value != value else f"{value:g}" if isinstance(value, int) else f"{value:.3f}"
+    return "-" if value is None else f"{value:g}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:

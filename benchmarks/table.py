@@ -12,10 +12,10 @@ import accelerate
 import torch
 from transformers import HfArgumentParser
 
+from pipelines.cpu import BF16_FLAGS, own_flags, read_system
 from training.command_line import parse_dataclasses
 from training.files import write_json
 from training.machine import versions
-from ui.device import BF16_FLAGS, cpu_flags
 
 Options = TypeVar("Options")
 Row = dict[str, Any]
@@ -66,14 +66,11 @@ def command_line(
 
 def machine() -> Row:
     """The facts about the machine that a run does not change, and how busy it is."""
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        cpuinfo = ""
+    cpuinfo = read_system("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0] if models else "unknown",
-        "bf16_flags": sorted(BF16_FLAGS & cpu_flags(cpuinfo)),
+        "bf16_flags": sorted(BF16_FLAGS & own_flags()),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions() | {"accelerate": accelerate.__version__},
     }

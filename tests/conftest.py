@@ -114,3 +114,11 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from latent_folders import save_dit
 
     return save_dit(tmp_path_factory.mktemp("dit"))
+
+
+@pytest.fixture
+def bfloat16_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies bfloat16, whatever this machine's is."""
+    from training import machine
+
+    monkeypatch.setattr(machine, "own_flags", lambda: frozenset({"amx_bf16"}))

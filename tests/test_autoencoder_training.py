@@ -375,7 +375,7 @@ def test_flags_that_cannot_work_are_named(place: Path) -> None:
             parse(["--recipe=emoji-autoencoder", *flags.split()])
 
 
-def test_the_recipe_is_the_one_that_was_measured() -> None:
+def test_the_recipe_is_the_one_that_was_measured(bfloat16_cpu: None) -> None:
     recipe, options = parse(["--recipe", "emoji-autoencoder"])
     assert (
         find_objective(recipe.objective) is Autoencoding and recipe.max_train_steps * recipe.train_batch_size == 40_000

@@ -50,7 +50,9 @@ def test_a_flag_that_is_not_given_follows_accelerate_and_a_given_one_wins(
     assert f"--{name} {given} is used, and not accelerate's {followed}" in caplog.text
 
 
-def test_what_accelerate_says_when_it_is_not_asked_leaves_the_recipe_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_accelerate_says_when_it_is_not_asked_leaves_the_recipe_alone(
+    bfloat16_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")

@@ -77,7 +77,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_parses_with_its_row_over_the_defaults(name: str) -> None:
+def test_every_recipe_parses_with_its_row_over_the_defaults(name: str, bfloat16_cpu: None) -> None:
     recipe, options = parse(["--recipe", name])
     assert type(options) is find_objective(recipe.objective).Options
     expected = {f.name: f.default for kind in (Recipe, type(options)) for f in fields(kind)} | RECIPES[name]
@@ -85,7 +85,7 @@ def test_every_recipe_parses_with_its_row_over_the_defaults(name: str) -> None:
     assert vars(recipe) | vars(options) == expected
 
 
-def test_a_flag_beats_the_row_of_the_recipe() -> None:
+def test_a_flag_beats_the_row_of_the_recipe(bfloat16_cpu: None) -> None:
     recipe, options = parse(
         "--recipe=fashion-cfg --class_conditional False --no_channels_last --learning_rate 3e-5".split()
     )

@@ -24,6 +24,7 @@ from pipelines import (
     NoisyClassifier,
     PatchedUNet2DModel,
 )
+from pipelines.cpu import cpu_flags, usable_cores
 from training.metrics.features import FeatureClassifier
 from ui import controls, device, image_metadata, run
 from ui.catalogue import Catalogue, describe
@@ -193,10 +194,10 @@ def test_an_accelerator_comes_first() -> None:
 
 
 def test_cpuinfo_and_container_limits_are_read() -> None:
-    assert device.cpu_flags("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n") == {"fpu", "amx_bf16"}
-    assert device.cpu_flags("") == frozenset()
-    assert device.usable_cores(16, "200000 100000\n") == 2
-    assert device.usable_cores(16, "max 100000") == 16 and device.usable_cores(4, "") == 4
+    assert cpu_flags("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n") == {"fpu", "amx_bf16"}
+    assert cpu_flags("") == frozenset()
+    assert usable_cores(16, "200000 100000\n") == 2
+    assert usable_cores(16, "max 100000") == 16 and usable_cores(4, "") == 4
 
 
 def test_stop_concerns_one_visitor_until_cleared() -> None:

@@ -17,7 +17,6 @@ measures each checkpoint, and plots the distances to real and to training images
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from training.data.cache import default_cache_dir
 from training.evaluation import bits_per_dim, plots
 from training.evaluation.batches import BatchCache, depends_on, draw
 from training.evaluation.measuring import Measuring
-from training.evaluation.options import Options, parse
+from training.evaluation.options import Options, parse, recorded
 from training.evaluation.prepare import Evaluation, prepare, sweep
 from training.evaluation.processes import Processes
 from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
@@ -180,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         locations, options = parse(arguments, __doc__.splitlines()[0])
-        run_all(locations, options, shlex.join(["python", "-m", "training.evaluate", *arguments]))
+        run_all(locations, options, recorded("python -m training.evaluate", arguments, options.dtype))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}" if is_reporter() else 1)
 

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 
 from training.data import ImageData, load_images
 from training.files import write_json, write_whole
-from training.machine import versions
+from training.machine import emulates_bfloat16, versions
 from training.metrics.features import FeatureClassifier, extract, to_input
 
 
@@ -48,7 +48,10 @@ class Options:
     max_train_samples: int | None = field(
         default=None, metadata={"help": "train on only this many images, for a trial"}
     )
-    mixed_precision: str = field(default="bf16", metadata={"help": "bf16 or no", "choices": ["bf16", "no"]})
+    mixed_precision: str = field(
+        default_factory=lambda: "no" if emulates_bfloat16() else "bf16",
+        metadata={"help": "bf16 or no", "choices": ["bf16", "no"]},
+    )
     seed: int = 0
 
 

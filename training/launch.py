@@ -67,13 +67,18 @@ def report_overruled(launched: Mapping[str, Any], used: Any) -> None:
             logger.info("--%s %s is used, and not accelerate's %s", name, getattr(used, name), value)
 
 
+def asked_for_cpu() -> bool:
+    """Whether accelerate was asked to compute on the CPU although there may be a GPU."""
+    return bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def start_processes() -> PartialState:
     """Join the launch's other processes; on a CPU, keep freed memory and take this process's share of the cores.
 
     Raises:
         ValueError: several processes were started, and this one is not connected to the others.
     """
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    cpu = asked_for_cpu()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if torch.cuda.is_available() and not cpu and local > torch.cuda.device_count():
         raise ValueError(f"--num_processes must be at most {torch.cuda.device_count()}, one per GPU, got {local}")

@@ -7,6 +7,8 @@ import diffusers
 import numpy as np
 import torch
 
+from pipelines.cpu import BF16_FLAGS, own_flags
+
 _WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPI
 
 
@@ -26,6 +28,20 @@ def check_connected(processes: int) -> None:
             f"WORLD_SIZE must be the number of connected processes, got {started} where one is seen: on a CPU use "
             f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {started} -m ..."
         )
+
+
+def emulates_bfloat16(cpu: bool = False) -> bool:
+    """Whether torch computes here on a CPU that emulates bfloat16, many times slower than float32.
+
+    `cpu`: it computes there although there is a GPU.
+    """
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return (cpu or not accelerated) and not own_flags() & BF16_FLAGS
+
+
+def usual_dtype() -> str:
+    """The number format in which models are measured and drawn from unless another is asked for."""
+    return "float32" if emulates_bfloat16() else "bfloat16"
 
 
 def share_cores(processes: int) -> None:

@@ -24,6 +24,7 @@ from training.machine import is_reporter
 from training.model_index import is_adapter
 from training.objectives import find_objective
 from training.objectives.base import Objective
+from training.precision import report_precision, suited
 from training.progress import next_commands
 from training.recipes import RECIPES, Recipe, fields_in
 from training.resume import (
@@ -48,7 +49,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     """The recipe that the command line selects, with its flags applied, and the options of its objective.
 
     A flag that is not given is what was given to accelerate instead, or that of the checkpoint from which the run goes
-    on, or that of the recipe's row, or the default.
+    on, or that of the recipe's row, or the default. A row's bfloat16 is left to machines that do not emulate it.
 
     Raises:
         ValueError: an unknown recipe, objective or flag, with the nearest known one, a value out of range, or one that
@@ -59,7 +60,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     saved = {} if checkpoint is None else saved_settings(checkpoint)
     name = _recipe_name(arguments, saved.get("recipe"))
     launched = launched_settings()
-    row = (saved or dict(RECIPES[name])) | launched
+    row = (saved or suited(RECIPES[name])) | launched
     for flag, others in _OTHER_DATA.items():
         if values_of(arguments, flag):
             row = {key: value for key, value in row.items() if key not in others}
@@ -154,6 +155,7 @@ def run(recipe: Recipe, options: Objective.Options, processes: PartialState, arg
     wanted = recipe.resume_from_checkpoint
     checkpoint = intact_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
     check_output_dir(recipe, checkpoint)
+    report_precision(recipe)
     if recipe.lora_rank is not None:
         check_adapter(recipe)
     data = load_data(recipe, options)

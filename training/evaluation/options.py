@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from transformers import HfArgumentParser
 
-from training.command_line import did_you_mean, parse_dataclasses
+from training.command_line import did_you_mean, parse_dataclasses, values_of
 from training.evaluation.sampling import SCHEDULERS
+from training.machine import usual_dtype
 from training.metrics.feature_nets import EFFICIENTNET, NAMED
 from training.metrics.sample_quality import NEIGHBOURS
 
@@ -34,6 +36,12 @@ EXAMPLES = """examples:
 An interrupted run continues when it is started again. Several values of a setting make a sweep, with plots beside
 metrics.json: guidance.png and steps.png. Bits/dim are plotted in likelihood.png.
 """
+
+
+def recorded(program: str, arguments: list[str], dtype: str) -> str:
+    """A command line as metrics.json keeps it: with the number format, where it is not that of most machines."""
+    unsaid = ["--dtype", dtype] if dtype != "bfloat16" and not values_of(arguments, "--dtype") else []
+    return shlex.join([*program.split(), *arguments, *unsaid])
 
 
 def flag(default: Any, text: str) -> Any:
@@ -60,7 +68,9 @@ class Options:
         None, "one or more NAME=VALUE for the pipeline's call, such as sampler=heun shift=3"
     )
     seed: int = flag(0, "image k is drawn with seed + k")
-    dtype: str = flag("bfloat16", "number format of the network: bfloat16 or float32")
+    dtype: str | None = flag(
+        None, "number format of the network: bfloat16 or float32 [bfloat16, but float32 on a CPU that emulates it]"
+    )
     resolution: int | None = flag(
         None, "side in pixels that the real images are resized to; default: as in training, or as they are"
     )
@@ -107,7 +117,7 @@ class Options:
             self.scheduler = list(dict.fromkeys(named))
         if self.variance_type is not None:
             self.variance_type = [one_of("variance_type", name, list(VARIANCES)) for name in self.variance_type]
-        self.dtype = one_of("dtype", self.dtype, list(DTYPES))
+        self.dtype = one_of("dtype", self.dtype or usual_dtype(), list(DTYPES))
         self._check_counts()
         check_scales(self.guidance_scale)
         interval = self.guidance_interval

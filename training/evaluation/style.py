@@ -12,7 +12,6 @@ adapter, and onto its card. The data sets need the columns of `python -m trainin
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from transformers import HfArgumentParser
 from training.command_line import parse_dataclasses
 from training.data.sources import evenly_spaced
 from training.evaluation import alignment
-from training.evaluation.options import DTYPES, OWN_CODE, flag
+from training.evaluation.options import DTYPES, OWN_CODE, flag, recorded
 from training.evaluation.prepare import default_output
 from training.evaluation.prompts import Known, Prompt
 from training.evaluation.results import Row, aligned, merge, read_rows
@@ -178,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("adapter", help="the folder or the Hub id of the adapter")
     try:
         options, rest = parse_dataclasses(parser, arguments)
-        run(rest.model, rest.adapter, options, shlex.join([*program.split(), *arguments]))
+        run(rest.model, rest.adapter, options, recorded(program, arguments, options.dtype))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

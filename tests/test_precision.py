@@ -1,0 +1,86 @@
+"""bfloat16 where the processor multiplies it, float32 where it would be emulated, and what is said of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import command, image_folder, run_here
+
+from training import contact_sheet, machine
+from training.evaluation.options import Options, recorded
+from training.feature_classifier import Options as Classifying
+from training.precision import report_precision
+from training.train import parse
+
+pytestmark = pytest.mark.usefixtures("alone")
+DATA = ["--dataset_name", "data/emoji"]
+
+
+@pytest.fixture
+def emulating(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "own_flags", lambda: frozenset({"avx2", "avx512f"}))
+
+
+def precision(line: str) -> str:
+    return parse(line.split())[0].mixed_precision
+
+
+def test_a_recipe_computes_in_float32_where_bfloat16_is_emulated(emulating: None) -> None:
+    assert precision("--recipe fashion-cfg") == "no"
+    assert precision("--recipe emoji-autoencoder") == "no" and precision("--recipe conditional") == "no"
+    assert Classifying("classifier").mixed_precision == "no"
+    assert precision("--recipe fashion-cfg --mixed_precision bf16") == "bf16", "a flag is followed"
+
+
+def test_accelerate_is_followed_too(emulating: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert precision("--recipe fashion-cfg") == "bf16"
+
+
+def test_bfloat16_where_the_processor_multiplies_it(bfloat16_cpu: None) -> None:
+    assert precision("--recipe fashion-cfg") == "bf16" and Classifying("classifier").mixed_precision == "bf16"
+    assert Options(dataset_name="data").dtype == contact_sheet.Options().dtype == "bfloat16"
+
+
+def test_a_gpu_has_bfloat16_whatever_the_processor(emulating: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert precision("--recipe fashion-cfg") == "bf16" and machine.usual_dtype() == "bfloat16"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert precision("--recipe fashion-cfg") == "no", "nor where accelerate computes on the processor"
+
+
+def test_models_are_measured_in_float32_where_bfloat16_is_emulated(emulating: None) -> None:
+    assert Options(dataset_name="data").dtype == contact_sheet.Options().dtype == "float32"
+    assert Options(dataset_name="data", dtype="bfloat16").dtype == "bfloat16"
+
+
+def test_the_recorded_command_draws_in_the_same_format_elsewhere() -> None:
+    program = "python -m training.evaluate"
+    assert recorded(program, ["a b", *DATA], "bfloat16") == f"{program} 'a b' --dataset_name data/emoji"
+    assert recorded(program, ["a", *DATA], "float32").endswith("--dataset_name data/emoji --dtype float32")
+    assert recorded(program, ["a", "--dtype=float32"], "float32") == f"{program} a --dtype=float32"
+
+
+def test_a_run_says_in_which_format_it_computes(emulating: None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    report_precision(parse(["--recipe", "conditional"])[0])
+    assert caplog.text == "", "its recipe has float32"
+    report_precision(parse(["--recipe", "fashion-cfg"])[0])
+    assert "mixed_precision is no and not the recipe's bf16, which this CPU would emulate" in caplog.text
+    report_precision(parse("--recipe conditional --mixed_precision bf16".split())[0])
+    assert "WARNING" in caplog.text and "mixed_precision is bf16, which this CPU emulates" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_format(
+    bfloat16_cpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, folder = image_folder(tmp_path / "images"), tmp_path / "run"
+    line = f"--recipe fashion-cfg --torch_compile False --train_data_dir {images} --output_dir {folder}"
+    run_here(command(line, max_train_steps=1))
+    monkeypatch.setattr(machine, "own_flags", frozenset)
+    run_here(["--resume_from_checkpoint", str(folder / "checkpoint-1"), "--max_train_steps=2"])
+    assert "mixed_precision is bf16, which this CPU emulates" in caplog.text
