@@ -208,6 +208,28 @@ def test_a_stage_has_steps_of_its_own(kind: type) -> None:
     assert pipe("a", num_inference_steps=2).nfe == 8
 
 
+def mean_of_what_is_left(image: torch.Tensor, mask: torch.Tensor, factor: int) -> torch.Tensor:
+    """In [-1, 1], of each square of `factor` pixels, without those where the mask is 1; of all of them if none is left.
+
+    image (1, C, H, W) in [0, 1]
+    """
+    blocks = (2 * image - 1).unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
+    left = (1 - mask).unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor)).expand_as(blocks).bool()
+    means = torch.where(left, blocks, torch.nan).nanmean((-3, -1))
+    return torch.where(means.isnan(), blocks.mean((-3, -1)), means)
+
+
+def test_a_mask_of_every_second_row_leaves_the_small_image_whole() -> None:
+    pipe, image = cascade(), torch.rand(1, 3, 16, 16, generator=seeded())
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 1::2, :] = 1
+    run = {"image": image, "mask_image": mask, "num_inference_steps": 2, "output_type": "latent"}
+    small, large = pipe("a", generator=seeded(), return_stages=True, **run).stages
+    torch.testing.assert_close(small, mean_of_what_is_left(image, mask, 2), rtol=0, atol=1e-6)
+    changed = (large - (2 * image - 1)).abs().amax(1)
+    assert not changed[:, 0::2].any() and (changed[:, 1::2] > 1e-3).float().mean() > 0.9
+
+
 def test_three_stages_and_a_first_of_second_order_inpaint() -> None:
     parts = {"unet_3": unet(32, 6), "scheduler_3": DDIMScheduler(**VP), "scheduler": FlowMatchHeunDiscreteScheduler()}
     pipe = cascade(**parts, max_augmentations=[0.5, 0.0], augmentations=None)
@@ -215,29 +237,30 @@ def test_three_stages_and_a_first_of_second_order_inpaint() -> None:
     mask[..., 17:] = 1
     run = {"image": image, "mask_image": mask, "num_inference_steps": 4, "jump_length": 1, "jump_n_sample": 2}
     found = pipe("a", generator=seeded(), output_type="latent", return_stages=True, **run)
-    for stage, kept in zip(found.stages, (4, 8, 17), strict=True):
-        factor = 32 // stage.shape[-1]
-        known = torch.nn.functional.avg_pool2d(2 * image - 1, factor)
-        assert torch.equal(stage[..., :kept], known[..., :kept])
+    for stage, kept in zip(found.stages, (4, 9, 17), strict=True):
+        known = mean_of_what_is_left(image, mask, 32 // stage.shape[-1])
+        torch.testing.assert_close(stage[..., :kept], known[..., :kept], rtol=0, atol=1e-6)
         assert ((stage - known).abs().amax(1)[..., kept:] > 1e-3).float().mean() > 0.9
     assert found.nfe == 2 * ((7 + 3 * 2) + 4 + 4), "Heun asks twice a step but for the last; three jumps"
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler])
-def test_every_stage_draws_anew_only_what_the_mask_touches_at_its_size(kind: type) -> None:
+def test_every_stage_draws_anew_only_what_the_mask_covers_by_more_than_half_at_its_size(kind: type) -> None:
     flow = kind is FlowMatchEulerDiscreteScheduler
     scheduler = kind() if flow else kind(**VP)
     pipe = cascade(scheduler_2=scheduler, paths={"unet": "linear"} | ({"unet_2": "linear"} if flow else {}))
     image = torch.rand(1, 3, 16, 16, generator=seeded())
     mask = torch.zeros(1, 1, 16, 16)
-    mask[..., 9:] = 1  # column 4 of the small image is touched by half
+    mask[..., 9:] = 1  # of column 4 of the small image half is left
     run = {"image": image, "mask_image": mask, "num_inference_steps": 4, "jump_length": 1, "jump_n_sample": 3}
     run |= {"output_type": "latent", "return_stages": True}
     found = pipe(["a", "b"], generator=[seeded(1), seeded(2)], **run)
     small, large = found.stages
-    shrunk = torch.nn.functional.avg_pool2d(2 * image - 1, 2)[0]
-    for drawn, known, kept in ((small, shrunk, 4), (large, 2 * image[0] - 1, 9)):
-        assert torch.equal(drawn[..., :kept], known[..., :kept].expand(2, -1, -1, -1))
+    shrunk = mean_of_what_is_left(image, mask, 2)[0]
+    assert torch.equal(shrunk[..., 4], (2 * image[0] - 1)[..., 8].unflatten(-1, (-1, 2)).mean(-1)), "not the masked one"
+    for drawn, known, kept in ((small, shrunk, 5), (large, 2 * image[0] - 1, 9)):
+        expected = known[..., :kept].expand(2, -1, -1, -1)
+        torch.testing.assert_close(drawn[..., :kept], expected, rtol=0, atol=1e-6 if drawn is small else 0)
         assert ((drawn - known).abs().amax(1)[..., kept:] > 1e-3).float().mean() > 0.9
     assert found.nfe == 2 * ((4 + 2 * 3) + 4), "the first stage alone jumps"
     alone = pipe("b", generator=[seeded(2)], **run).images

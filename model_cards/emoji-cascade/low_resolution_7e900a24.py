@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, pad
 
 from .conditions_8e39acbe import Conditions
 from .run_2dd2cfc3 import Denoiser, evaluate
@@ -24,6 +24,16 @@ TIME_SCALE = 1000  # s is told as a time of as many steps
 def enlarged(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (N, C, h, w) in (N, C, *size), between pixels on lines."""
     return interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def known_at(size: tuple[int, int], image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) at a stage's size, and where it draws them anew, for a mask (N, 1, H, W) that is True there.
+
+    A pixel of that size is kept if the mask leaves at least half of it, and is then the mean of what is left.
+    """
+    left = adaptive_avg_pool2d((~mask).float(), size)
+    mean = adaptive_avg_pool2d(image * ~mask, size) / left.clamp(min=torch.finfo(left.dtype).eps)
+    return mean, left < 0.5
 
 
 def noisy_condition(image: Tensor, level: Tensor, eps: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNet2DModel
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .base_5843f4ae import (
@@ -39,7 +38,7 @@ from .ddpm_2c977f94 import ancestral_steps
 from .facts_c265849c import Facts
 from .flow_matching_57a36d9a import find_path, is_of_flows, run_of_flow
 from .image_inputs_91d43f00 import Images, given_pixels, pixels_of
-from .low_resolution_ae90c052 import beside, enlarged, is_told_levels, noisy_condition, told_level
+from .low_resolution_7e900a24 import beside, enlarged, is_told_levels, known_at, noisy_condition, told_level
 from .repaint_d904cc43 import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting
 from .run_2dd2cfc3 import Denoiser, Step, evaluate, plain
 from .solvers_bc1ef747 import DefaultSteps, Solver
@@ -401,8 +400,7 @@ class CascadePipeline(StepwisePipeline):
     ) -> list[Inpainting | None]:
         """What each stage keeps of an image of the last one's size.
 
-        A smaller stage draws a pixel anew if the mask touches any that it covers. Only the first stage jumps back: the
-        others are told the smaller image, which fits what is kept.
+        Only the first stage jumps back: the others are told the smaller image, which fits what is kept.
 
         Raises:
             ValueError: as `given_pixels` and `Inpainting`.
@@ -410,8 +408,7 @@ class CascadePipeline(StepwisePipeline):
         if mask_image is None:
             return [None] * self.num_stages
         y, mask = given_pixels(image, mask_image, (self.channels, *self.sizes[-1]), count)
-        known = [(adaptive_avg_pool2d(y, size), adaptive_max_pool2d(mask.float(), size) > 0) for size in self.sizes]
-        first, *others = known
+        first, *others = (known_at(size, y, mask) for size in self.sizes)
         return [Inpainting(*first, jump_length, jump_n_sample), *(Inpainting(*each, jump_length, 1) for each in others)]
 
     def _noise(self, first: int, count: int, generator: Generators, latents: Tensor | None) -> "list[StageNoise]":
