@@ -23,15 +23,14 @@ from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.checks import prompts_for
 from training.evaluation.measuring import floor_of
-from training.evaluation.options import DTYPES
+from training.evaluation.options import DTYPES, chosen_dtype, dtype_of
 from training.evaluation.options import Options as Evaluating
 from training.evaluation.prepare import features_for
 from training.evaluation.sampling import Model, draw_batch, open_model
 from training.evaluation.small_images import inputs_for
-from training.machine import usual_dtype
 from training.metrics.feature_nets import open_features
 from training.metrics.sample_quality import NEIGHBOURS, SampleEvaluator
-from training.recipes import check_one_of, flag
+from training.recipes import flag
 
 INPUTS = ("generated", "real")
 
@@ -54,17 +53,14 @@ class Options:
     guidance_scale: float = flag(1.0, "of the stage that enlarges; more changes little, and takes twice as long")
     base_guidance_scale: float = flag(2.0, "of the stage that draws small images")
     batch_size: int = flag(20, "images per batch")
-    dtype: str | None = flag(
-        None, "number format of the stages: float32 or bfloat16 [bfloat16, but float32 on a CPU that emulates it]"
-    )
+    dtype: str | None = dtype_of("stages")
     features: str | None = flag(None, "network whose features are compared [as training.evaluate chooses it]")
     output: str = flag("augmentation.png", "the plot to write")
     json: str | None = flag(None, "write the numbers to this file")
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that cannot work, naming the flag."""
-        self.dtype = self.dtype or usual_dtype()
-        check_one_of(self, dtype=tuple(DTYPES))
+        self.dtype = chosen_dtype(self.dtype)
         check_at_least(self, num_inference_steps=1, base_steps=1, batch_size=1)
         check_at_least(self, guidance_scale=0, base_guidance_scale=0)
         check_at_least(self, num_samples=(NEIGHBOURS + 1) * len(self.seeds))

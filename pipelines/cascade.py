@@ -5,8 +5,8 @@
 
 Each stage has a network, a scheduler and a noise process of its own, and is guided by itself. Its steps are DDIM's,
 ancestral, Euler's along a flow, or those of any diffusers scheduler. low_resolution.py has what a stage is told of the
-one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, all stages
-draw anew what is white there, each at its own size, beside what is kept (repaint.py).
+one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, each stage
+draws anew what is white there, at its own size, beside what is kept (repaint.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -545,7 +545,8 @@ class CascadePipeline(StepwisePipeline):
             image: enlarge this image, or these, one per image drawn: PIL images or their paths, an array (N, H, W, C)
                 or a tensor (N, C, H, W) in [0, 1], of the size of a stage but the last; with `mask_image`, of the last
             return_stages: whether to return the images of each stage, too
-            mask_image: white where `image` is to be drawn anew by all stages, black where it keeps its pixels (RePaint)
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint); a smaller
+                stage draws a pixel anew of which more than half is white
             jump_length: with a mask, how many steps of the first stage each jump goes back
             jump_n_sample: with a mask, how often each stretch of `jump_length` steps of the first stage is run; 1 never
                 jumps back

@@ -4,7 +4,8 @@ import math
 from functools import cache
 from pathlib import Path
 
-BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})  # any other CPU emulates bfloat16, far slower than float32
+# x86's names, and Arm's; a CPU without is taken to emulate bfloat16, many times slower than float32
+BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def cpu_flags(cpuinfo: str) -> frozenset[str]:

@@ -98,7 +98,9 @@ def test_sampling_takes_a_model_without_classes(tmp_path: Path, capsys: pytest.C
     assert [row[4] for row in rows] == ["2", "2", "2", "2", "2", "8"]
 
 
-def test_training_prints_and_writes_its_table(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_training_prints_and_writes_its_table(
+    place: Path, tmp_path: Path, bfloat16_cpu: None, capsys: pytest.CaptureFixture
+) -> None:
     flags = f"--dataset_name {place}/data --network {place}/unet.json --no_compile --batch_size 4"
     training.main(f"{flags} --repeats 2 --steps 2 --json {tmp_path}/out.json".split())
     rows = table_of(capsys.readouterr().out)
@@ -210,7 +212,7 @@ def test_the_stock_loop_trains_as_the_script_does(place: Path) -> None:
     )
 
 
-def test_both_trainers_keep_their_precision_in_one_process(place: Path) -> None:
+def test_both_trainers_keep_their_precision_in_one_process(place: Path, bfloat16_cpu: None) -> None:
     network, x, t = tiny_unet(), torch.randn(2, 1, 8, 8, generator=seeded()), torch.tensor([3, 700])
     with torch.no_grad():
         expected = network(x, t).sample

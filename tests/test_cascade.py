@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from toys import quiet, seeded
 
 from pipelines import CascadePipeline, PatchedUNet2DConditionModel, PatchedUNet2DModel
 from pipelines.cascade import StageNoise
-from pipelines.low_resolution import blurred, enlarged, noisy_condition, told_level
+from pipelines.low_resolution import blurred, enlarged, known_at, noisy_condition, told_level
 
 VP = {"timestep_spacing": "trailing", "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 
@@ -217,6 +218,20 @@ def mean_of_what_is_left(image: torch.Tensor, mask: torch.Tensor, factor: int) -
     left = (1 - mask).unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor)).expand_as(blocks).bool()
     means = torch.where(left, blocks, torch.nan).nanmean((-3, -1))
     return torch.where(means.isnan(), blocks.mean((-3, -1)), means)
+
+
+def test_what_is_left_of_pixels_that_do_not_divide_evenly() -> None:
+    image, masks = torch.rand(1, 3, 10, 10, generator=seeded()) * 2 - 1, torch.rand(2, 1, 10, 10, generator=seeded(1))
+    mask = masks < torch.tensor([0.3, 0.8]).reshape(2, 1, 1, 1)
+    mean, drawn = known_at((4, 4), image, mask)
+    assert mean.shape == (2, 3, 4, 4) and drawn.shape == (2, 1, 4, 4) and drawn.any() and not drawn.all()
+    windows = [(i * 10 // 4, -(-(i + 1) * 10 // 4)) for i in range(4)]
+    for n, i, j in itertools.product(range(2), range(4), range(4)):
+        rows, columns = slice(*windows[i]), slice(*windows[j])
+        left = ~mask[n, 0, rows, columns]
+        assert bool(drawn[n, 0, i, j]) == (left.double().mean().item() < 0.5)
+        expected = image[0, :, rows, columns][:, left].mean(-1) if left.any() else torch.zeros(3)
+        torch.testing.assert_close(mean[n, :, i, j], expected, rtol=0, atol=1e-6)
 
 
 def test_a_mask_of_every_second_row_leaves_the_small_image_whole() -> None:

@@ -174,7 +174,7 @@ def test_a_classifier_has_the_published_logits_and_gradients(pool: str, plain: b
     labels = torch.tensor([4, 2])
     mine = torch.autograd.grad(pipe.classifier.log_prob(x, t, labels).sum(), x)[0]
     other = torch.autograd.grad(theirs.log_softmax(1)[[0, 1], labels].sum(), x)[0]
-    assert_same(mine / other.std(), other / other.std())
+    assert_same(mine / other.std(), other / other.std(), tolerance=3e-5)  # float32, twice as deep as the output
 
 
 def test_the_first_level_of_a_classifier_may_be_half_as_wide() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ DATA = ["--dataset_name", "data/emoji"]
 @pytest.fixture
 def emulating(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "own_flags", lambda: frozenset({"avx2", "avx512f"}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
 def precision(line: str) -> str:
@@ -46,22 +49,27 @@ def test_bfloat16_where_the_processor_multiplies_it(bfloat16_cpu: None) -> None:
 
 
 def test_a_gpu_has_bfloat16_whatever_the_processor(emulating: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    assert precision("--recipe fashion-cfg") == "bf16" and machine.usual_dtype() == "bfloat16"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert precision("--recipe fashion-cfg") == "bf16"
+    assert machine.usual_dtype() == "float32", "models are measured on a GPU by CUDA, or on the processor"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert machine.usual_dtype() == "bfloat16"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert precision("--recipe fashion-cfg") == "no", "nor where accelerate computes on the processor"
+    assert precision("--recipe fashion-cfg") == "no", "accelerate computes on the processor"
 
 
 def test_models_are_measured_in_float32_where_bfloat16_is_emulated(emulating: None) -> None:
     assert Options(dataset_name="data").dtype == contact_sheet.Options().dtype == "float32"
     assert Options(dataset_name="data", dtype="bfloat16").dtype == "bfloat16"
+    with pytest.raises(ValueError, match="^dtype must be one of bfloat16, float32, got ''$"):
+        Options(dataset_name="data", dtype="")
 
 
 def test_the_recorded_command_draws_in_the_same_format_elsewhere() -> None:
     program = "python -m training.evaluate"
-    assert recorded(program, ["a b", *DATA], "bfloat16") == f"{program} 'a b' --dataset_name data/emoji"
-    assert recorded(program, ["a", *DATA], "float32").endswith("--dataset_name data/emoji --dtype float32")
+    expected = f"{program} 'a b' --dataset_name data/emoji --dtype bfloat16"
+    assert recorded(program, ["a b", *DATA], "bfloat16") == expected
     assert recorded(program, ["a", "--dtype=float32"], "float32") == f"{program} a --dtype=float32"
 
 
@@ -70,9 +78,10 @@ def test_a_run_says_in_which_format_it_computes(emulating: None, caplog: pytest.
     report_precision(parse(["--recipe", "conditional"])[0])
     assert caplog.text == "", "its recipe has float32"
     report_precision(parse(["--recipe", "fashion-cfg"])[0])
-    assert "mixed_precision is no and not the recipe's bf16, which this CPU would emulate" in caplog.text
+    assert "computing in float32: this CPU seems to emulate bfloat16" in caplog.text
     report_precision(parse("--recipe conditional --mixed_precision bf16".split())[0])
-    assert "WARNING" in caplog.text and "mixed_precision is bf16, which this CPU emulates" in caplog.text
+    assert "WARNING" in caplog.text and "mixed_precision is bf16, which this CPU seems to emulate" in caplog.text
+    report_precision(replace(parse(["--recipe", "conditional"])[0], recipe="of another version"))
 
 
 def test_a_resumed_run_keeps_its_format(
@@ -83,4 +92,4 @@ def test_a_resumed_run_keeps_its_format(
     run_here(command(line, max_train_steps=1))
     monkeypatch.setattr(machine, "own_flags", frozenset)
     run_here(["--resume_from_checkpoint", str(folder / "checkpoint-1"), "--max_train_steps=2"])
-    assert "mixed_precision is bf16, which this CPU emulates" in caplog.text
+    assert "mixed_precision is bf16, which this CPU seems to emulate" in caplog.text

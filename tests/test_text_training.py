@@ -169,7 +169,7 @@ def test_images_without_captions_are_refused(place: Path, tmp_path: Path) -> Non
 
 
 def test_the_benchmark_times_the_loop_of_the_stock_script_beside_ours(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    place: Path, tmp_path: Path, bfloat16_cpu: None, capsys: pytest.CaptureFixture
 ) -> None:
     features = datasets.Features(image=datasets.Image(), captions=datasets.List(datasets.Value("string")))
     files = sorted(str(file) for file in (place / "images").glob("*.png"))

@@ -27,13 +27,12 @@ from training.data import ImageData, load_images
 from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.checks import dimensions
-from training.evaluation.options import DTYPES, OWN_CODE, check_scales, flag, one_of
+from training.evaluation.options import DTYPES, OWN_CODE, check_scales, chosen_dtype, dtype_of, flag, one_of
 from training.evaluation.prepare import default_output
 from training.evaluation.results import key_of
 from training.evaluation.sampling import SCHEDULERS, Model, at_strengths, draw_batch, open_model
 from training.evaluation.sheets import SHOWN, Cell, choose, neighbour_cell, png_bytes, sheet, with_seed
 from training.files import write_whole
-from training.machine import usual_dtype
 from training.metrics.feature_memorization import two_nearest
 from training.metrics.feature_nets import EFFICIENTNET, open_features
 from training.metrics.features import extract
@@ -55,9 +54,7 @@ class Options:
     num_inference_steps: int = flag(20, "sampling steps")
     scheduler: str | None = flag(None, f"{', '.join(SCHEDULERS)} [the model's own]")
     seed: int = flag(0, "of the first image; image k has seed + k, at every scale")
-    dtype: str | None = flag(
-        None, "number format of the model: float32 or bfloat16 [bfloat16, but float32 on a CPU that emulates it]"
-    )
+    dtype: str | None = dtype_of("model")
     batch_size: int = flag(16, "images per batch")
     dataset_name: str | None = flag(None, "the images that the model was trained on, to show the nearest of them")
     train_split: str = flag("train", "their split")
@@ -65,7 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is not allowed."""
-        self.dtype = one_of("dtype", self.dtype or usual_dtype(), list(DTYPES))
+        self.dtype = chosen_dtype(self.dtype)
         if self.scheduler is not None:
             self.scheduler = one_of("scheduler", self.scheduler, list(SCHEDULERS))
         for name, low in {"num_inference_steps": 1, "batch_size": 1, "seed": 0}.items():

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 
 from training.data import ImageData, load_images
 from training.files import write_json, write_whole
-from training.machine import emulates_bfloat16, versions
+from training.machine import usual_dtype, versions
 from training.metrics.features import FeatureClassifier, extract, to_input
 
 
@@ -49,8 +49,8 @@ class Options:
         default=None, metadata={"help": "train on only this many images, for a trial"}
     )
     mixed_precision: str = field(
-        default_factory=lambda: "no" if emulates_bfloat16() else "bf16",
-        metadata={"help": "bf16 or no", "choices": ["bf16", "no"]},
+        default_factory=lambda: "bf16" if usual_dtype() == "bfloat16" else "no",
+        metadata={"help": "bf16 or no; default: no on a CPU that emulates bfloat16", "choices": ["bf16", "no"]},
     )
     seed: int = 0
 

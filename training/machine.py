@@ -30,18 +30,14 @@ def check_connected(processes: int) -> None:
         )
 
 
-def emulates_bfloat16(cpu: bool = False) -> bool:
-    """Whether torch computes here on a CPU that emulates bfloat16, many times slower than float32.
-
-    `cpu`: it computes there although there is a GPU.
-    """
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return (cpu or not accelerated) and not own_flags() & BF16_FLAGS
+def emulates_bfloat16(on_cpu: bool) -> bool:
+    """Whether bfloat16 is emulated, many times slower than float32: by most CPUs, and by no GPU."""
+    return on_cpu and not own_flags() & BF16_FLAGS
 
 
 def usual_dtype() -> str:
-    """The number format in which models are measured and drawn from unless another is asked for."""
-    return "float32" if emulates_bfloat16() else "bfloat16"
+    """The number format in which models are measured, on a GPU by CUDA or else on the CPU."""
+    return "float32" if emulates_bfloat16(on_cpu=not torch.cuda.is_available()) else "bfloat16"
 
 
 def share_cores(processes: int) -> None:

@@ -112,7 +112,9 @@ class Recipe:
     )
     seed: int = flag(0, "decides all random numbers of the run")
     # how it runs
-    mixed_precision: str = flag("no", "no, bf16 or fp16: the dtype of the network under autocast")
+    mixed_precision: str = flag(
+        "no", "no, bf16 or fp16: the dtype of the network under autocast; of a recipe bf16 alone on a CPU that has it"
+    )
     channels_last: bool = flag(True, "memory format of the network")
     torch_compile: bool = flag(False, "compile the network (about a minute, then 10 to 20 % faster)")
     checkpointing_steps: int = flag(500, "updates between checkpoints")

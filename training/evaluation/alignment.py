@@ -27,13 +27,13 @@ from training.data import ImageData, load_images
 from training.data.cache import default_cache_dir
 from training.data.hub import Opened
 from training.evaluation.cached_features import extract_cached
-from training.evaluation.options import DTYPES, OWN_CODE, flag, one_of, recorded
+from training.evaluation.options import DTYPES, OWN_CODE, chosen_dtype, dtype_of, flag, one_of, recorded
 from training.evaluation.prepare import default_output
 from training.evaluation.prompts import ASPECTS, COLUMNS, KINDS, Known, Prompt, prompts_of, recoloured
 from training.evaluation.results import Row, aligned, find_done, merge, read_rows
 from training.evaluation.sampling import SCHEDULERS, Model, draw_batch, find_folder, open_model, short_name
 from training.files import weights_hash
-from training.machine import usual_dtype, versions
+from training.machine import versions
 from training.metrics.alignment import COLOURS, agreement, chance, dominant_hue, mean_hue, named_hue, nearest
 from training.metrics.feature_nets import EFFICIENTNET, open_features
 from training.metrics.features import classifier_hash, extract
@@ -52,15 +52,13 @@ class Options:
     scheduler: str | None = flag(None, f"{', '.join(SCHEDULERS)} [the model's own]")
     guidance_scale: list[float] = field(default_factory=lambda: [3.0], metadata={"help": "one or more"})
     seed: int = flag(0, "of the first image; image k has seed + k")
-    dtype: str | None = flag(
-        None, "number format of the model: float32 or bfloat16 [bfloat16, but float32 on a CPU that emulates it]"
-    )
+    dtype: str | None = dtype_of("model")
     batch_size: int = flag(20, "images per batch")
     output: str | None = flag(None, "the file to write [metrics.json in the model's folder]")
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is not allowed."""
-        self.dtype = one_of("dtype", self.dtype or usual_dtype(), list(DTYPES))
+        self.dtype = chosen_dtype(self.dtype)
         if self.scheduler is not None:
             self.scheduler = one_of("scheduler", self.scheduler, list(SCHEDULERS))
         for name in ("num_prompts", "num_inference_steps", "batch_size"):

@@ -39,8 +39,8 @@ metrics.json: guidance.png and steps.png. Bits/dim are plotted in likelihood.png
 
 
 def recorded(program: str, arguments: list[str], dtype: str) -> str:
-    """A command line as metrics.json keeps it: with the number format, where it is not that of most machines."""
-    unsaid = ["--dtype", dtype] if dtype != "bfloat16" and not values_of(arguments, "--dtype") else []
+    """A command line as metrics.json keeps it: with the number format, which the machine would decide otherwise."""
+    unsaid = [] if values_of(arguments, "--dtype") else ["--dtype", dtype]
     return shlex.join([*program.split(), *arguments, *unsaid])
 
 
@@ -49,6 +49,16 @@ def flag(default: Any, text: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"help": text})
     return field(default=default, metadata={"help": text})
+
+
+def dtype_of(what: str) -> Any:
+    """The field of the flag that sets the number format of `what`."""
+    return flag(None, f"number format of the {what}: bfloat16 or float32 [float32 on a CPU that emulates bfloat16]")
+
+
+def chosen_dtype(dtype: str | None) -> str:
+    """The number format that was asked for, or that of this machine; ValueError for one that is not allowed."""
+    return usual_dtype() if dtype is None else one_of("dtype", dtype, list(DTYPES))
 
 
 @dataclass
@@ -68,9 +78,7 @@ class Options:
         None, "one or more NAME=VALUE for the pipeline's call, such as sampler=heun shift=3"
     )
     seed: int = flag(0, "image k is drawn with seed + k")
-    dtype: str | None = flag(
-        None, "number format of the network: bfloat16 or float32 [bfloat16, but float32 on a CPU that emulates it]"
-    )
+    dtype: str | None = dtype_of("network")
     resolution: int | None = flag(
         None, "side in pixels that the real images are resized to; default: as in training, or as they are"
     )
@@ -117,7 +125,7 @@ class Options:
             self.scheduler = list(dict.fromkeys(named))
         if self.variance_type is not None:
             self.variance_type = [one_of("variance_type", name, list(VARIANCES)) for name in self.variance_type]
-        self.dtype = one_of("dtype", self.dtype or usual_dtype(), list(DTYPES))
+        self.dtype = chosen_dtype(self.dtype)
         self._check_counts()
         check_scales(self.guidance_scale)
         interval = self.guidance_interval

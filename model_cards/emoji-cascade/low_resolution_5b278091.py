@@ -27,11 +27,19 @@ def enlarged(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def known_at(size: tuple[int, int], image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) at a stage's size, and where it draws them anew, for a mask (N, 1, H, W) that is True there.
+    """What a stage of another size keeps of an image, and where it draws anew.
 
     A pixel of that size is kept if the mask leaves at least half of it, and is then the mean of what is left.
+
+    Args:
+        size: (h, w)
+        image: (N or 1, C, H, W) in [-1, 1]
+        mask: bool (N or 1, 1, H, W), True where the image is drawn anew
+
+    Returns:
+        The image (N or 1, C, h, w), 0 where nothing is left, and the mask (N or 1, 1, h, w).
     """
-    left = adaptive_avg_pool2d((~mask).float(), size)
+    left = adaptive_avg_pool2d((~mask).to(image), size)
     mean = adaptive_avg_pool2d(image * ~mask, size) / left.clamp(min=torch.finfo(left.dtype).eps)
     return mean, left < 0.5
 

@@ -5,8 +5,8 @@
 
 Each stage has a network, a scheduler and a noise process of its own, and is guided by itself. Its steps are DDIM's,
 ancestral, Euler's along a flow, or those of any diffusers scheduler. low_resolution.py has what a stage is told of the
-one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, all stages
-draw anew what is white there, each at its own size, beside what is kept (repaint.py).
+one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, each stage
+draws anew what is white there, at its own size, beside what is kept (repaint.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ from .ddpm_2c977f94 import ancestral_steps
 from .facts_c265849c import Facts
 from .flow_matching_57a36d9a import find_path, is_of_flows, run_of_flow
 from .image_inputs_91d43f00 import Images, given_pixels, pixels_of
-from .low_resolution_7e900a24 import beside, enlarged, is_told_levels, known_at, noisy_condition, told_level
+from .low_resolution_5b278091 import beside, enlarged, is_told_levels, known_at, noisy_condition, told_level
 from .repaint_d904cc43 import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting
 from .run_2dd2cfc3 import Denoiser, Step, evaluate, plain
 from .solvers_bc1ef747 import DefaultSteps, Solver
@@ -545,7 +545,8 @@ class CascadePipeline(StepwisePipeline):
             image: enlarge this image, or these, one per image drawn: PIL images or their paths, an array (N, H, W, C)
                 or a tensor (N, C, H, W) in [0, 1], of the size of a stage but the last; with `mask_image`, of the last
             return_stages: whether to return the images of each stage, too
-            mask_image: white where `image` is to be drawn anew by all stages, black where it keeps its pixels (RePaint)
+            mask_image: white where `image` is to be drawn anew, black where it keeps its pixels (RePaint); a smaller
+                stage draws a pixel anew of which more than half is white
             jump_length: with a mask, how many steps of the first stage each jump goes back
             jump_n_sample: with a mask, how often each stretch of `jump_length` steps of the first stage is run; 1 never
                 jumps back
