@@ -30,13 +30,14 @@ def _may_draw(folder: Path) -> bool:
         return True
 
 
-def _order(folder: Path) -> tuple[bool, bool, str]:
-    """Models that are told prompts, then classifier-free guidance, then the rest, each by name."""
+def _order(folder: Path) -> tuple[bool, bool, bool, str]:
+    """Models that are told prompts, over latents first, which is fastest; then "cfg", then the rest, each by name."""
     try:
-        told = is_told_prompts(read_json(folder / "model_index.json"))
+        index = read_json(folder / "model_index.json")
+        told = is_told_prompts(index)
     except Exception:
-        told = False
-    return not told, "cfg" not in folder.name, folder.name
+        index, told = {}, False
+    return not told, not (told and "vae" in index), "cfg" not in folder.name, folder.name
 
 
 def _relative(folder: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 from fresh_processes import run_elsewhere
 from huggingface_hub import ModelCard
 
+from app import shipped_models
 from training import refresh
 from training.card import README, render, shipped_folders, with_results
 from training.card import main as card_command
@@ -34,6 +35,10 @@ pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
 images = torch.ones(1, 3, 128, 128)
 assert (pipe(images, output_type="pt").images - images).abs().max() < 0.1 and "pipelines" not in sys.modules
 """
+
+
+def test_the_page_opens_with_the_model_that_draws_words_fastest() -> None:
+    assert list(shipped_models())[:3] == ["emoji-latent", "emoji-cascade", "fashion-cfg"]
 
 
 def test_the_models_are_there() -> None:
