@@ -49,10 +49,10 @@ def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return message.removeprefix("error: ")
 
 
-def assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """To `tolerance` of the output's scale, which is near 1."""
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    """To 1e-5 of the output's scale, which is near 1."""
     assert found.shape == expected.shape and 0.1 < float(expected.std()) < 10
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * max(1.0, float(expected.std())))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.std())))
 
 
 def seen(net: published.UNet, channels: int, size: int) -> dict[str, Tensor]:

@@ -172,9 +172,10 @@ def test_a_classifier_has_the_published_logits_and_gradients(pool: str, plain: b
     ours, theirs = pipe.classifier(x, t), encoder(x, t)
     assert_same(ours.detach(), theirs.detach())
     labels = torch.tensor([4, 2])
-    mine = torch.autograd.grad(pipe.classifier.log_prob(x, t, labels).sum(), x)[0]
-    other = torch.autograd.grad(theirs.log_softmax(1)[[0, 1], labels].sum(), x)[0]
-    assert_same(mine / other.std(), other / other.std(), tolerance=3e-5)  # float32, twice as deep as the output
+    x = x.detach().double().requires_grad_()  # float32 gradients differ by 1e-5 on some processors
+    mine = torch.autograd.grad(pipe.classifier.double().log_prob(x, t, labels).sum(), x)[0]
+    other = torch.autograd.grad(encoder.double()(x, t).log_softmax(1)[[0, 1], labels].sum(), x)[0]
+    assert_same(mine / other.std(), other / other.std())
 
 
 def test_the_first_level_of_a_classifier_may_be_half_as_wide() -> None:
