@@ -177,20 +177,23 @@ def test_what_no_longer_fits_is_forgotten_alone(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtype", "channels_last"),
+    ("flags", "bfloat16", "dtype", "channels_last"),
     [
-        ({"avx512_bf16", "amx_bf16"}, "bfloat16", True),
-        ({"avx512_bf16"}, "bfloat16", False),
-        ({"avx2", "avx512f"}, "float32", True),
+        ({"avx512_bf16", "amx_bf16"}, True, "bfloat16", True),
+        ({"avx512_bf16"}, True, "bfloat16", False),
+        ({"avx512_bf16"}, False, "float32", True),
+        ({"avx2", "avx512f"}, False, "float32", True),
     ],
 )
-def test_bfloat16_where_the_cpu_multiplies_it(flags: set[str], dtype: str, channels_last: bool) -> None:
-    assert device.choose(frozenset(flags)) == Placement("cpu", dtype, channels_last)
+def test_bfloat16_where_the_cpu_is_faster_with_it(
+    flags: set[str], bfloat16: bool, dtype: str, channels_last: bool
+) -> None:
+    assert device.choose(frozenset(flags), bfloat16) == Placement("cpu", dtype, channels_last)
 
 
 def test_an_accelerator_comes_first() -> None:
-    assert device.choose(frozenset(), cuda=True).device == "cuda"
-    assert device.choose(frozenset({"amx_bf16"}), mps=True) == Placement("mps", "float32", channels_last=False)
+    assert device.choose(frozenset(), False, cuda=True).device == "cuda"
+    assert device.choose(frozenset({"amx_bf16"}), True, mps=True) == Placement("mps", "float32", channels_last=False)
 
 
 def test_cpuinfo_and_container_limits_are_read() -> None:

@@ -50,7 +50,7 @@ class Options:
     )
     mixed_precision: str = field(
         default_factory=lambda: "bf16" if usual_dtype() == "bfloat16" else "no",
-        metadata={"help": "bf16 or no; default: no on a CPU that emulates bfloat16", "choices": ["bf16", "no"]},
+        metadata={"help": "bf16 or no; default: no on a CPU that is slower in bf16", "choices": ["bf16", "no"]},
     )
     seed: int = 0
 

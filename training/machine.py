@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import torch
 
-from pipelines.cpu import BF16_FLAGS, own_flags
+from pipelines.cpu import prefers_bfloat16
 
 _WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPI
 
@@ -30,14 +30,14 @@ def check_connected(processes: int) -> None:
         )
 
 
-def emulates_bfloat16(on_cpu: bool) -> bool:
-    """Whether bfloat16 is emulated, many times slower than float32: by most CPUs, and by no GPU."""
-    return on_cpu and not own_flags() & BF16_FLAGS
+def slow_in_bfloat16(on_cpu: bool) -> bool:
+    """Whether bfloat16 is slower than float32: on most CPUs, which emulate it, and on no GPU."""
+    return on_cpu and not prefers_bfloat16()
 
 
 def usual_dtype() -> str:
     """The number format in which models are measured, on a GPU by CUDA or else on the CPU."""
-    return "float32" if emulates_bfloat16(on_cpu=not torch.cuda.is_available()) else "bfloat16"
+    return "float32" if slow_in_bfloat16(on_cpu=not torch.cuda.is_available()) else "bfloat16"
 
 
 def share_cores(processes: int) -> None:

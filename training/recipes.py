@@ -114,7 +114,7 @@ class Recipe:
     # how it runs
     mixed_precision: str = flag(
         "no",
-        "no, bf16 or fp16: the dtype of the network under autocast; a recipe's bf16 is no on a CPU that emulates it",
+        "no, bf16 or fp16: the dtype of the network under autocast; a recipe's bf16 is no on a CPU slower in it",
     )
     channels_last: bool = flag(True, "memory format of the network")
     torch_compile: bool = flag(False, "compile the network (about a minute, then 10 to 20 % faster)")

@@ -49,7 +49,7 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     """The recipe that the command line selects, with its flags applied, and the options of its objective.
 
     A flag that is not given is what was given to accelerate instead, or that of the checkpoint from which the run goes
-    on, or that of the recipe's row, or the default. A row's bfloat16 is left to machines that do not emulate it.
+    on, or that of the recipe's row, or the default. A row's bfloat16 is left to machines that are faster with it.
 
     Raises:
         ValueError: an unknown recipe, objective or flag, with the nearest known one, a value out of range, or one that

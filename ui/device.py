@@ -1,7 +1,7 @@
 """Which device, number format and memory layout are fastest on this machine, decided without running the model.
 
-bfloat16 is faster on a CPU that has instructions to multiply it; any other emulates it. channels_last saves oneDNN's
-convolutions a reordering of their input, except in bfloat16 without AMX, where it makes them a fifth slower.
+bfloat16 is faster on most CPUs that have instructions to multiply it; any other emulates it. channels_last saves
+oneDNN's convolutions a reordering of their input, except in bfloat16 without AMX, where it makes them a fifth slower.
 """
 
 import os
@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from pipelines.allocator import keep_freed_memory
-from pipelines.cpu import BF16_FLAGS, own_flags, read_system, usable_cores
+from pipelines.cpu import own_flags, prefers_bfloat16, read_system, usable_cores
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Placement:
         return pipe
 
 
-def choose(cpu_flags: frozenset[str], cuda: bool = False, mps: bool = False) -> Placement:
-    """The fastest on a machine with these CPU flags (as in /proc/cpuinfo) and accelerators."""
+def choose(cpu_flags: frozenset[str], bfloat16: bool, cuda: bool = False, mps: bool = False) -> Placement:
+    """The fastest with these accelerators and CPU flags (as in /proc/cpuinfo); `bfloat16`: faster on that CPU."""
     if cuda:
         return Placement("cuda", "bfloat16")
     if mps:
         return Placement("mps", "float32", channels_last=False)
-    if cpu_flags & BF16_FLAGS:
+    if bfloat16:
         return Placement("cpu", "bfloat16", channels_last="amx_bf16" in cpu_flags)
     return Placement("cpu", "float32")
 
@@ -51,4 +51,4 @@ def detect() -> Placement:
     keep_freed_memory()
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores(affinity, read_system("/sys/fs/cgroup/cpu.max"))))
-    return choose(own_flags(), torch.cuda.is_available(), torch.backends.mps.is_available())
+    return choose(own_flags(), prefers_bfloat16(), torch.cuda.is_available(), torch.backends.mps.is_available())

@@ -53,7 +53,7 @@ def flag(default: Any, text: str) -> Any:
 
 def dtype_of(what: str) -> Any:
     """The field of the flag that sets the number format of `what`."""
-    return flag(None, f"number format of the {what}: bfloat16 or float32 [float32 on a CPU that emulates bfloat16]")
+    return flag(None, f"number format of the {what}: bfloat16 or float32 [float32 on a CPU that is slower in bfloat16]")
 
 
 def chosen_dtype(dtype: str | None) -> str:
