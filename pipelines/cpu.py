@@ -1,6 +1,7 @@
 """What this machine's CPU can do: whether bfloat16 is faster on it, and how many cores a process may keep busy."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import cache
@@ -63,6 +64,12 @@ def usable_cores(affinity: int, quota: str = "max 100000") -> int:
     if limit == "max" or not period:
         return affinity
     return max(1, min(affinity, math.ceil(int(limit) / int(period))))
+
+
+def own_cores() -> int:
+    """Cores of this machine that this process may keep busy."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores(affinity, read_system("/sys/fs/cgroup/cpu.max"))
 
 
 def read_system(path: str) -> str:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ from .facts import where_to_look
 from .saved_files import HASHED, has_variant, replaced
 from .staging import staged, sweep
 
+_OF_THE_LOADING = frozenset({"_name_or_path", "is_local", "local_files_only"})  # how a part was loaded, and from where
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 _PACKAGE = __name__.rpartition(".")[0]  # a pipeline outside of this folder imports from here by name
@@ -86,7 +88,7 @@ class CodeCarryingPipeline(DiffusionPipeline):
             if index.get(name) == [None, None]:  # a folder reads as it did before there was such a component
                 index.pop(name)
         for config in folder.glob("*/*config.json"):
-            _drop_key(config, "_name_or_path")
+            _drop_keys(config, _OF_THE_LOADING)
         if self._carry_code:
             index["_class_name"] = [_carry_sources(_source_of(type(self)), folder), type(self).__name__]
             for name, component in self._custom_components().items():
@@ -200,11 +202,12 @@ def _source_of(cls: type) -> Path:
         raise ValueError(f"{cls.__name__} has no source file to save: define it in a module") from error
 
 
-def _drop_key(path: Path, key: str) -> None:
-    """Remove `key` from a JSON file: diffusers notes there from which folder of which machine it was loaded."""
+def _drop_keys(path: Path, keys: Collection[str]) -> None:
+    """Remove `keys` from a JSON file that has any of them."""
     content = json.loads(path.read_text())
-    if content.pop(key, None) is not None:
-        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    kept = {key: value for key, value in content.items() if key not in keys}
+    if kept != content:
+        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
 def _carry_sources(source: Path, folder: Path) -> str:

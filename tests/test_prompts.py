@@ -161,6 +161,16 @@ def test_a_folder_draws_the_same_elsewhere_and_when_it_is_saved_again(tmp_path: 
     assert ours.takes_prompts and ours.config.path == "linear"
 
 
+def test_a_saved_tokenizer_does_not_tell_how_it_was_loaded(tmp_path: Path) -> None:
+    text_pipeline().save_pretrained(tmp_path / "model")
+    texts = []
+    for offline in (False, True):
+        pipe = LatentDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=offline)
+        pipe.save_pretrained(tmp_path / "again")
+        texts.append((tmp_path / "again" / "tokenizer" / "tokenizer_config.json").read_text())
+    assert texts[0] == texts[1] and "local" not in texts[0]
+
+
 def test_what_is_not_read_of_a_long_prompt_is_said(caplog: pytest.LogCaptureFixture) -> None:
     pipe = text_pipeline()
     with caplog.at_level(logging.WARNING):

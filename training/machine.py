@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import torch
 
-from pipelines.cpu import prefers_bfloat16
+from pipelines.cpu import own_cores, prefers_bfloat16
 
 _WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of MPI
 
@@ -42,8 +42,7 @@ def usual_dtype() -> str:
 
 def share_cores(processes: int) -> None:
     """Give torch this process's share of the usable cores: accelerate launch leaves each process one thread."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, usable // processes))
+    torch.set_num_threads(max(1, own_cores() // processes))
 
 
 def versions() -> dict[str, str]:

@@ -4,13 +4,12 @@ bfloat16 is faster on most CPUs that have instructions to multiply it; any other
 oneDNN's convolutions a reordering of their input, except in bfloat16 without AMX, where it makes them a fifth slower.
 """
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from pipelines.allocator import keep_freed_memory
-from pipelines.cpu import own_flags, prefers_bfloat16, read_system, usable_cores
+from pipelines.cpu import own_cores, own_flags, prefers_bfloat16
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,5 @@ def detect() -> Placement:
     import torch
 
     keep_freed_memory()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores(affinity, read_system("/sys/fs/cgroup/cpu.max"))))
+    torch.set_num_threads(min(torch.get_num_threads(), own_cores()))
     return choose(own_flags(), prefers_bfloat16(), torch.cuda.is_available(), torch.backends.mps.is_available())
