@@ -11,7 +11,7 @@ with the same signal-to-noise ratio, about x / sqrt(a^2 + b^2), and score = -eps
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import SchedulerMixin, UNet2DModel
@@ -135,14 +135,32 @@ def denoised_at_last(steps: Iterator[Step], score: Score, sde: SDE, end: float) 
 # ----------------------------------------------------------------------------------------------------- the pipeline
 
 
-def score_of(network: Denoiser, schedule: NoiseSchedule, prediction_type: str, sde: SDE) -> Score:
-    """The score under `sde` from a network of (x_t, t) that was trained on the steps of `schedule`."""
+class Steps(Protocol):
+    """At which steps a network was trained."""
+
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The step with the signal-to-noise ratio of (a, b), (N,) or (): NoiseSchedule's are those of DDPM."""
+
+
+class SubVPSteps:
+    """Step i at t = (i + 1) / num_steps of the sub-VP process, which begins with less noise than DDPM's first step."""
+
+    def __init__(self, sde: SubVPSDE, num_steps: int) -> None:
+        self.sde, self.num_steps = sde, num_steps
+
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The fractional step with the signal-to-noise ratio of (a, b), in [0, num_steps - 1]."""
+        return (self.num_steps * self.sde.time_of(a, b) - 1).clamp(min=0)
+
+
+def score_of(network: Denoiser, trained: Steps, prediction_type: str, sde: SDE) -> Score:
+    """The score under `sde` from a network of (x_t, t) that was trained on the steps of `trained`."""
 
     def score(x: Tensor, t: Time) -> Tensor:
         a, b = sde.marginal(torch.as_tensor(t, dtype=torch.float64).cpu())
         size = (a.square() + b.square()).sqrt()
         x_t = up(x) / broadcast(size, x)
-        output = network(x_t, schedule.time_of(a, b).to(x.device))[:, : x.shape[1]]
+        output = network(x_t, trained.time_of(a, b).to(x.device))[:, : x.shape[1]]
         return -predict_eps(output, x_t, a / size, b / size, prediction_type) / broadcast(b, x)
 
     return score
@@ -168,6 +186,8 @@ class ScoreSDEPipeline(StepwisePipeline):
             prediction type. A ScoreSdeVeScheduler: the score of the VE process, asked by (x, sigma).
         id2label: class names by index
         guide_unet: a worse network of the same kind, for autoguidance; None: classifier-free guidance
+        sde: "subvp" for a network that was trained on that process, with the scheduler's first and last beta; None for
+            one of DDPM's steps or of the VE process, as its scheduler says
     """
 
     model_cpu_offload_seq = "unet->guide_unet"
@@ -197,10 +217,13 @@ class ScoreSDEPipeline(StepwisePipeline):
         scheduler: SchedulerMixin,
         id2label: dict[str, str] | None = None,
         guide_unet: UNet2DModel | None = None,
+        sde: str | None = None,
     ) -> None:
         super().__init__()
+        if sde not in (None, "subvp"):
+            raise ValueError(f"sde must be subvp or None, got {sde!r}")
         self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
-        self.register_to_config(id2label=id2label)
+        self.register_to_config(id2label=id2label, sde=sde)
 
     euler_maruyama, reverse_diffusion = staticmethod(euler_maruyama), staticmethod(reverse_diffusion)
 
@@ -216,7 +239,7 @@ class ScoreSDEPipeline(StepwisePipeline):
             ValueError: an unknown name, or a scheduler of another family.
         """
         name, config = self._sde_name(name), self.scheduler.config
-        if not self.explodes and config.get("beta_schedule") is None:
+        if not self.explodes and (config.get("beta_schedule") is None or config.get("use_flow_sigmas")):
             kind = type(self.scheduler).__name__
             raise ValueError(f"scheduler must be a ScoreSdeVeScheduler or have a beta_schedule, got {kind}")
         if name == "ve":
@@ -227,20 +250,28 @@ class ScoreSDEPipeline(StepwisePipeline):
         return SDES[name](config.beta_start * T, config.beta_end * T)
 
     def _sde_name(self, name: str | None) -> str:
-        name = ("ve" if self.explodes else "vp") if name is None else name
+        own = "ve" if self.explodes else self.config.sde or "vp"
+        name = own if name is None else name
         if name not in SDES:
             raise ValueError(f"sde must be one of {', '.join(SDES)}, got {name!r}")
         return name
 
+    @property
+    def trained(self) -> Steps:
+        """The steps at which the network was trained, unless that was on the VE process."""
+        if self.config.sde == "subvp":
+            return SubVPSteps(self.make_sde("subvp"), self.scheduler.config.num_train_timesteps)
+        return NoiseSchedule.from_scheduler(self.scheduler)
+
     def score(self, sde: SDE, conditions: Conditions, guidance_scale: float) -> Score:
         """grad log p(x_t), guided, as a function of x (N, ...), t and the images `rows` that it is asked about."""
-        schedule = None if self.explodes else NoiseSchedule.from_scheduler(self.scheduler)
+        trained = None if self.explodes else self.trained
 
         def score_given(conditions: Conditions) -> Score:
             network = guided_network(self, conditions, self.nulls, guidance_scale)
-            if schedule is None:
+            if trained is None:
                 return score_of_exploding(network, sde)
-            return score_of(network, schedule, self.scheduler.config.prediction_type, sde)
+            return score_of(network, trained, self.scheduler.config.prediction_type, sde)
 
         of_all = score_given(conditions)
 

@@ -117,6 +117,13 @@ class SubVPSDE(VPSDE):
         """sqrt(beta (1 - a^4))."""
         return (self.beta(t) * -torch.expm1(4 * self.log_mean(t))).sqrt()
 
+    def time_of(self, a: Tensor, b: Tensor) -> Tensor:
+        """The t whose marginal has the signal-to-noise ratio of (a, b), or the nearest in [0, 1]; float64."""
+        a, b = (torch.as_tensor(level, dtype=torch.float64) for level in (a, b))
+        integral = 2 * torch.asinh(b / (2 * a))  # of beta from 0 to t, as b / a = 1 / a - a = 2 sinh(integral / 2)
+        rise = self.beta_max - self.beta_min
+        return (2 * integral / (self.beta_min + (self.beta_min**2 + 2 * rise * integral).sqrt())).clamp(max=1.0)
+
     def reverse_step_coefficients(self, t: Time, dt: float) -> tuple[Tensor, Tensor]:
         """Euler's steps: there is no discrete process that this one came from."""
         return LinearDrift.reverse_step_coefficients(self, t, dt)

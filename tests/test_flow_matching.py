@@ -1,5 +1,7 @@
 """Flow matching on ground truth: exact velocities, the transport in one dimension, orders, stock schedulers, DDIM."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -99,15 +101,15 @@ def test_the_error_falls_with_the_order_of_the_solver(path: Path, solver: str, o
 
 
 def test_a_step_along_the_straight_line_is_a_step_of_ddim() -> None:
-    """(1 - s) x_0 + s eps = x + (s - t) (eps - x_0): what DDIM does between the levels of any process."""
-    schedule = NoiseSchedule.cosine(50)
+    """DDIM between levels with the same signal-to-noise ratios, and x divided by the size that DDIM gives it."""
     x0, eps = normals(3, 2, seed=1), normals(3, 2, seed=2)
     path, t, s = LinearPath(), 0.7, 0.45
     x = 0.3 * x0 + 0.7 * eps
     euler = x + (s - t) * path_velocity(path, x0, eps, t)
-    torch.testing.assert_close(euler, (1 - s) * x0 + s * eps, rtol=0, atol=1e-12)
-    a, b = schedule.marginal(10)
-    torch.testing.assert_close(ddim_step(schedule, x0, eps, 30, 10), a * x0 + b * eps, rtol=0, atol=1e-12)
+    shares = [(1 - u) ** 2 / ((1 - u) ** 2 + u**2) for u in (s, t)]
+    schedule = NoiseSchedule(torch.tensor([1 - shares[0], 1 - shares[1] / shares[0]], dtype=torch.float64))
+    ddim = ddim_step(schedule, x0, eps, 1, 0) * math.hypot(1 - s, s)
+    torch.testing.assert_close(euler, ddim, rtol=0, atol=1e-12)
 
 
 def test_ddim_becomes_the_flow_as_its_steps_shrink() -> None:
@@ -155,6 +157,26 @@ def test_the_stock_heun_scheduler_can_be_swapped_in() -> None:
             output = pipe.unet(x, t, torch.full((2,), 3)).sample
         x = stock.step(output, t, x).prev_sample
     torch.testing.assert_close(out.images, x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"use_karras_sigmas": True}, {"use_beta_sigmas": True}, {"shift_terminal": 0.1}])
+def test_a_stock_euler_scheduler_with_times_of_its_own_keeps_them(setting: dict) -> None:
+    pipe, stock = flow(**setting), FlowMatchEulerDiscreteScheduler(**setting)
+    x = torch.randn(2, 1, 8, 8, generator=seeded())
+    out = pipe(batch_size=2, num_inference_steps=4, latents=x, output_type="latent")
+    stock.set_timesteps(4)
+    for t in stock.timesteps:
+        with torch.no_grad():
+            output = pipe.unet(x, t, torch.full((2,), 3)).sample
+        x = stock.step(output, t, x).prev_sample
+    assert out.nfe == 4
+    torch.testing.assert_close(out.images, x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["stochastic_sampling", "invert_sigmas", "use_dynamic_shifting"])
+def test_a_stock_scheduler_whose_steps_are_others_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^scheduler must have {name}=False, got True$"):
+        flow(**{name: True})("Cat")
 
 
 @pytest.mark.parametrize(("solver", "evaluations"), [("euler", 5), ("midpoint", 10), ("heun", 9)])

@@ -11,7 +11,8 @@ from scipy.stats import kstest, norm
 from torch import Tensor
 from training_runs import network_file, noise_images, settings_of
 
-from pipelines import VESDE, VPSDE, FlowMatchingPipeline, GaussianMixture, NoiseSchedule, ScoreSDEPipeline
+from pipelines import VESDE, VPSDE, FlowMatchingPipeline, GaussianMixture, NoiseSchedule, ScoreSDEPipeline, SubVPSDE
+from training.metrics.ode_bits_per_dim import ode_of
 from training.objectives.flow_matching import FlowMatching
 from training.objectives.score_matching import ScoreMatching
 from training.randomness import BatchRandom
@@ -145,6 +146,36 @@ def test_importance_sampling_leaves_the_mean_loss_as_it_is(sde: str, tmp_path: P
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
+class Shifted(torch.nn.Module):
+    """eps of the exact score of `mixture`, scaled and shifted; keeps b^2 |s - score|^2 of each image, (N,)."""
+
+    def __init__(self, mixture: GaussianMixture, schedule: NoiseSchedule, scale: float, shift: float) -> None:
+        super().__init__()
+        self.mixture, self.schedule, self.scale, self.shift = mixture, schedule, scale, shift
+
+    def forward(self, x: Tensor, step: Tensor, return_dict: bool = True) -> tuple[Tensor]:
+        a, b = self.schedule.marginal(step.double())
+        score = self.mixture.score(x.double(), a, b)
+        s = self.scale * score + self.shift
+        self.explicit = (b.reshape(-1, 1, 1, 1) * (s - score)).square().flatten(1).mean(1)
+        return ((-b.reshape(-1, 1, 1, 1) * s).to(x),)
+
+
+def test_the_loss_is_explicit_score_matching_but_for_a_constant(tmp_path: Path) -> None:
+    """Of the trainer's own loss, over all times, with networks near the exact one and far from it."""
+    count = 300_000
+    mixture = GaussianMixture(torch.tensor([-0.5, 0.7]).double().reshape(2, 1, 1, 1), [0.2, 0.3])
+    x0 = mixture.sample(count, torch.Generator().manual_seed(0))[0].float()
+    constants = []
+    for scale, shift in ((1.0, 0.0), (0.5, 0.3), (-1.0, 0.1)):
+        task = built(ScoreMatching, tmp_path, sde="vp", classes=None)
+        task.network = Shifted(mixture, task.steps, scale, shift)
+        denoising = float(task.losses({"images": x0}, BatchRandom(0, 3, 0, count, count)).mean())
+        constants.append(denoising - float(task.network.explicit.mean()))
+    print("constants", constants)
+    assert constants == pytest.approx([constants[0]] * 3, abs=0.01) and constants[0] > 0.02
+
+
 def test_explicit_and_denoising_score_matching_differ_by_a_constant() -> None:
     """Vincent 2011: for any s, E |s - grad log p(x_t)|^2 = E |s - grad log p(x_t | x_0)|^2 - C, whatever s is."""
     mixture, sde, t = GaussianMixture([-0.5, 0.7], [0.2, 0.3]), VPSDE(), 0.3
@@ -169,9 +200,25 @@ def test_what_a_vp_network_learned_is_what_its_pipeline_asks(tmp_path: Path) -> 
     assert (sde.beta_min, sde.beta_max) == pytest.approx((0.1, 10.0))
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
     a, b = sde.marginal(torch.tensor([0.2, 0.9]))
-    torch.testing.assert_close(task.schedule.time_of(a, b), schedule.time_of(a, b))
+    torch.testing.assert_close(task.steps.time_of(a, b), schedule.time_of(a, b))
     back = schedule.marginal(schedule.time_of(a, b))
     torch.testing.assert_close(back[0] / back[1], a / b, rtol=1e-6, atol=0)
+
+
+def test_what_a_subvp_network_learned_is_what_its_saved_pipeline_asks(tmp_path: Path) -> None:
+    """Step 1000 t - 1 at every t, also where there is less noise than in DDPM's first step, and sub-VP by default."""
+    task = built(ScoreMatching, tmp_path, sde="subvp", beta_max=10.0)
+    task.pipeline(task.network).save_pretrained(tmp_path / "saved")
+    pipe = ScoreSDEPipeline.from_pretrained(tmp_path / "saved")
+    sde = pipe.make_sde()
+    assert isinstance(sde, SubVPSDE) and (sde.beta_min, sde.beta_max) == pytest.approx((0.1, 10.0))
+    t = torch.tensor([1e-3, 5e-3, 0.02, 0.3, 1.0], dtype=torch.float64)
+    for asked in (task.steps, pipe.trained):
+        torch.testing.assert_close(asked.time_of(*sde.marginal(t)), 1000 * t - 1, rtol=0, atol=1e-6)
+    _, process, end = ode_of(pipe)
+    assert isinstance(process, SubVPSDE) and end == 1e-3, "its likelihood is under its own process, too"
+    with pytest.raises(ValueError, match="sde must be subvp for the network of .*, got 'vp'"):
+        built(ScoreMatching, tmp_path, sde="vp", pretrained_model_name_or_path=str(tmp_path / "saved"))
 
 
 @pytest.mark.parametrize(

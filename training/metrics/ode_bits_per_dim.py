@@ -1,9 +1,9 @@
 """Bits per dimension of a saved model by its probability-flow ODE (Song et al. 2021, section 4.3 and appendix D.2).
 
-A diffusion model, whatever its noise schedule, is followed along the VP SDE, a VE model along its own, a flow along its
-path. Images of 8-bit levels are points, of which a density says nothing: each is moved uniformly within the width of
-its level first, so that the mean of -log2 p over where it may land is at least its bits (Theis et al. 2016,
-https://arxiv.org/abs/1511.01844, section 3.1). Song et al. 2021: https://arxiv.org/abs/2011.13456.
+A diffusion model, whatever its noise schedule, is followed along the VP SDE, a VE or sub-VP model along its own, a
+flow along its path. Images of 8-bit levels are points, of which a density says nothing: each is moved uniformly
+within the width of its level first, so that the mean of -log2 p over where it may land is at least its bits (Theis et
+al. 2016, https://arxiv.org/abs/1511.01844, section 3.1). Song et al. 2021: https://arxiv.org/abs/2011.13456.
 """
 
 import math
@@ -19,7 +19,7 @@ from pipelines import NoiseSchedule, ScoreSDEPipeline
 from pipelines.flow_matching import find_path
 from pipelines.process import Path
 from pipelines.score_sde import ENDS, score_of, score_of_exploding
-from pipelines.sde import SDE, VESDE, VPSDE
+from pipelines.sde import SDE, VESDE, VPSDE, SubVPSDE
 from training.metrics.bits_per_dim import check_images, is_flow
 from training.metrics.ode_likelihood import Velocity, ode_likelihood
 from training.randomness import seeded
@@ -88,13 +88,13 @@ def ode_of(pipe: DiffusionPipeline) -> tuple[Velocity, SDE | Path, float]:
     if is_flow(pipe):
         scale = pipe.scheduler.config.num_train_timesteps
         return lambda x, t: network(x, scale * t), find_path(pipe.config.path), END_OF_FLOW
-    sde = ScoreSDEPipeline(unet=pipe.unet, scheduler=pipe.scheduler).make_sde()
+    of_scores = ScoreSDEPipeline(pipe.unet, pipe.scheduler, sde=pipe.config.get("sde"))
+    sde = of_scores.make_sde()
     if isinstance(sde, VESDE):
         score, end = score_of_exploding(network, sde), ENDS["ve"]
     else:
-        schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
-        score = score_of(network, schedule, pipe.scheduler.config.prediction_type, sde)
-        end = _first_time(sde, schedule)
+        score = score_of(network, of_scores.trained, pipe.scheduler.config.prediction_type, sde)
+        end = ENDS["subvp"] if isinstance(sde, SubVPSDE) else _first_time(sde, of_scores.trained)
     return lambda x, t: sde.probability_flow_drift(x, score(x, t), t), sde, end
 
 

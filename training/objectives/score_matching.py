@@ -7,8 +7,8 @@ b^2 it bounds the likelihood (Song et al. 2021b, https://arxiv.org/abs/2101.0925
 density in proportion to w, whose every example then counts alike (section 5.2). t is uniform in (0, 1], or, with
 `ncsn_levels`, one of that many noise levels.
 
-Under VP and sub-VP the network answers eps and is asked at the steps of DDPM's linear schedule with the same
-signal-to-noise ratio; under VE it is asked by sigma and answers the score, as NCSN++.
+Under VP the network answers eps and is asked at the steps of DDPM's linear schedule with the same signal-to-noise
+ratio, under sub-VP at 1000 t - 1; under VE it is asked by sigma and answers the score, as NCSN++.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipelines import NoiseSchedule, ScoreSDEPipeline
 from pipelines.process import broadcast
-from pipelines.score_sde import ENDS, SDES
+from pipelines.score_sde import ENDS, SDES, Steps, SubVPSteps
 from pipelines.sde import SDE, VESDE
 from training.data import ImageData
 from training.networks.adapt import fit_network
@@ -83,7 +83,7 @@ class ScoreMatching(ClassConditional):
         super().__init__(options, network, class_names)
         self.sde, self.end = options.make_sde(), ENDS[options.sde]
         self.scheduler = self._scheduler()
-        self.schedule = None if options.sde == "ve" else NoiseSchedule.from_scheduler(self.scheduler)
+        self.steps = None if options.sde == "ve" else self._steps()
         self._times, self._shares, self._total = self._density()
 
     @classmethod
@@ -100,11 +100,10 @@ class ScoreMatching(ClassConditional):
             return cls(options, build_network(recipe, data, num_class_embeds(names), **time), names)
         pipeline = load_pipeline(recipe.pretrained_model_name_or_path)
         fourier = pipeline.unet.config.get("time_embedding_type") == "fourier"
-        if fourier != (options.sde == "ve"):
-            raise ValueError(
-                f"sde must be {'ve' if fourier else 'vp or subvp'} for the network of "
-                f"{recipe.pretrained_model_name_or_path}, got {options.sde!r}"
-            )
+        own = "ve" if fourier else pipeline.config.get("sde") or "vp"
+        if options.sde != own:
+            start = recipe.pretrained_model_name_or_path
+            raise ValueError(f"sde must be {own} for the network of {start}, got {options.sde!r}")
         return cls(options, fit_network(pipeline, data, names), names)
 
     def _scheduler(self) -> SchedulerMixin:
@@ -114,6 +113,12 @@ class ScoreMatching(ClassConditional):
             return ScoreSdeVeScheduler(STEPS, sigma_min=options.sigma_min, sigma_max=options.sigma_max)
         ends = {"beta_start": options.beta_min / STEPS, "beta_end": options.beta_max / STEPS}
         return DDPMScheduler(STEPS, **ends, beta_schedule="linear", prediction_type="epsilon")
+
+    def _steps(self) -> Steps:
+        """The steps at which the network is asked."""
+        if self.options.sde == "subvp":
+            return SubVPSteps(self.sde, STEPS)
+        return NoiseSchedule.from_scheduler(self.scheduler)
 
     # -------------------------------------------------------------------------------------------------------- times
 
@@ -166,12 +171,13 @@ class ScoreMatching(ClassConditional):
             score = self.network(x_t, b.to(x_t), **conditions, return_dict=False)[0].to(x_t)
             return -broadcast(b, x_t) * score
         size = (a.square() + b.square()).sqrt()
-        step = self.schedule.time_of(a, b).to(x_t)
+        step = self.steps.time_of(a, b).to(x_t)
         return self.network(x_t / broadcast(size, x_t), step, **conditions, return_dict=False)[0].to(x_t)
 
     def pipeline(self, network: nn.Module) -> DiffusionPipeline:
         """What to save and to draw samples with."""
-        return ScoreSDEPipeline(unet=self.drawn(network), scheduler=self.scheduler, id2label=self.id2label)
+        own = {"sde": "subvp"} if self.options.sde == "subvp" else {}
+        return ScoreSDEPipeline(self.drawn(network), self.scheduler, self.id2label, **own)
 
 
 OBJECTIVE = ScoreMatching
