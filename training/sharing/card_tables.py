@@ -1,7 +1,9 @@
 """The tables on a card, from a folder's metrics.json and noise_accuracy.json."""
 
+import json
 import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from training.files import read_json_object, read_rows, weights_hash
@@ -69,12 +71,40 @@ def is_stale(folder: Path) -> bool:
 
 
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The row with the lowest distance for each feature network."""
+    """The row with the lowest distance for each feature network, of those that were measured with the most seeds.
+
+    Rows that differ in their seed alone count as one, with their means: the lowest of them would be a lucky one.
+    """
     found = []
     for name in DISTANCES:
-        measured = [row for row in rows if name in row["measured"]]
-        found += [min(measured, key=lambda row: row["measured"][name])] if measured else []
+        measured = [_mean_row(same) for same in _alike([row for row in rows if name in row["measured"]])]
+        found += [min(measured, key=lambda row: (-len(row["seeds"]), row["measured"][name]))] if measured else []
     return found
+
+
+def _alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows in groups that differ in their seed alone."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps(row["settings"] | {"seed": None}, sort_keys=True), []).append(row)
+    return list(groups.values())
+
+
+def _mean_row(same: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first of rows that differ in their seed, with all their `seeds` and the means of what was measured."""
+    return same[0] | {
+        "seeds": sorted(row["settings"].get("seed", 0) for row in same),
+        "measured": _means([row["measured"] for row in same]),
+        "floor": _means([row["floor"] for row in same]),
+    }
+
+
+def _means(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        name: mean(row[name] for row in measured) if isinstance(value, float) else value
+        for name, value in measured[0].items()
+        if all(name in row for row in measured)
+    }
 
 
 def by_features(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -148,6 +178,8 @@ def settings_text(row: dict[str, Any]) -> str:
     sampler = others.pop("sampler", settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep"))
     more = "".join(f", {name} {value}" for name, value in others.items())
     seed = f", seed {settings['seed']}" if settings.get("seed") else ""
+    if len(row.get("seeds", ())) > 1:
+        seed = f", mean of seeds {', '.join(map(str, row['seeds'][:-1]))} and {row['seeds'][-1]}"
     return f"{sampler}, {settings['num_inference_steps']} steps{guided}{interval}{more}{seed}"
 
 
