@@ -187,6 +187,9 @@ class LatentDiffusionPipeline(StepwisePipeline):
             check_count("batch_size", batch_size)
         wanted = check_prompts("prompt", "" if prompt is None else prompt, batch_size)
         unwanted = check_prompts("negative_prompt", "" if negative_prompt is None else negative_prompt, len(wanted))
+        if any(unwanted) and self.guide_unet is not None:
+            away = "which guidance leads away from"
+            raise ValueError(f"negative_prompt must be None with a guide_unet, {away}, got {negative_prompt!r}")
         warn_of_truncation(self.tokenizer, wanted + unwanted)
         return self.prompts(wanted), self.prompts(unwanted), len(wanted)
 

@@ -161,6 +161,23 @@ def test_a_folder_draws_the_same_elsewhere_and_when_it_is_saved_again(tmp_path: 
     assert ours.takes_prompts and ours.config.path == "linear"
 
 
+def test_autoguidance_leads_away_from_the_guide_told_the_same_prompt() -> None:
+    guide = text_unet()
+    guide.conv_out.weight.data.mul_(0.5)
+    pipe, of_guide = text_pipeline(), text_pipeline(unet=guide)
+    pipe.register_modules(guide_unet=guide)
+
+    def velocity(drawn_by: LatentDiffusionPipeline, scale: float) -> Tensor:
+        step = next(drawn_by.stream("a red apple", num_inference_steps=3, guidance_scale=scale, generator=seeded()))
+        return (step.x_t - step.prev_sample) * 3  # of the first of Euler's three steps
+
+    alone, worse = velocity(pipe, 1.0), velocity(of_guide, 1.0)
+    assert (alone - worse).abs().max() > 0.01
+    torch.testing.assert_close(velocity(pipe, 3.0), worse + 3 * (alone - worse), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="^negative_prompt must be None with a guide_unet, .*, got 'fox'$"):
+        pipe("a red apple", negative_prompt="fox")
+
+
 def test_a_saved_tokenizer_does_not_tell_how_it_was_loaded(tmp_path: Path) -> None:
     text_pipeline().save_pretrained(tmp_path / "model")
     texts = []

@@ -122,6 +122,9 @@ def test_what_is_not_read_of_a_prompt_is_said_on_the_page(catalogue: Catalogue) 
     long = drawn(catalogue, prompt="one " * 10 + "<apple> " * 30)
     assert "not read of the prompt, which is too long: [UNK]" in report(long)
     assert "not read" not in report(drawn(catalogue, prompt="a fox"))
+    unwanted = report(drawn(catalogue, prompt="a fox", negative_prompt="one " * 10 + "<apple> " * 30))
+    assert "not read of the negative prompt, which is too long: [UNK]" in unwanted
+    assert "of the prompt" not in unwanted
 
 
 ANY_TEXT = {

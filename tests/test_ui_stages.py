@@ -69,9 +69,9 @@ def test_the_steps_of_all_stages_are_looked_back_on_by_name_and_as_large_as_the_
 
 def test_a_cascade_that_is_told_prompts_draws_them_and_says_what_it_does_not_read(catalogue: Catalogue) -> None:
     (*_, red), (*_, fox) = (drawn(catalogue, model="words", prompt=prompt) for prompt in ("a red apple", "a fox"))
-    assert (red.frames.final != fox.frames.final).any() and red.unread == "" and red.evaluations == 8
+    assert (red.frames.final != fox.frames.final).any() and red.unread == {} and red.evaluations == 8
     *_, last = drawn(catalogue, model="words", prompt="a red apple " * 5)
-    assert last.unread == "red apple a red apple", "12 tokens are read, two of which begin and end"
+    assert last.unread == {"prompt": "red apple a red apple"}, "12 tokens are read, two of which begin and end"
 
 
 def test_an_image_of_ones_own_is_enlarged_without_the_first_stage(catalogue: Catalogue) -> None:

@@ -64,6 +64,7 @@ def _drawn(settings: Settings, start: Start | None, catalogue: Catalogue) -> Ite
             if progress.images is None:  # if the client has gone, Gradio closes this generator at a yield
                 yield [], json.dumps({"step": progress.index, "num_steps": progress.num_steps}), ""
     report = settings.as_dict() | {"seconds": round(progress.seconds, 3), "network_evaluations": progress.evaluations}
+    report |= {"not_read": progress.unread} if progress.unread else {}
     code = snippet(settings, catalogue[settings.model], device.detect())
     with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
         yield files(settings, catalogue, progress, Path(folder)), json.dumps(report, ensure_ascii=False), code

@@ -123,9 +123,11 @@ def report(progress: Progress, stopped: bool = False, settings: Settings | None 
     cost = f"{progress.seconds:.1f} s · {counted(round(progress.evaluations), 'network evaluation')} per image"
     cost += f" · {settings.model}, seed {settings.seed}" if settings else ""
     if progress.images is not None:
-        unread = f" · not read of the prompt, which is too long: {_shortened(progress.unread)}"
-        drawn = f"Drawn in {counted(progress.num_steps, 'step')} · {cost}"
-        return status(f"{drawn}{unread if progress.unread else ''}", 1.0)
+        unread = [
+            f" · not read of the {name}, which is too long: {_shortened(text)}"
+            for name, text in progress.unread.items()
+        ]
+        return status(f"Drawn in {counted(progress.num_steps, 'step')} · {cost}{''.join(unread)}", 1.0)
     start = "Stopped after step" if stopped else "Step"
     stage = f" ({progress.stage})" if progress.stage else ""
     text = f"{start} {progress.index} of {progress.num_steps}{stage} · {cost}"

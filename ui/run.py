@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .adapters import with_adapter
-from .catalogue import Catalogue
+from .catalogue import Catalogue, ModelInfo
 from .equations import recorded_steps
 from .formulas import Formula, formula_of, levels
 from .live_values import centre
@@ -92,7 +92,7 @@ class Progress:
         timestep, levels, reading: of this step, as `Frames` keeps them
         preview: of this step by kind, as `Frames` keeps it; {} where nobody looks
         scale, stage: of this step, as `Frames` keeps them
-        unread: what of the prompt was not read, as it is too long
+        unread: what of the prompt and of the negative prompt was not read, as they are too long, by their names
     """
 
     frames: Frames
@@ -102,7 +102,7 @@ class Progress:
     evaluations: float
     images: list[Image.Image] | None = None
     preview: dict[str, np.ndarray] = field(default_factory=dict)
-    unread: str = ""
+    unread: dict[str, str] = field(default_factory=dict)
     timestep: float = 0.0
     levels: tuple[float, float] | None = None
     reading: Reading = Reading()
@@ -185,8 +185,7 @@ def _drawn(settings: Settings, catalogue: Catalogue, start: Start | None, previe
             _store(frames, progress)
             yield progress
         images = to_images(step.prev_sample, "pil")
-        says = settings.has("prompt", info) and hasattr(pipe, "unread")  # code in folders may be older
-        unread = pipe.unread(settings.prompt) if says else ""
+        unread = _unread(pipe, settings, info)
         frames.final = _stacked(images)
         frames.small = _small(steps, start, to_images)
         seconds = time.perf_counter() - started
@@ -201,6 +200,14 @@ def _evaluations(pipe: Any, steps: Any, count: int) -> Iterator[Callable[[], flo
         return
     with pipe.counted_rows() as rows:
         yield lambda: rows() / count
+
+
+def _unread(pipe: Any, settings: Settings, info: ModelInfo) -> dict[str, str]:
+    if not hasattr(pipe, "unread"):  # code in folders may be older
+        return {}
+    named = {name: name.replace("_", " ") for name in ("prompt", "negative_prompt") if settings.has(name, info)}
+    found = {words: pipe.unread(getattr(settings, name) or "") for name, words in named.items()}
+    return {words: text for words, text in found.items() if text}
 
 
 def _preview(preview_step: Callable[[Any], np.ndarray], step: Any) -> dict[str, np.ndarray]:
