@@ -1,5 +1,6 @@
-"""Autoguidance: a worse network in the place of the one without a class, in every pipeline with classes."""
+"""Autoguidance: a worse network in the place of the one without a class, in every pipeline that has such a one."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from fresh_processes import run_elsewhere
 from torch import Tensor
-from toys import calls_seen, flow, guided, score_sde, seeded, tiny_unet
+from toys import calls_seen, flow, guided, latent, score_sde, seeded
 from training_runs import alone, trainer_of
 
 from pipelines import ClassifierFreeGuidancePipeline, GaussianMixture, NoiseSchedule
@@ -15,7 +16,7 @@ from pipelines.base import StepwisePipeline
 from pipelines.classifier_free_guidance import autoguide
 from training.objectives.flow_matching import FlowMatching
 
-MAKERS = {"cfg": guided, "flow": flow, "score_sde": score_sde}
+MAKERS = {"cfg": guided, "flow": flow, "score_sde": score_sde, "latent": latent}
 DRAW = """
 import sys, torch
 from diffusers import DiffusionPipeline
@@ -26,15 +27,11 @@ torch.save(out.images, sys.argv[2])
 """
 
 
-def worse() -> torch.nn.Module:
-    unet = tiny_unet(4)
-    unet.conv_out.weight.data.mul_(0.5)
-    return unet
-
-
 def with_guide(name: str) -> StepwisePipeline:
     pipe = MAKERS[name]()
-    pipe.register_modules(guide_unet=worse())
+    worse = copy.deepcopy(pipe.unet)
+    worse.conv_out.weight.data.mul_(0.5)
+    pipe.register_modules(guide_unet=worse)
     return pipe
 
 
