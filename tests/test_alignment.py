@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from training_runs import noise
 
+from training.evaluation import alignment
+from training.evaluation.alignment import colours, hues_of_real, hues_of_words
 from training.evaluation.prompts import Known, prompts_of, recoloured, recombined
 from training.metrics.alignment import agreement, chance, dominant_hue, lab, mean_hue, named_hue, nearest
 
@@ -104,6 +106,45 @@ def save_words(folder: Path) -> None:
         Dataset.from_list(listed, features=Features(kinds)).to_parquet(place)
 
 
+PAINT = {"red": (200, 20, 30), "green": (20, 160, 40), "blue": (30, 40, 220)}
+
+
+def painted(colour: str) -> np.ndarray:
+    """A disc of one colour on white, (3, 16, 16)."""
+    image = np.full((3, 16, 16), 255, np.uint8)
+    image[:, 4:12, 4:12] = np.array(PAINT[colour], np.uint8)[:, None, None]
+    return image
+
+
+def test_colours_are_judged_by_real_ones_and_changed_words_from_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that paints each word but green, and what it is compared with."""
+    names = ["red apple", "green apple", "blue heart", "blue and red flag", "blue car"]
+    shown = ["red", "green", "blue", "red", "green"]  # the car is not blue
+    about = [{"name": name, "vendor": "noto"} for name in names]
+    known = Known(np.stack([painted(colour) for colour in shown]), np.zeros((5, 2)), about, 5)
+    hues = hues_of_words(known)
+    assert {*hues} == {"red", "green", "blue"}, "a name with two colours says nothing"
+    hues = {colour: dominant_hue(painted(colour)) for colour in PAINT}
+    assert hues_of_real(known, hues) == {"real images": pytest.approx(3 / 4), "chance": pytest.approx(1 / 3)}
+
+    drawn_from = []
+
+    def draw(model: object, texts: list[str], options: object, scale: float) -> np.ndarray:
+        drawn_from.append(len(texts))
+        words = [next((word for word in ("red", "blue") if word in text), "red") for text in texts]
+        return np.stack([painted(word) for word in words])
+
+    monkeypatch.setattr(alignment, "draw_prompts", draw)
+    asked = recoloured(about[:3], 18)
+    found = colours(None, asked, hues, None, 3.0)
+    assert drawn_from == [3] * 6, "image k of each colour has the noise of name k"
+    assert found["names"] == 3 and found["own"] == pytest.approx(2 / 3), "green is drawn red"
+    # of 5 other words each: red -> blue alone is right, green -> red and blue, blue -> red
+    assert found["changed"] == pytest.approx(4 / 15)
+    # drawn otherwise than the own word: blue once, blue once, and all but blue
+    assert found["different"] == pytest.approx((1 + 1 + 5) / 15)
+
+
 def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
@@ -120,10 +161,12 @@ def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytes
         main([str(tmp_path / "model"), *flags, "--guidance_scale", "1", "2"])
         said = capsys.readouterr().out
         main([str(tmp_path / "model"), *flags, "--guidance_scale", "1"])
+        main([str(tmp_path / "model"), *flags, "--guidance_scale", "2", "--guidance_interval", "0.2", "1"])
+        assert "guidance 2 within 0.2 to 1" in capsys.readouterr().out
     rows = json.loads((tmp_path / "model" / "metrics.json").read_text())["alignment"]
-    assert len(rows) == 2 and "held back" in said and "guidance 2" in said and "other drawings" in said
+    assert len(rows) == 3 and "held back" in said and "guidance 2" in said and "other drawings" in said
     row = next(iter(rows.values()))
-    assert row["references"]["training"]["reconstructions"]["concept"] >= 0
+    assert 0 <= row["references"]["training"]["reconstructions"]["concept"] <= 1
     assert row["references"]["recombined"] == {"chance": row["references"]["recombined"]["chance"]}
     assert row["references"]["training"]["chance"]["group"] == 1.0
     card = render(tmp_path / "model")
@@ -142,6 +185,8 @@ def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytes
     [
         (["--num_prompts", "0"], "num_prompts must be at least 1, got 0"),
         (["--scheduler", "Magic"], "scheduler must be one of"),
+        (["--guidance_interval", "0.8", "0.2"], "guidance_interval must be LOW HIGH"),
+        (["--guidance_scale", "-1"], "guidance_scale must be a finite number of at least 0"),
     ],
 )
 def test_bad_options_are_refused_by_name(flags: list[str], message: str, tmp_path: Path) -> None:

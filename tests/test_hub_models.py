@@ -33,6 +33,8 @@ def drawn(pipe: DiffusionPipeline) -> str:
         images = torch.linspace(0, 1, 3 * 128 * 128).reshape(1, 3, 128, 128)
         return hashlib.sha256(pipe(images, output_type="pt").images.numpy().tobytes()).hexdigest()
     options = {"class_labels": 1} if "Classifier" in type(pipe).__name__ or pipe.class_names else {}
+    if getattr(pipe, "takes_prompts", False):
+        options = {"prompt": "a red apple, noto style", "guidance_scale": 3.0}
     out = pipe(num_inference_steps=2, generator=seeded(0), output_type="pt", **options)
     return hashlib.sha256(out.images.float().numpy().tobytes()).hexdigest()
 

@@ -4,17 +4,18 @@
 
 draws an image for each of 200 prompts of three kinds: captions of training images, captions of test images, whose
 concepts were held back, and concepts with hands that never drew them. Each is compared with all real images in the
-features of a network, and the nearest one's concept, subgroup, group and vendor with those asked for. Beside them stand
-the same shares by chance, of real images reconstructed by the model's autoencoder, where it has one, and of real images
-whose own drawing does not count. A colour word in a name is replaced by each of the others, and the hue drawn compared
-with that of real images of the word. The data set needs the columns of `python -m training.data emoji`; the numbers go
-to metrics.json.
+features of a network, and the nearest one's concept, subgroup, group and vendor with those asked for. Beside them
+stand the same shares by chance, of real images reconstructed by the model's autoencoder, where it has one, and of
+real images whose own drawing does not count. A colour word in a name is replaced by each of the others, all drawn
+from the same noise, and the hue drawn compared with that of real images of the word. The data set needs the columns
+of `python -m training.data emoji`; the numbers go to metrics.json.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +28,18 @@ from training.data import ImageData, load_images
 from training.data.cache import default_cache_dir
 from training.data.hub import Opened
 from training.evaluation.cached_features import extract_cached
-from training.evaluation.options import DTYPES, OWN_CODE, chosen_dtype, dtype_of, flag, one_of, recorded
-from training.evaluation.prepare import default_output
+from training.evaluation.options import (
+    DTYPES,
+    OWN_CODE,
+    check_interval,
+    check_scales,
+    chosen_dtype,
+    dtype_of,
+    flag,
+    one_of,
+    recorded,
+)
+from training.evaluation.prepare import default_output, own_interval
 from training.evaluation.prompts import ASPECTS, COLUMNS, KINDS, Known, Prompt, prompts_of, recoloured
 from training.evaluation.results import Row, aligned, find_done, merge, read_rows
 from training.evaluation.sampling import SCHEDULERS, Model, draw_batch, find_folder, open_model, short_name
@@ -51,6 +62,9 @@ class Options:
     num_inference_steps: int = flag(20, "sampling steps")
     scheduler: str | None = flag(None, f"{', '.join(SCHEDULERS)} [the model's own]")
     guidance_scale: list[float] = field(default_factory=lambda: [3.0], metadata={"help": "one or more"})
+    guidance_interval: list[float] | None = flag(
+        None, "LOW HIGH, the part of the noise process that is guided, each in [0, 1]; default: that of the model"
+    )
     seed: int = flag(0, "of the first image; image k has seed + k")
     dtype: str | None = dtype_of("model")
     batch_size: int = flag(20, "images per batch")
@@ -59,6 +73,8 @@ class Options:
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is not allowed."""
         self.dtype = chosen_dtype(self.dtype)
+        check_scales(self.guidance_scale)
+        check_interval(self.guidance_interval)
         if self.scheduler is not None:
             self.scheduler = one_of("scheduler", self.scheduler, list(SCHEDULERS))
         for name in ("num_prompts", "num_inference_steps", "batch_size"):
@@ -94,12 +110,19 @@ def _about(options: Options, split: str, data: ImageData) -> list[Row]:
 def hues_of_words(known: Known) -> dict[str, float]:
     """The mean hue in degrees of the training images with each colour word in their name."""
     found: dict[str, list[float]] = {colour: [] for colour in COLOURS}
+    for row, colour in _colour_words(known):
+        hue = dominant_hue(known.pixels[row])
+        if hue is not None:
+            found[colour].append(hue)
+    return {colour: mean_hue(hues) for colour, hues in found.items() if hues}
+
+
+def _colour_words(known: Known) -> Iterator[tuple[int, str]]:
+    """The rows of training images whose name has one colour word, and that."""
     for row, about in enumerate(known.about[: known.train]):
         named = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", about["name"])]
-        hue = dominant_hue(known.pixels[row]) if len(named) == 1 else None
-        if hue is not None:
-            found[named[0]].append(hue)
-    return {colour: mean_hue(hues) for colour, hues in found.items() if hues}
+        if len(named) == 1:
+            yield row, named[0]
 
 
 def draw_prompts(model: Model, texts: list[str], options: Options, scale: float) -> np.ndarray:
@@ -108,6 +131,7 @@ def draw_prompts(model: Model, texts: list[str], options: Options, scale: float)
     starts = range(0, len(texts), options.batch_size)
     chosen = [range(start, min(start + options.batch_size, len(texts))) for start in starts]
     settings = {"num_inference_steps": options.num_inference_steps, "guidance_scale": scale}
+    settings |= {} if options.guidance_interval is None else {"guidance_interval": tuple(options.guidance_interval)}
     return np.concatenate([draw_batch(model, some, options.seed, **settings).pixels for some in chosen])
 
 
@@ -137,7 +161,8 @@ def references(model: Model, network: torch.nn.Module, known: Known, prompts: di
             found[kind]["reconstructions"] = shares(wanted, near, known)
         others = nearest(known.features[rows], known.features, without=rows)
         found[kind]["other drawings"] = shares(wanted, others, known)
-    return found
+    hues = hues_of_words(known)
+    return found | ({"colours": hues_of_real(known, hues)} if len(hues) > 1 else {})
 
 
 def measure(model: Model, network: torch.nn.Module, known: Known, options: Options, scale: float) -> Row:
@@ -149,12 +174,37 @@ def measure(model: Model, network: torch.nn.Module, known: Known, options: Optio
         measured[kind] = shares([prompt.about for prompt in some], near, known)
     hues, asked = hues_of_words(known), recoloured(known.about[: known.train], options.num_prompts)
     if asked and len(hues) > 1:
-        made = draw_prompts(model, [text for text, _ in asked], options, scale)
-        drawn = [named_hue(dominant_hue(image), hues) for image in made]
-        right = np.array([colour == found for (_, colour), found in zip(asked, drawn, strict=True)])
-        own = np.arange(len(asked)) % len(COLOURS) == 0
-        measured["colours"] = {"own": float(right[own].mean()), "changed": float(right[~own].mean())}
+        measured["colours"] = colours(model, asked, hues, options, scale)
     return measured
+
+
+def colours(
+    model: Model, asked: list[tuple[str, str]], hues: dict[str, float], options: Options, scale: float
+) -> dict[str, float]:
+    """Of images with a colour word: how often its hue is drawn, and of how many names.
+
+    `own` is of the names as they are, `changed` with another word in its place; `different` is how often the hue of the
+    latter is not that of the former, which is drawn from the same noise.
+    """
+    drawn = []
+    for nth in range(len(COLOURS)):  # the nth word of each name, so that image k always has the noise of name k
+        made = draw_prompts(model, [text for text, _ in asked[nth :: len(COLOURS)]], options, scale)
+        drawn.append([named_hue(dominant_hue(image), hues) for image in made])
+    wanted = [[colour for _, colour in asked[nth :: len(COLOURS)]] for nth in range(len(COLOURS))]
+    found, right = np.array(drawn, dtype=object), np.array(drawn, dtype=object) == np.array(wanted, dtype=object)
+    return {
+        "own": float(right[0].mean()),
+        "changed": float(right[1:].mean()),
+        "different": float((found[1:] != found[:1]).mean()),
+        "names": len(drawn[0]),
+    }
+
+
+def hues_of_real(known: Known, hues: dict[str, float]) -> dict[str, float]:
+    """What real training images with one colour word in their name score as `own`, and what chance does."""
+    named = [(row, words) for row, words in _colour_words(known) if words in hues]
+    right = [named_hue(dominant_hue(known.pixels[row]), hues) == word for row, word in named]
+    return {"real images": float(np.mean(right)), "chance": 1 / len(hues)}
 
 
 def run(location: str, options: Options, command: str) -> list[Row]:
@@ -167,6 +217,8 @@ def run(location: str, options: Options, command: str) -> list[Row]:
         raise ValueError(f"model must be told prompts, {model.name} is not: it has no text_encoder")
     if model.num_stages > 1 and model.pipe.unet is None:
         raise ValueError(f"model must draw images of prompts, {model.name} only enlarges images")
+    if options.guidance_interval is not None and "guidance_interval" not in model.arguments:
+        raise ValueError(f"guidance_interval must be left out: {type(model.pipe).__name__} does not take it")
     model.use_scheduler(options.scheduler, options.num_inference_steps)
     network = open_features(EFFICIENTNET)
     known, fingerprints = load_known(options, network)
@@ -198,6 +250,7 @@ def unmeasured(
             "scheduler": options.scheduler or short_name(model.own_scheduler),
             "num_inference_steps": options.num_inference_steps,
             "guidance_scale": scale,
+            "guidance_interval": options.guidance_interval or own_interval(model),
             "num_prompts": options.num_prompts,
             "seed": options.seed,
             "dtype": options.dtype,
@@ -213,17 +266,29 @@ def table(rows: list[Row]) -> str:
     """The shares by guidance scale and kind of prompts, with what they are compared with."""
     lines = [["prompts", "images", *ASPECTS]]
     for row in rows:
-        drawn = f"guidance {row['settings']['guidance_scale']:g}"
+        drawn = guided_by(row)
         lines += [_line(kind, drawn, row["measured"][kind]) for kind in KINDS]
-    for kind, compared in rows[0]["references"].items():
-        lines += [_line(kind, name, values) for name, values in compared.items()]
-    return "\n".join([aligned(lines), *(_colours(row) for row in rows if "colours" in row["measured"])])
+    compared = rows[0]["references"]
+    for kind in KINDS:
+        lines += [_line(kind, name, values) for name, values in compared[kind].items()]
+    said = [_colours(row, compared["colours"]) for row in rows if "colours" in row["measured"]]
+    return "\n".join([aligned(lines), *said])
 
 
-def _colours(row: Row) -> str:
-    scale, found = row["settings"]["guidance_scale"], row["measured"]["colours"]
-    own, changed = found["own"], found["changed"]
-    return f"guidance {scale:g}: the hue of the name's colour in {own:.0%} of images, of a changed one in {changed:.0%}"
+def guided_by(row: Row) -> str:
+    """The guidance of a row, as text."""
+    settings = row["settings"]
+    inside = settings.get("guidance_interval")
+    return f"guidance {settings['guidance_scale']:g}" + (f" within {inside[0]:g} to {inside[1]:g}" if inside else "")
+
+
+def _colours(row: Row, compared: dict[str, float]) -> str:
+    found, real, by_chance = row["measured"]["colours"], compared["real images"], compared["chance"]
+    return (
+        f"{guided_by(row)}: the hue of the name's colour in {found['own']:.0%} of {found['names']} images (real ones "
+        f"{real:.0%}, chance {by_chance:.0%}), of a changed one in {found['changed']:.0%}; another hue than before in "
+        f"{found['different']:.0%}"
+    )
 
 
 def _line(kind: str, images: str, values: dict[str, float]) -> list[str]:

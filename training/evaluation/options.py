@@ -128,9 +128,7 @@ class Options:
         self.dtype = chosen_dtype(self.dtype)
         self._check_counts()
         check_scales(self.guidance_scale)
-        interval = self.guidance_interval
-        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
-            raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
+        check_interval(self.guidance_interval)
         self.call_arguments = self._named_arguments()
 
     def _named_arguments(self) -> dict[str, Any]:
@@ -190,6 +188,12 @@ def check_scales(scales: list[float] | None) -> None:
     for scale in scales or []:
         if not (math.isfinite(scale) and scale >= 0):
             raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale}")
+
+
+def check_interval(interval: list[float] | None) -> None:
+    """Raise ValueError for a part of the noise process that is none."""
+    if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1):
+        raise ValueError(f"guidance_interval must be LOW HIGH with 0 <= LOW <= HIGH <= 1, got {interval}")
 
 
 def one_of(name: str, value: str, allowed: list[str]) -> str:

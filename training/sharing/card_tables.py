@@ -148,11 +148,11 @@ def text_to_image_cells(folder: Path) -> dict[str, str]:
     if not aligned or not best:
         return {}
     row = max(aligned, key=lambda row: row["measured"]["training"]["subgroup"])
-    right, scale = row["measured"]["training"], row["settings"]["guidance_scale"]
+    right = row["measured"]["training"]
     record = record_path(folder)
     runs = runs_of(read_json_object(record)) if record else []
     return {
-        "right concept, of training captions": f"{right['concept']:.1%} at guidance {scale:g}",
+        "right concept, of training captions": f"{right['concept']:.1%} at {_guidance(row['settings'])}",
         "right subgroup": f"{right['subgroup']:.1%}",
         "seconds per image in batches": f"{1 / best[0]['measured']['images_per_second']:.2f}",
         "training, hours of one core": _core_hours(runs),
@@ -171,16 +171,19 @@ def _core_hours(runs: list[dict[str, Any]]) -> str:
 def settings_text(row: dict[str, Any]) -> str:
     """The settings of a row as text."""
     settings = row["settings"]
-    guided = "" if settings["guidance_scale"] is None else f", guidance {settings['guidance_scale']:g}"
-    inside = settings.get("guidance_interval")
-    interval = f" within {inside[0]:g} to {inside[1]:g}" if inside else ""
+    guided = "" if settings["guidance_scale"] is None else f", {_guidance(settings)}"
     others = {name: value for name, value in settings.items() if name not in _USUAL}
     sampler = others.pop("sampler", settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep"))
     more = "".join(f", {name} {value}" for name, value in others.items())
     seed = f", seed {settings['seed']}" if settings.get("seed") else ""
     if len(row.get("seeds", ())) > 1:
         seed = f", mean of seeds {', '.join(map(str, row['seeds'][:-1]))} and {row['seeds'][-1]}"
-    return f"{sampler}, {settings['num_inference_steps']} steps{guided}{interval}{more}{seed}"
+    return f"{sampler}, {settings['num_inference_steps']} steps{guided}{more}{seed}"
+
+
+def _guidance(settings: dict[str, Any]) -> str:
+    inside = settings.get("guidance_interval")
+    return f"guidance {settings['guidance_scale']:g}" + (f" within {inside[0]:g} to {inside[1]:g}" if inside else "")
 
 
 def metrics_table(rows: list[dict[str, Any]]) -> str:
@@ -249,10 +252,16 @@ def alignment_table(folder: Path) -> str:
         for kind, shares in row["measured"].items():
             if kind != "colours":
                 lines.append(_shares(kind, f"drawn: {settings_text(row)}", shares))
-    for kind, compared in rows[0]["references"].items():
+    references = dict(rows[0]["references"])
+    real = references.pop("colours", None)
+    for kind, compared in references.items():
         lines += [_shares(kind, name, shares) for name, shares in compared.items()]
     lines += ["", ALIGNMENT_NOTE.format(prompts=rows[0]["settings"]["num_prompts"])]
-    lines[-1] += "".join(map(_colours, rows)) + f" The command: `{without_path(rows[-1]['command'])}`."
+    lines[-1] += (
+        "".join(map(_colours, rows))
+        + (_of_real_colours(real) if real else "")
+        + f" The command: `{without_path(rows[-1]['command'])}`."
+    )
     return "\n".join(lines)
 
 
@@ -263,12 +272,16 @@ def _shares(kind: str, images: str, shares: dict[str, float]) -> str:
 def _colours(row: dict[str, Any]) -> str:
     if "colours" not in row["measured"]:
         return ""
-    own, changed = row["measured"]["colours"]["own"], row["measured"]["colours"]["changed"]
-    scale = row["settings"]["guidance_scale"]
+    found = row["measured"]["colours"]
+    of = f" of {found['names']}" if "names" in found else " of"  # rows of before say no number
     return (
-        f" At guidance {scale:g}, {own:.1%} of images whose name has a colour word show its hue, and {changed:.1%} of "
-        "those in whose name the word was replaced by another."
+        f" At {_guidance(row['settings'])}, {found['own']:.1%}{of} images whose name has a colour word show its hue, "
+        f"and {found['changed']:.1%} of those in whose name the word was replaced by another."
     )
+
+
+def _of_real_colours(shares: dict[str, float]) -> str:
+    return f" Of real images with a colour word {shares['real images']:.1%} do, by chance {shares['chance']:.1%}."
 
 
 def reconstruction_table(folder: Path) -> str:

@@ -36,7 +36,7 @@ from .conditions_8e39acbe import Classes, Conditions, Labels, Nulls
 from .ddim_d98546bf import check_eta, ddim_steps
 from .ddpm_f8e59134 import ancestral_steps
 from .facts_c265849c import Facts
-from .flow_matching_8069e067 import find_path, is_of_flows, run_of_flow
+from .flow_matching_a08a662c import find_path, is_of_flows, run_of_flow
 from .image_inputs_91d43f00 import Images, given_pixels, pixels_of
 from .low_resolution_5b278091 import beside, enlarged, is_told_levels, known_at, noisy_condition, told_level
 from .repaint_d904cc43 import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting

@@ -32,7 +32,7 @@ from .classifier_free_guidance_abce05f3 import check_interval, guided_network
 from .conditions_8e39acbe import Conditions, Labels, Nulls
 from .ddim_d98546bf import check_eta, ddim_steps
 from .ddpm_f8e59134 import ancestral_steps
-from .flow_matching_8069e067 import find_path, is_of_flows, run_of_flow
+from .flow_matching_a08a662c import find_path, is_of_flows, run_of_flow
 from .from_image_5e433c06 import checked_strength, keeping, known_output
 from .image_inputs_91d43f00 import Images, mask_of, pixels_of
 from .latents_dc849f5d import check_latents, decode, latents_of
@@ -187,6 +187,9 @@ class LatentDiffusionPipeline(StepwisePipeline):
             check_count("batch_size", batch_size)
         wanted = check_prompts("prompt", "" if prompt is None else prompt, batch_size)
         unwanted = check_prompts("negative_prompt", "" if negative_prompt is None else negative_prompt, len(wanted))
+        if any(unwanted) and self.guide_unet is not None:
+            away = "which guidance leads away from"
+            raise ValueError(f"negative_prompt must be None with a guide_unet, {away}, got {negative_prompt!r}")
         warn_of_truncation(self.tokenizer, wanted + unwanted)
         return self.prompts(wanted), self.prompts(unwanted), len(wanted)
 

@@ -29,7 +29,11 @@ from .run_2dd2cfc3 import Denoiser, Step
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x_t, t) -> dx/dt, (N, ...)
 SAMPLERS = ("euler", "midpoint", "heun")
-SCHEDULERS = {"FlowMatchEulerDiscreteScheduler": "euler", "FlowMatchHeunDiscreteScheduler": "scheduler"}
+SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+# settings of a FlowMatchEulerDiscreteScheduler by which its times are others than even ones with a shift, and those by
+# which its steps are others than Euler's
+OTHER_TIMES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "shift_terminal")
+OTHER_STEPS = ("stochastic_sampling", "invert_sigmas", "use_dynamic_shifting")
 
 
 class LinearPath:
@@ -131,6 +135,19 @@ def is_of_flows(scheduler: Any) -> bool:
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
 
+def states_its_steps(scheduler: Any) -> bool:
+    """Whether Euler's steps over even times with the scheduler's `shift` are its own; if not, it has to be driven.
+
+    Raises:
+        ValueError: a setting with which an image would not depend on its own seed alone, or would not be one.
+    """
+    for name in OTHER_STEPS:
+        if scheduler.config.get(name):
+            raise ValueError(f"scheduler must have {name}=False, got {scheduler.config[name]!r}")
+    euler = type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    return euler and not any(scheduler.config.get(name) for name in OTHER_TIMES)
+
+
 @torch.no_grad()
 def scheduler_steps(
     velocity: Velocity, x: Tensor, scheduler: Any, num_inference_steps: int, left_out: int = 0
@@ -216,9 +233,9 @@ def run_of_flow(
         ValueError: a scheduler that takes the steps of another path.
     """
     name, config, path = type(scheduler).__name__, scheduler.config, find_path(path_name)
-    scale, states = config.num_train_timesteps, name == "FlowMatchEulerDiscreteScheduler"
+    scale, states = config.num_train_timesteps, states_its_steps(scheduler)
     if not states and path_name != "linear":
-        only = "FlowMatchEulerDiscreteScheduler"
+        only = "FlowMatchEulerDiscreteScheduler with times of its shift alone"
         raise ValueError(f"scheduler must be a {only} on the path {path_name!r}, got {name}")
     denoiser = guided(TimeShare(scale))
     if mask is not None:
@@ -347,7 +364,7 @@ class FlowMatchingPipeline(StepwisePipeline):
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)} for a flow, got {name}")
         if sampler is not None and sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        chosen = SCHEDULERS[name] if sampler is None else sampler
+        chosen = sampler or ("euler" if states_its_steps(self.scheduler) else "scheduler")
         if shift is not None:
             check_number("shift", shift, 1e-3, 1e3)
         if chosen == "scheduler" and (self.config.path != "linear" or shift is not None):
