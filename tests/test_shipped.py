@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fresh_processes import run_elsewhere
 from huggingface_hub import ModelCard
@@ -170,11 +171,19 @@ def test_the_results_of_the_readme_are_those_of_the_cards() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(FOLDERS) - AUTOENCODERS))
-def test_the_readme_shows_the_row_of_the_lowest_distance_on_the_card(name: str) -> None:
+def test_the_readme_shows_the_setting_of_the_lowest_mean_distance_on_the_card(name: str) -> None:
     heads, table = card_table(name)
-    heads = ["setting", *heads]
     (distance,) = [column for column, head in enumerate(heads) if head in DISTANCES]
-    best, floor = min(table[:-1], key=lambda cells: float(cells[distance])), table[-1]
+    seeds: dict[str, list[list[str]]] = {}
+    for setting, *cells in table[:-1]:
+        seeds.setdefault(re.sub(r", seed \d+$", "", setting), []).append(cells)
+    most = max(map(len, seeds.values()))
+    means = {
+        setting: {head: np.mean(list(map(number, column))) for head, *column in zip(heads, *same, strict=True)}
+        for setting, same in seeds.items()
+        if len(same) == most
+    }
+    best, floor = min(means, key=lambda setting: means[setting][heads[distance]]), table[-1][1:]
     start = f"| [`{name}`](model_cards/{name}) |"
     (table,) = [part for part in README.read_text().split("<!-- results")[1].split("\n\n") if start in part]
     (line,) = [line for line in table.splitlines() if line.startswith(start)]
@@ -182,7 +191,14 @@ def test_the_readme_shows_the_row_of_the_lowest_distance_on_the_card(name: str) 
     shown = dict(zip(titles[1:], cells[1:], strict=True))
     assert shown.pop(f"{heads[distance]} of real images") == floor[distance]
     assert all(shown.pop(column) == cell for column, cell in text_to_image_cells(FOLDERS[name]).items())
-    assert {title: cell for title, cell in shown.items() if cell} == dict(zip(heads, best, strict=True))
+    assert re.sub(r", mean of seeds .*", "", shown.pop("setting")) == best
+    found = {title: number(cell) for title, cell in shown.items() if cell}
+    assert found == pytest.approx(means[best], abs=0.0011 if most > 1 else 1e-9), "of numbers that are rounded on the card"
+
+
+def number(cell: str) -> float:
+    """Of a table, with thousands or percent."""
+    return float(cell.replace(",", "").removesuffix("%")) / (100 if cell.endswith("%") else 1)
 
 
 def test_the_best_row_has_the_lowest_distance_in_the_features_that_come_first() -> None:
