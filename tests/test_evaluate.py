@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,17 @@ import torch
 from conftest import ROOT
 from evaluation_runs import NAMES, command, fill, measured, tiny_feature_classifier, tiny_stages
 from PIL import Image
+from text_models import text_pipeline
 from toys import ddpm
+from training_runs import noise_images
 
 from training import evaluate, feature_classifier
 from training.data import load_images
-from training.evaluation.checks import check_schedulers
+from training.evaluation.checks import check_schedulers, prompts_for
+from training.evaluation.options import Options
+from training.evaluation.sampling import open_model
 from training.metrics.features import FeatureClassifier, classifier_hash, to_input
+from training.sharing.card_tables import best_rows
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,24 @@ def test_the_image_of_a_sweep_is_the_best_setting_s(place: Path) -> None:
     with Image.open(place / "best/samples.png") as image:
         assert f"guidance_scale={min(distances, key=distances.get)} " in image.text["settings"]
     assert len(distances) == 4
+
+
+def test_prompts_are_captions_of_test_images_or_of_training_images(place: Path, tmp_path: Path) -> None:
+    """That they are drawn for stands in the row's key; it is refused where there are no prompts."""
+    text_pipeline().save_pretrained(tmp_path / "text")
+    model = open_model(str(tmp_path / "text"), torch.float32)
+    options = Options(dataset_name="images", num_samples=4)
+    data = replace(noise_images(8), captions=("a fox", "", ("a cat", "cat"), "", "a dog", "", "a cow", ""))
+    assert prompts_for(model, options, data) == ("a fox", "a cat", "a dog", "a cow"), (
+        "evenly spaced, the first of several"
+    )
+    with pytest.raises(SystemExit, match="training_prompts must be left out: cfg is told no prompts"):
+        evaluate.main(command("--training_prompts"))
+    rows = [
+        {"settings": {"seed": 0} | more, "measured": {"frechet_distance": distance}, "floor": {}}
+        for more, distance in (({"prompts": "training"}, 0.1), ({}, 0.2))
+    ]
+    assert best_rows(rows)[0]["measured"]["frechet_distance"] == 0.2, "the other row is easier"
 
 
 def test_a_cascade_is_measured_on_images_that_it_draws_and_on_real_ones_made_small(place: Path) -> None:

@@ -113,6 +113,24 @@ def test_a_run_on_captions_saves_what_is_told_prompts(place: Path, objective: st
         assert grid.mode == "RGB"
 
 
+def test_the_recipe_of_the_shipped_model_trains_on_a_folder_with_a_table_of_captions(place: Path) -> None:
+    """As docs/training.md says it, with small networks in the place of the shipped ones."""
+    folder = place / "mine"
+    folder.mkdir()
+    lines = ["file_name,text"]
+    for i in range(4):
+        Image.fromarray(noise(40, 24, 3, seed=i)).save(folder / f"{i}.png")
+        lines.append(f'{i}.png,"a {["red", "blue"][i % 2]} apple, my style"')
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    line = "--recipe emoji-latent --resolution 16 --torch_compile False"
+    small = {"vae": place / "autoencoder", "text_encoder": place / "encoder"}
+    small |= {"model_config_name_or_path": place / "network.json", "max_train_steps": 1, "train_batch_size": 2}
+    small |= {"ddpm_num_steps": None}  # of the denoising objective alone
+    run_here(command(line, train_data_dir=folder, output_dir=place / "words", **small))
+    pipe = quiet(LatentDiffusionPipeline.from_pretrained(place / "words"))
+    assert pipe.takes_prompts and pipe("a red apple", num_inference_steps=1, output_type="np").images.shape[1] == 16
+
+
 def test_fine_tuning_goes_on_with_the_model_s_own_encoders(place: Path) -> None:
     if not (place / "model").exists():
         run_here(arguments(place))

@@ -83,18 +83,20 @@ def check_schedulers(model: Model, options: Options) -> None:
             )
 
 
-def prompts_for(model: Model, options: Options, test: ImageData) -> tuple[str, ...]:
-    """The prompts of a model that is told some: captions of the test images, evenly spaced if there are fewer samples.
+def prompts_for(model: Model, options: Options, data: ImageData) -> tuple[str, ...]:
+    """The prompts of a model that is told some: captions of the images, evenly spaced if there are fewer samples.
 
     Raises:
-        ValueError: the data have no captions.
+        ValueError: the data have no captions, or there are no prompts to choose.
     """
     if not model.is_told_prompts:
+        if options.training_prompts:
+            raise ValueError(f"training_prompts must be left out: {model.name} is told no prompts")
         return ()
-    if test.captions is None:
+    if data.captions is None:
         raise ValueError(f"dataset_name must have captions for {model.name}, which is told prompts: a column 'text'")
-    chosen = evenly_spaced(len(test.captions), options.num_samples)
-    return tuple(caption if isinstance(caption, str) else caption[0] for caption in (test.captions[i] for i in chosen))
+    chosen = evenly_spaced(len(data.captions), options.num_samples)
+    return tuple(caption if isinstance(caption, str) else caption[0] for caption in (data.captions[i] for i in chosen))
 
 
 def check_steps(model: Model, options: Options) -> None:

@@ -96,6 +96,9 @@ class Options:
         f"the network whose features are compared: {', '.join(NAMED)}, or a classifier's folder or Hub id; default: "
         f"{GREY} for the grey images that it was trained on, {EFFICIENTNET} for all others",
     )
+    training_prompts: bool = flag(
+        False, "draw captions of training images, not of test images: what a model copies, it copies for these first"
+    )
     nearest_samples: int = flag(1000, "samples that are compared with the nearest training images; 0 for none")
     bits_per_dim: int = flag(0, "test images whose bits/dim (the variational bound) are measured; 0 for none")
     bits_per_dim_steps: int = flag(1000, "steps in the sum of the bound")

@@ -61,7 +61,8 @@ def prepare(location: str, options: Options, command: str, processes: Processes)
     model = open_model(location, DTYPES[options.dtype], device=processes.device)
     checks.check_fit(model, options, network, test)
     checks.check_bits(model, options, test)
-    model.prompts, model.inputs = checks.prompts_for(model, options, test), inputs_for(model, options, test)
+    model.prompts = checks.prompts_for(model, options, train if options.training_prompts else test)
+    model.inputs = inputs_for(model, options, test)
     about = {
         "weights": weights_hash(folder),
         "batch_size": options.batch_size,
@@ -116,6 +117,7 @@ def settings_of(evaluation: Evaluation, scheduler: str, steps: int, scale: float
         "dataset": options.dataset,
         "features": None if hasattr(evaluation.network, "head") else options.features,
         **({} if evaluation.model.inputs is None else {"inputs": "real"}),
+        **({"prompts": "training"} if options.training_prompts else {}),
         **options.call_arguments,
     }
 

@@ -73,11 +73,13 @@ def is_stale(folder: Path) -> bool:
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The row with the lowest distance for each feature network, of those that were measured with the most seeds.
 
-    Rows that differ in their seed alone count as one, with their means: the lowest of them would be a lucky one.
+    Rows that differ in their seed alone count as one, with their means: the lowest of them would be a lucky one. Rows
+    of images that were drawn with the help of training or test images count where there are no others.
     """
     found = []
+    plain = [row for row in rows if not row["settings"].keys() & {"inputs", "prompts"}]
     for name in DISTANCES:
-        measured = [_mean_row(same) for same in _alike([row for row in rows if name in row["measured"]])]
+        measured = [_mean_row(same) for same in _alike([row for row in plain or rows if name in row["measured"]])]
         found += [min(measured, key=lambda row: (-len(row["seeds"]), row["measured"][name]))] if measured else []
     return found
 
