@@ -34,8 +34,10 @@ def row(distance: float, ratio: float) -> dict[str, Any]:
 
 
 def checkpoint(run: Path, step: int) -> str:
+    """One whose run went on from another, of 1,000 images."""
     (run / f"checkpoint-{step}" / "pipeline").mkdir(parents=True)
-    (run / f"checkpoint-{step}" / "training.json").write_text(json.dumps({"images": step * 64}))
+    record = {"images": step * 64, "continues": {"images": 1000, "continues": None}}
+    (run / f"checkpoint-{step}" / "training.json").write_text(json.dumps(record))
     return str(run / f"checkpoint-{step}" / "pipeline")
 
 
@@ -47,7 +49,7 @@ def test_checkpoints_are_measured_each_and_drawn_over_the_images_seen(
     monkeypatch.setattr(evaluate, "run", lambda location, *rest: found[location])
     evaluate.main([*places, "--dataset_name", "images"])
     said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()[1:3]] == ["12,800", "64,000"], "sorted"
+    assert [line.split()[0] for line in said.splitlines()[1:3]] == ["13,800", "65,000"], "sorted"
     assert "8.000" in said and "9.000" not in said, "the best setting of each"
     with Image.open(tmp_path / "mine" / "checkpoints.png") as image:
         assert np.asarray(image.convert("L")).std() > 10

@@ -21,13 +21,16 @@ Series = list[tuple[int, Row]]  # images seen in training, and the row of that c
 
 
 def images_seen(model: str) -> int:
-    """The images that a model of a run was trained on, as its training.json says.
+    """The images that a model of a run was trained on, as its training.json says, with those of the runs that it
+    continues.
 
     Raises:
         ValueError: it has none, or one that does not say.
     """
-    seen = record_of(Path(model)).get("images")
-    if not isinstance(seen, int):
+    record, seen = record_of(Path(model)), 0
+    while isinstance(record, dict) and isinstance(record.get("images"), int):
+        seen, record = seen + record["images"], record.get("continues")
+    if not seen:
         raise ValueError(
             f"model must be several checkpoints of a run, checkpoint-N/pipeline, or one model: {model!r} has no "
             "training.json that says how many images it has seen"
