@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import free_port, wait_for
 from test_ui import ROOT, save_models
+from text_models import text_pipeline
 
 from ui.head import address, with_card
 from ui.own_image.samples import samples
@@ -32,10 +33,12 @@ PATIENCE = 60_000  # milliseconds; the cores may be busy with something else
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python app.py --model ...` with two tiny models, and one whose runs take long, until the page answers."""
+    """`python app.py --model ...` with three tiny models, and one whose runs take long, until the page answers."""
     folder = tmp_path_factory.mktemp("served")
     port = free_port()
-    models = [*save_models(folder).values(), ROOT / "model_cards" / "fashion-ddpm"]
+    words = text_pipeline(example_prompts="a red apple, my style|a fox", prompt_styles="my style|your style")
+    words.save_pretrained(folder / "words")
+    models = [*save_models(folder).values(), ROOT / "model_cards" / "fashion-ddpm", folder / "words"]
     flags = [part for path in models for part in ("--model", str(path))]
     environment = os.environ | {
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -330,6 +333,45 @@ def test_controls_follow_the_model(visit: Callable[..., Page]) -> None:
     assert sheet.get_attribute("alt") == "Comparison of Steps: 4 of 4 images"
     drawn = Image.open(BytesIO(page.request.get(sheet.get_attribute("src")).body()))
     assert json.loads(drawn.info["stepwise"])["compare"] == {"x": {"setting": "steps", "values": [2, 4, 8, 16]}}
+
+
+def test_words_are_typed_styled_and_painted_into_an_image(visit: Callable[..., Page], tmp_path: Path) -> None:
+    page = visit(query="?model=words&steps=2&count=1")
+    prompt = page.locator("#prompt textarea, #prompt input").first
+    expect(prompt).to_have_value("a red apple, my style")
+    page.get_by_role("radio", name="keep").check()  # of the seed: what differs is what was asked for
+    page.locator("#styles").get_by_text("your", exact=True).click()
+    expect(prompt).to_have_value("a red apple, your style")
+    draw(page)
+    apple = noise_images(page)
+    page.locator("#examples").get_by_text("a fox").click()
+    expect(prompt).to_have_value("a fox")
+    expect(page.locator("#status")).not_to_contain_text("Drawn in", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("Drawn in 2 steps", timeout=PATIENCE)
+    fox = noise_images(page)
+    assert apple != fox
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Negative prompt").fill("fox")
+    draw(page)
+    assert noise_images(page) != fox
+
+    known = Image.new("RGB", (16, 16), (10, 200, 30))
+    known.save(tmp_path / "green.png")
+    page.get_by_role("button", name="Start from an image").click()
+    page.locator("#start input[type=file]").first.set_input_files(tmp_path / "green.png")
+    canvas = page.locator("#start-editor canvas").first
+    expect(canvas).to_be_visible()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=8)
+    page.mouse.up()
+    draw(page)
+    with Image.open(_file(tmp_path, noise_images(page)[0])) as drawn:
+        kept = [pair[0] == pair[1] for pair in zip(drawn.convert("RGB").getdata(), known.getdata(), strict=True)]
+    rows = [kept[16 * row : 16 * row + 16] for row in range(16)]
+    assert all(all(row) for row in (*rows[:4], *rows[-4:])), "what was not painted over is kept"
+    assert not all(rows[8][4:8]), "the rest is drawn anew"
 
 
 def test_the_laboratory_is_linked_dragged_played_and_fits_a_phone(visit: Callable[..., Page]) -> None:
