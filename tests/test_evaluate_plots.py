@@ -161,7 +161,12 @@ def test_a_card_shows_copies_beside_images_that_were_not_seen_and_copies_that_we
     column = {name: heads.index(name) for name in ("MD-EffNet-Lite0", "nearest to second-nearest", "copies")}
     assert [ours[place] for place in column.values()] == ["2.500", "0.750", "12.5%"]
     assert [floor[place] for place in column.values()] == ["", "0.950", "0.0%"]
-    assert "score 0.250, and 80.0% of them count as copies" in _note([found])
+    assert "score 0.250, and 80.0% of them count as copies." in _note([found], told_prompts=False)
+    found["copies"]["copied_share"] = 0.0
+    blind = _note([found], told_prompts=True)
+    assert "0.0% of them count as copies; the ratio is to be compared with theirs, the share would miss most" in blind
+    assert "Each image is drawn for a caption of a test image" in blind
+    found["copies"]["copied_share"] = 0.8
     assert table([found]).splitlines()[-1].split() == ["copies", "9", "0.250", "80.0%"]
 
 

@@ -131,6 +131,7 @@ def results_table(models: dict[str, list[dict[str, Any]]], more: dict[str, dict[
 
 def _results_table(best: dict[str, dict[str, Any]], distance: str, more: dict[str, dict[str, str]]) -> str:
     names = [name for name in METRICS if any(name in row["measured"] for row in best.values())]
+    names = [name for name in names if name != "copied_share"]  # the card says how many copies it would find
     further = list(dict.fromkeys(name for model in best for name in more.get(model, {})))
     heads = ["model", *_heads(names), f"{METRICS[distance]} of real images", *further]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]

@@ -96,7 +96,7 @@ def render(folder: Path, repo_id: str | None = None) -> str:
         + alignment_table(folder)
         + bits_table(folder)
         + noise_table(folder),
-        measured_note=_note(rows) + ("" if is_stale(folder) else _plots(folder)),
+        measured_note=_note(rows, bool(model.prompts)) + ("" if is_stale(folder) else _plots(folder)),
         training=training_text(runs),
         limits=_limits(model, rows, runs),
         data="\n\n".join(data.attribution for data in datasets_of(runs)) or "What it was trained on is not recorded.",
@@ -224,8 +224,13 @@ def _shape(model: _Model) -> str:
     return f"The images are {width}x{height} and {'grey' if channels == 1 else 'in colour'}. "
 
 
-def _note(rows: list[dict[str, Any]]) -> str:
+def _note(rows: list[dict[str, Any]], told_prompts: bool) -> str:
     notes = [_features_note(group[0]) for group in by_features(rows)]
+    if told_prompts and rows:
+        notes.append(
+            "Each image is drawn for a caption of a test image, where a row does not say that it is one of a training "
+            "image; so are those of contact_sheet.png and nearest.png."
+        )
     if any("nearest_train_ratio" in row["measured"] for row in rows):
         notes.append(
             "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
@@ -246,9 +251,10 @@ def _copies_note(rows: list[dict[str, Any]]) -> str:
     if not copies:
         return ""
     ratio, share = copies[-1]["nearest_to_second_ratio"], copies[-1]["copied_share"]
+    found = "" if share > 0.5 else "; the ratio is to be compared with theirs, the share would miss most of them"
     return (
         f" Training images that went through the autoencoder, as copies would, score {ratio:.3f}, and {share:.1%} of "
-        "them count as copies."
+        f"them count as copies{found}."
     )
 
 
