@@ -256,7 +256,8 @@ def alignment_table(folder: Path) -> str:
             if kind != "colours":
                 lines.append(_shares(kind, f"drawn: {settings_text(row)}", shares))
     references = dict(rows[0]["references"])
-    real = references.pop("colours", None)
+    references.pop("colours", None)
+    real = next((row["references"]["colours"] for row in rows if "colours" in row["references"]), None)
     for kind, compared in references.items():
         lines += [_shares(kind, name, shares) for name, shares in compared.items()]
     lines += ["", ALIGNMENT_NOTE.format(prompts=rows[0]["settings"]["num_prompts"])]
