@@ -58,6 +58,14 @@ def prefers_bfloat16() -> bool:
     return faster_in_bfloat16(own_flags())
 
 
+def repeat_products_to_the_bit() -> None:
+    """Let MKL's products of several threads not depend on where in memory a matrix lies, as they do on some CPUs.
+
+    MKL reads this when it first computes; what the user has set stays.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
 def usable_cores(affinity: int, quota: str = "max 100000") -> int:
     """Cores that this process may keep busy: its affinity, or the share of a container (`cpu.max` of cgroup 2)."""
     limit, _, period = quota.strip().partition(" ")

@@ -18,6 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they do
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # launched runs have two: waiting by spinning doubled their time
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the programs do: pipelines.cpu.repeat_products_to_the_bit
 gc.disable()  # while modules are imported, which leaves nothing to collect
 
 

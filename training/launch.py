@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from pipelines.allocator import keep_freed_memory
+from pipelines.cpu import repeat_products_to_the_bit
 from training.machine import check_connected, is_reporter, share_cores
 from training.signals import default_handlers
 
@@ -86,6 +87,7 @@ def start_processes() -> PartialState:
     check_connected(processes.num_processes)
     if processes.device.type == "cpu":
         keep_freed_memory()
+        repeat_products_to_the_bit()
         launched = "ACCELERATE_MIXED_PRECISION" in os.environ
         if launched and os.environ.get("OMP_NUM_THREADS") == "1":  # set by accelerate launch, or by the user
             share_cores(processes.num_processes)

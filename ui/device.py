@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from pipelines.allocator import keep_freed_memory
-from pipelines.cpu import own_cores, own_flags, prefers_bfloat16
+from pipelines.cpu import own_cores, own_flags, prefers_bfloat16, repeat_products_to_the_bit
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,6 @@ def detect() -> Placement:
     import torch
 
     keep_freed_memory()
+    repeat_products_to_the_bit()
     torch.set_num_threads(min(torch.get_num_threads(), own_cores()))
     return choose(own_flags(), prefers_bfloat16(), torch.cuda.is_available(), torch.backends.mps.is_available())
