@@ -50,7 +50,7 @@ from .text import (
     takes_tokens,
     text_conditions,
     unread,
-    warn_of_truncation,
+    warn_of_unread,
 )
 
 STEPS = DefaultSteps(20)
@@ -106,7 +106,7 @@ class CascadePipeline(StepwisePipeline):
         *("text_encoder", "tokenizer"),
     ]
     about = {
-        "summary": "Draws {subject} at low resolution, and enlarges them by diffusion "
+        "summary": "Draws {subject} at low resolution, and enlarges that by diffusion "
         "([Ho et al. 2022](https://arxiv.org/abs/2106.15282)).",
         "paper": "https://arxiv.org/abs/2106.15282",
         "last_label_is_null": True,
@@ -272,7 +272,7 @@ class CascadePipeline(StepwisePipeline):
         return self.text_encoder is not None
 
     def unread(self, prompt: str) -> str:
-        """What of a prompt is not read, as it is longer than the text encoder takes; "" for most."""
+        """What of a prompt is not read, as the tokenizer does not know it or it is too long; "" for most."""
         return unread(self.tokenizer, prompt) if self.takes_prompts else ""
 
     def _own(self, name: str) -> list[Any]:
@@ -307,8 +307,11 @@ class CascadePipeline(StepwisePipeline):
         if "prompts" in given:
             if not takes_tokens(config) and not takes_embedding(config):
                 return {}, {}
-            parts = config, self.text_encoder, self.tokenizer
-            return text_conditions(*parts, given["prompts"]), text_conditions(*parts, given["negative_prompts"])
+            wanted, unwanted = (
+                text_conditions(config, self.text_encoder, self.tokenizer, given[name], self._execution_device)
+                for name in ("prompts", "negative_prompts")
+            )
+            return wanted, {} if given["prompts"] == given["negative_prompts"] else unwanted
         facts = Facts(config, last_label_is_null=self.config.last_label_is_null)
         if facts.num_class_embeds is None:
             return {}, {}
@@ -326,11 +329,13 @@ class CascadePipeline(StepwisePipeline):
             if class_labels is not None:
                 raise ValueError(f"class_labels must be None for networks that take prompts, got {class_labels!r}")
             wanted = check_prompts("prompt", "" if prompt is None else prompt, batch_size)
-            unwanted = check_prompts("negative_prompt", negative_prompt or "", len(wanted))
-            warn_of_truncation(self.tokenizer, wanted + unwanted)
+            unwanted = check_prompts("negative_prompt", "" if negative_prompt is None else negative_prompt, len(wanted))
+            warn_of_unread(self.tokenizer, wanted + unwanted)
             return {"prompts": wanted, "negative_prompts": unwanted, "count": len(wanted)}
         if negative_prompt is not None:
             raise ValueError(f"negative_prompt must be None for networks that take no prompts, got {negative_prompt!r}")
+        if prompt is not None and class_labels is not None:
+            raise ValueError(f"prompt must be None where class_labels are given, got {prompt!r}")
         asked = prompt if class_labels is None else class_labels
         labels, count = self.classes.resolve(asked, batch_size)
         return {"labels": None if asked is None else labels, "count": count}

@@ -1,6 +1,6 @@
 """What a network is conditioned on: a dict of tensors with one row per image, named as the network's arguments.
 
-    {"class_labels": (N,)}, {"encoder_hidden_states": (N, tokens, width)}, {"low_res": (N, C, H, W)}, ...
+    {"class_labels": (N,)}, {"encoder_hidden_states": (N, tokens, width)}, {"low_resolution": (N, C, H, W)}, ...
 
 Each condition that is dropped in training has a null, what the network is given in its place: for class labels one more
 label, for an embedding that of the empty prompt. Guidance asks for both.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .process import Path, Process, output_of_x0, path_velocity
-from .run import Denoiser
+from .run import Denoiser, plain
 
 Known = Callable[[Tensor, Tensor | float], Tensor]  # (x_t, t) -> what a network says that predicts y
 
@@ -34,9 +34,10 @@ def checked_strength(strength: float | None, from_image: bool, masked: bool) -> 
         raise ValueError(f"strength must be None without an image, got {strength!r}")
     if strength is None:
         return 0.8 if from_image and not masked else 1.0
-    if not 0 < strength <= 1:
+    share = plain(strength)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise ValueError(f"strength must be above 0, and at most 1, got {strength!r}")
-    return float(strength)
+    return float(share)
 
 
 def keeping(denoiser: Denoiser, mask: Tensor, known: Known) -> Denoiser:

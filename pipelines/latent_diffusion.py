@@ -39,7 +39,7 @@ from .latents import check_latents, decode, latents_of
 from .process import Clock
 from .run import Denoiser, Step
 from .solvers import DefaultSteps, Solver
-from .text import check_prompts, check_text_encoder, joined, text_conditions, unread, warn_of_truncation
+from .text import check_prompts, check_text_encoder, joined, text_conditions, unread, warn_of_unread
 
 
 class LatentDiffusionPipeline(StepwisePipeline):
@@ -149,10 +149,11 @@ class LatentDiffusionPipeline(StepwisePipeline):
 
     def prompts(self, prompts: list[str]) -> Conditions:
         """What the network is given of prompts, one row each."""
-        return text_conditions(self.denoising_network.config, self.text_encoder, self.tokenizer, prompts)
+        parts = self.denoising_network.config, self.text_encoder, self.tokenizer
+        return text_conditions(*parts, prompts, self._execution_device)
 
     def unread(self, prompt: str) -> str:
-        """What of a prompt is not read, as it is longer than the text encoder takes; "" for most."""
+        """What of a prompt is not read, as the tokenizer does not know it or it is too long; "" for most."""
         return unread(self.tokenizer, prompt) if self.takes_prompts else ""
 
     def inputs(
@@ -190,7 +191,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
         if any(unwanted) and self.guide_unet is not None:
             away = "which guidance leads away from"
             raise ValueError(f"negative_prompt must be None with a guide_unet, {away}, got {negative_prompt!r}")
-        warn_of_truncation(self.tokenizer, wanted + unwanted)
+        warn_of_unread(self.tokenizer, wanted + unwanted)
         return self.prompts(wanted), self.prompts(unwanted), len(wanted)
 
     # ------------------------------------------------------------------------------------------------- the pipeline
@@ -300,7 +301,7 @@ class LatentDiffusionPipeline(StepwisePipeline):
             eta: share of DDPM's noise with a DDIMScheduler, at least 0
             generator: one generator, or a list with one per image
             latents: z_T, (N, C, h, w) unit noise, instead of drawing it
-            output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent": z_0 = s E(x)
+            output_type: "pil", "np" (N, H, W, C) in [0, 1], "pt" (N, C, H, W) in [0, 1], or "latent": z_0
             return_dict: False gives a tuple
             callback_on_step_end: called as f(pipeline, index, timestep, tensors) after each step
             callback_on_step_end_tensor_inputs: which of "latents", "pred_original_sample", "eps" it is given; all of

@@ -219,18 +219,23 @@ def _carry_sources(source: Path, folder: Path) -> str:
         ValueError: `source` imports from this package in a way that cannot be carried, by the line.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return _carry(source, folder)[0]
+    return _carry(source, folder, {})[0]
 
 
-def _carry(source: Path, folder: Path) -> tuple[str, list[str]]:
-    """The stem under which `source` was written, and the stems of all that it imports, directly or not."""
+def _carry(source: Path, folder: Path, carried: dict[Path, tuple[str, list[str]]]) -> tuple[str, list[str]]:
+    """The stem under which `source` was written, and the stems of all that it imports, directly or not.
+
+    `carried` has those that were written before: most files are imported by several others.
+    """
+    if source in carried:
+        return carried[source]
     text, needed = source.read_text(), []
     _refuse_other_imports(source.name, text)
     ours = set(_OURS.findall(text))
     text = _OURS.sub(r"from .\1 import", text)
     for sibling in dict.fromkeys(_SIBLING.findall(text)):
         parent = Path(__file__).parent if sibling in ours else source.parent
-        stem, further = _carry(parent / f"{sibling}.py", folder)
+        stem, further = _carry(parent / f"{sibling}.py", folder, carried)
         text = re.sub(rf"^from \.{sibling} import", f"from .{stem} import", text, flags=re.MULTILINE)
         needed += [stem, *further]
     needed = list(dict.fromkeys(needed))
@@ -243,6 +248,7 @@ def _carry(source: Path, folder: Path) -> tuple[str, list[str]]:
         if HASHED.sub("", stale.stem) == HASHED.sub("", stem) and stale.stem != stem:
             stale.unlink()
     (folder / f"{stem}.py").write_text(text)
+    carried[source] = stem, needed
     return stem, needed
 
 

@@ -1,9 +1,10 @@
 """What a prompt says to a network: the hidden states of a text encoder, its tokens, and one embedding of all of it.
 
 The tokens are for cross-attention (Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.3); the embedding
-is added to that of the time, as a class is. Any encoder of transformers does. Of CLIP's, tokens and padding count
-alike, and the embedding is the one it was trained to compare with images; of all others, only the tokens of the prompt
-count, and the embedding is their mean (Reimers & Gurevych 2019, https://arxiv.org/abs/1908.10084).
+is added to that of the time, as a class is. Any encoder of transformers does that gives a `last_hidden_state`. Of
+CLIP's, tokens and padding count alike, and the embedding is the one it was trained to compare with images; of all
+others, only the tokens of the prompt count, and the embedding is their mean (Reimers & Gurevych 2019,
+https://arxiv.org/abs/1908.10084).
 """
 
 import logging
@@ -62,10 +63,17 @@ def length_of(tokenizer: Any) -> int:
 
 
 @torch.no_grad()
-def embed(text_encoder: nn.Module, tokenizer: Any, prompts: list[str], padded: bool = True) -> Embeddings:
+def embed(
+    text_encoder: nn.Module,
+    tokenizer: Any,
+    prompts: list[str],
+    padded: bool = True,
+    device: torch.device | None = None,
+) -> Embeddings:
     """The embeddings of N prompts; what is beyond `length_of(tokenizer)` is cut off.
 
     `padded`: to that length, so that the tokens of a prompt do not depend on the others. Without it, to the longest.
+    `device`: where the encoder computes; None: where its weights are, which of an offloaded one is elsewhere.
     """
     given = tokenizer(
         prompts,
@@ -74,7 +82,7 @@ def embed(text_encoder: nn.Module, tokenizer: Any, prompts: list[str], padded: b
         max_length=length_of(tokenizer),
         return_tensors="pt",
     )
-    device = next(text_encoder.parameters()).device
+    device = next(text_encoder.parameters()).device if device is None else device
     ids, mask = given["input_ids"].to(device), given["attention_mask"].to(device).float()
     clip = text_encoder.config.model_type.startswith("clip")
     with torch.autocast(device.type, enabled=False):  # it has a dtype of its own, which autocast would mix with another
@@ -96,11 +104,11 @@ def conditions_of(config: Mapping[str, Any], embeddings: Embeddings) -> Conditio
 
 
 def text_conditions(
-    config: Mapping[str, Any], text_encoder: nn.Module, tokenizer: Any, prompts: list[str]
+    config: Mapping[str, Any], text_encoder: nn.Module, tokenizer: Any, prompts: list[str], device: torch.device
 ) -> Conditions:
     """What a network with this config is given of N prompts, each embedded alone: it says the same in any batch."""
-    padded = takes_tokens(config)
-    each = {p: conditions_of(config, embed(text_encoder, tokenizer, [p], padded)) for p in dict.fromkeys(prompts)}
+    told, padded = (text_encoder, tokenizer), takes_tokens(config)
+    each = {p: conditions_of(config, embed(*told, [p], padded, device)) for p in dict.fromkeys(prompts)}
     return {name: torch.cat([each[prompt][name] for prompt in prompts]) for name in each[prompts[0]]}
 
 
@@ -137,15 +145,28 @@ def check_prompts(name: str, prompts: str | list[str] | tuple[str, ...] | None, 
 
 
 def unread(tokenizer: Any, prompt: str) -> str:
-    """What of a prompt is not read, as it is longer than the encoder takes; "" for most."""
+    """What of a prompt is not read: words that the tokenizer does not know, and all that is longer than the encoder
+    takes; "" for most."""
     length, ids = length_of(tokenizer), tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
-    return tokenizer.decode(ids[length - 1 : -1]) if len(ids) > length else ""
+    if not tokenizer.is_fast:  # which alone tells where in the prompt a token stands
+        return tokenizer.decode(ids[length - 1 : -1]) if len(ids) > length else ""
+    places = tokenizer(prompt, truncation=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    end = places[length - 1][0] if len(ids) > length else len(prompt)
+    unknown = [place for token, place in zip(ids, places, strict=True) if token == tokenizer.unk_token_id]
+    parts: list[list[int]] = []
+    for start, stop in [*((start, stop) for start, stop in unknown if start < min(stop, end)), (end, len(prompt))]:
+        if parts and parts[-1][1] == start:  # of one word
+            parts[-1][1] = stop
+        else:
+            parts.append([start, stop])
+    return " ".join(filter(None, (prompt[start:stop].strip() for start, stop in parts)))
 
 
-def warn_of_truncation(tokenizer: Any, prompts: list[str]) -> None:
+def warn_of_unread(tokenizer: Any, prompts: list[str]) -> None:
     """Log what of each prompt is not read."""
     for prompt in dict.fromkeys(prompts):
         rest = unread(tokenizer, prompt)
         if rest:
             shown = rest if len(rest) <= 80 else f"{rest[:77]}..."
-            logger.warning("prompt is cut off after %d tokens; not read: %r", length_of(tokenizer), shown)
+            most = length_of(tokenizer)
+            logger.warning("not read of the prompt, as it is unknown or beyond %d tokens: %r", most, shown)

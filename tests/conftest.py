@@ -24,14 +24,14 @@ gc.disable()  # while modules are imported, which leaves nothing to collect
 
 # the files that take longest, first: a worker that begins one at the end would leave the others idle for minutes
 LONGEST = (
-    "hub_training",
     "readme_blocks",
+    "page",
     "hub_models",
+    "hub_training",
     "hub_push",
     "processes",
     "resume",
     "evaluate_resume",
-    "page",
     "saving",
     "one_edit",
     "autoencoder_training",

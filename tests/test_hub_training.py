@@ -13,16 +13,27 @@ from huggingface_hub import ModelCard
 from toys import guided
 from training_runs import command, image_folder
 
+# -m training.train, whose waits between attempts to reach a Hub that has failed would be half a minute
+IMPATIENT = """
+import runpy, time
 
-def train(hub: HubServer, place: Path, arguments: str, processes: int = 2) -> subprocess.CompletedProcess:
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.05))
+runpy.run_module("training.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def train(
+    hub: HubServer, place: Path, arguments: str, processes: int = 2, program: tuple[str, ...] = ("-m", "training.train")
+) -> subprocess.CompletedProcess:
     """`accelerate launch -m training.train ARGUMENTS` from the folder `place`."""
-    program = ["-m", "training.train", *command(arguments, train_batch_size=2)]
+    line = [*program, *command(arguments, train_batch_size=2)]
     environment = hub.environment(place / "home") | {
         "PYTHONPATH": str(ROOT),
         "STEPWISE_CACHE": str(place / "cache"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    return launch(place, program, processes=processes, environment=environment)
+    return launch(place, line, processes=processes, environment=environment)
 
 
 def test_from_a_hub_id_to_a_hub_id_with_two_processes(hub: HubServer, tmp_path: Path) -> None:
@@ -74,7 +85,8 @@ def test_a_push_that_fails_leaves_the_model_and_says_how_to_go_on(hub: HubServer
     image_folder(tmp_path / "mine")
     flags = "--recipe finetune --pretrained_model_name_or_path base --train_data_dir mine --output_dir out"
     hub.break_request(4, "drop", forever=True)  # after the repository was made
-    done = train(hub, tmp_path, f"{flags} --push_to_hub", processes=1)
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    done = train(hub, tmp_path, f"{flags} --push_to_hub", processes=1, program=("impatient.py",))
     assert done.returncode != 0
     assert "Training is done: `python -m training.hub push out out` pushes it" in done.stderr
     hub.heal()

@@ -10,6 +10,7 @@ from training_runs import forget_accelerate, small_trainer
 
 from training.evaluation.processes import Processes
 from training.launch import launched_settings, one_message, start_processes
+from training.sharing.hub_calls import HubError
 from training.train import parse
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -131,3 +132,7 @@ def test_the_first_process_reports_and_the_others_wait_to_be_ended(monkeypatch: 
     with pytest.raises(RuntimeError, match="Connection closed"), one_message(ValueError):
         raise RuntimeError("Connection closed by peer")
     assert len(waits) == 2
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit, match="error: the token"), one_message(HubError):
+        raise HubError("the token gives no right")
+    assert len(waits) == 2, "what the Hub refused the first process is its own to report, at once"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -20,9 +21,10 @@ from fresh_processes import run_elsewhere
 from text_models import NETWORKS, WIDTH, text_pipeline, text_unet, tiny_bert, tiny_clip, tiny_tokenizer
 from torch import Tensor
 from toys import seeded, two
+from transformers import PreTrainedTokenizerFast
 
 from pipelines import LatentDiffusionPipeline
-from pipelines.text import embed
+from pipelines.text import embed, unread
 
 FLOW_SOLVERS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
@@ -138,6 +140,7 @@ def test_other_solvers_of_flows_reach_the_same_image(scheduler: object, evaluati
 LOAD = """
 import sys
 import torch
+from accelerate import cpu_offload
 from diffusers import DiffusionPipeline
 
 for folder in sys.argv[1:]:  # the second is written by the first
@@ -192,13 +195,49 @@ def test_what_is_not_read_of_a_long_prompt_is_said(caplog: pytest.LogCaptureFixt
     pipe = text_pipeline()
     with caplog.at_level(logging.WARNING):
         long = drawn(pipe, " ".join(["one"] * 10 + ["apple"] * 5000))
-    assert "cut off after 12 tokens; not read: 'apple apple" in caplog.text and len(caplog.text) < 400
+    assert "unknown or beyond 12 tokens: 'apple apple" in caplog.text and len(caplog.text) < 400
     torch.testing.assert_close(long, drawn(pipe, " ".join(["one"] * 10)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("prompt", ["", "🍎", "一个红苹果", "тыква", "\n\t "])
-def test_any_text_is_a_prompt(prompt: str) -> None:
+def test_any_text_is_a_prompt_and_what_of_it_says_nothing_is_named(
+    prompt: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert drawn(text_pipeline(), prompt).isfinite().all()
+    assert (f"not read of the prompt, as it is unknown or beyond 12 tokens: {prompt!r}" in caplog.text) == (
+        prompt.strip() != ""
+    )
+
+
+@pytest.mark.parametrize(
+    "prompt, rest",
+    [
+        ("a Red apple, noto style", ""),
+        ("🍎, noto style", "🍎"),
+        ("a 果红 apple and a pear", "果红 and"),  # neighbouring tokens are one word again
+        ("a" * 10_000, "a" * 10_000),
+        ("one " * 10 + "and two", "and two"),
+        ("zz " + "one " * 9 + "one two", "zz one two"),
+    ],
+)
+def test_words_unknown_and_beyond_the_end_are_not_read(prompt: str, rest: str) -> None:
+    assert text_pipeline().unread(prompt) == rest
+
+
+def test_of_a_tokenizer_that_tells_no_places_what_is_beyond_the_end_is_known() -> None:
+    slow = type("Slow", (PreTrainedTokenizerFast,), {"is_fast": False})
+    tokenizer = slow(tokenizer_object=tiny_tokenizer().backend_tokenizer, model_max_length=12)
+    assert (unread(tokenizer, "one " * 10 + "and two"), unread(tokenizer, "zz")) == ("[UNK] two", "")
+
+
+@pytest.mark.parametrize("told", NETWORKS)
+def test_an_offloaded_pipeline_reads_prompts_where_it_computes(told: str) -> None:
+    pipe = text_pipeline(told)
+    expected = drawn(pipe)
+    for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+        cpu_offload(part, execution_device=torch.device("cpu"))
+    assert next(pipe.text_encoder.parameters()).device.type == "meta"
+    torch.testing.assert_close(drawn(pipe), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

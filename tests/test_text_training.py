@@ -15,8 +15,10 @@ import torch
 from latent_folders import tiny_vae
 from PIL import Image
 from text_models import WIDTH, text_unet, tiny_bert, tiny_tokenizer
+from tokenizers import normalizers
 from toys import quiet
 from training_runs import alone, command, noise, noise_images, run_here
+from transformers import T5Config, T5Model
 
 from benchmarks import text_training
 from benchmarks.stock_text import StockTextTrainer
@@ -25,6 +27,7 @@ from pipelines.text import embed
 from training import caption_embeddings as embeddings_module
 from training.caption_embeddings import caption_embeddings
 from training.files import write_json
+from training.networks.text import open_text_encoder
 from training.randomness import BatchRandom
 
 SMALL = {
@@ -87,6 +90,13 @@ def test_embeddings_are_made_once_of_all_captions_and_of_the_empty_one(
         next(encoder.parameters()).add_(0.1)
     caption_embeddings(CAPTIONS, encoder, tokenizer, cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3, "other captions, other weights"
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    caption_embeddings(CAPTIONS, encoder, tokenizer, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3, "the same tokens: all captions are in small letters"
+    caption_embeddings(["Fox"], encoder, tokenizer, cache_dir=tmp_path)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    caption_embeddings(["Fox"], encoder, tokenizer, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5, "the same words of the tokenizer, but other tokens"
 
 
 def test_of_several_captions_each_is_drawn_equally_often() -> None:
@@ -142,6 +152,32 @@ def test_fine_tuning_goes_on_with_the_model_s_own_encoders(place: Path) -> None:
         assert torch.equal(value, tuned.text_encoder.state_dict()[name])
     moved = [not torch.equal(value, tuned.unet.state_dict()[name]) for name, value in before.unet.state_dict().items()]
     assert any(moved)
+
+
+def test_fine_tuning_beside_another_encoder_or_autoencoder_is_said(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not (place / "model").exists():
+        run_here(arguments(place))
+    for part, name in ((tiny_vae(), "autoencoder"), (tiny_bert(), "encoder")):
+        with torch.no_grad():
+            next(part.parameters()).add_(0.1)
+        part.save_pretrained(tmp_path / name)
+    tiny_tokenizer().save_pretrained(tmp_path / "encoder")
+    start = {"pretrained_model_name_or_path": place / "model", "model_config_name_or_path": None}
+    told = "{} is not that of the pipeline that is fine-tuned"
+    for flag, folder in (("vae", "autoencoder"), ("text_encoder", "encoder")):
+        caplog.clear()
+        run_here(arguments(place, output_dir=tmp_path / flag, **start | {flag: tmp_path / folder}))
+        assert [name for name in ("vae", "text_encoder") if told.format(name) in caplog.text] == [flag]
+
+
+def test_of_an_encoder_that_also_writes_text_its_half_is_taken(tmp_path: Path) -> None:
+    shape = {"d_model": WIDTH, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 40}
+    T5Model(T5Config(**shape, decoder_start_token_id=0)).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    encoder, tokenizer = open_text_encoder(str(tmp_path))
+    assert embed(encoder.float(), tokenizer, ["a red apple", ""]).pooled.shape == (2, WIDTH)
 
 
 def test_the_loss_is_of_the_caption_and_of_the_empty_one_as_often_as_asked(place: Path) -> None:

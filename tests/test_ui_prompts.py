@@ -120,10 +120,11 @@ def test_who_does_not_look_pays_for_no_previews(catalogue: Catalogue, monkeypatc
 
 def test_what_is_not_read_of_a_prompt_is_said_on_the_page(catalogue: Catalogue) -> None:
     long = drawn(catalogue, prompt="one " * 10 + "<apple> " * 30)
-    assert "not read of the prompt, which is too long: [UNK]" in report(long)
+    assert "not read of the prompt, as it is unknown or too long: &lt;apple&gt;" in report(long)
+    assert "not read of the prompt, as it is unknown or too long: 🍎" in report(drawn(catalogue, prompt="🍎, a fox"))
     assert "not read" not in report(drawn(catalogue, prompt="a fox"))
     unwanted = report(drawn(catalogue, prompt="a fox", negative_prompt="one " * 10 + "<apple> " * 30))
-    assert "not read of the negative prompt, which is too long: [UNK]" in unwanted
+    assert "not read of the negative prompt, as it is unknown or too long: &lt;apple&gt;" in unwanted
     assert "of the prompt" not in unwanted
 
 

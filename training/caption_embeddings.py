@@ -1,6 +1,6 @@
 """Embeddings of captions, computed once by a text encoder, on disk: `<cache>/captions-<key>/part-00000.npy`, ...
 
-The key is a hash of the captions, of the tokenizer's words, and of the encoder's weights and config.
+The key is a hash of the captions, of their tokens, and of the encoder's weights and config.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.text import embed
+from pipelines.text import embed, length_of
 from training.data import cache
 from training.metrics.features import classifier_hash
 from training.parts import kept_in_parts
@@ -52,7 +52,8 @@ def caption_embeddings(
     """
     several = ((caption,) if isinstance(caption, str) else caption for caption in captions)
     texts = sorted({"", *(text for some in several for text in some)}, key=lambda text: (len(text), text))
-    key = _hash(texts, sorted(tokenizer.get_vocab().items()), text_encoder.config.to_diff_dict())
+    tokens = tokenizer(texts, truncation=True, max_length=length_of(tokenizer))["input_ids"]
+    key = _hash(texts, tokens, text_encoder.config.to_diff_dict())
     key = _hash(key, classifier_hash(text_encoder), LAYOUT)
     folder = (cache_dir or cache.default_cache_dir()) / f"captions-{key[:24]}"
     encoder = copy.deepcopy(text_encoder).float().eval()

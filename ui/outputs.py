@@ -124,7 +124,7 @@ def report(progress: Progress, stopped: bool = False, settings: Settings | None 
     cost += f" · {settings.model}, seed {settings.seed}" if settings else ""
     if progress.images is not None:
         unread = [
-            f" · not read of the {name}, which is too long: {_shortened(text)}"
+            f" · not read of the {name}, as it is unknown or too long: {_shortened(text)}"
             for name, text in progress.unread.items()
         ]
         return status(f"Drawn in {counted(progress.num_steps, 'step')} · {cost}{''.join(unread)}", 1.0)

@@ -92,7 +92,7 @@ class Progress:
         timestep, levels, reading: of this step, as `Frames` keeps them
         preview: of this step by kind, as `Frames` keeps it; {} where nobody looks
         scale, stage: of this step, as `Frames` keeps them
-        unread: what of the prompt and of the negative prompt was not read, as they are too long, by their names
+        unread: what of the prompt and of the negative prompt was not read, by their names
     """
 
     frames: Frames

@@ -41,6 +41,28 @@ def fit_network(
     return _with_classes(network, old_names, null, class_names)
 
 
+def tell_of_other_parts(pipeline: DiffusionPipeline, **parts: torch.nn.Module | None) -> None:
+    """Warn where a frozen part of the run, by its flag, is not the one beside which the network was trained."""
+    for flag, part in parts.items():
+        before = getattr(pipeline, flag, None)
+        if part is not None and before is not None and not _same_weights(part, before):
+            logger.warning(
+                "%s is not that of the pipeline that is fine-tuned: its network has to learn what this one says; "
+                "`--%s` with that pipeline's name keeps its own",
+                flag,
+                flag,
+            )
+
+
+def _same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two modules have the same weights, as float16 keeps them."""
+    weights, others = one.state_dict(), other.state_dict()
+    if weights.keys() != others.keys():
+        return False
+    pairs = ((value.half(), others[name].half()) for name, value in weights.items())
+    return all(value.shape == same.shape and torch.equal(value, same) for value, same in pairs)
+
+
 def with_variance_channels(network: UNet2DModel) -> UNet2DModel:
     """`network` with 2C output channels. The new ones give v = 0, a variance between beta_tilde_t and beta_t.
 

@@ -144,6 +144,7 @@ class Denoising(Upsampling):
         network = with_variance_channels(network) if options.learns_variance else network
         objective = cls(options, network, names, vae, captions)
         objective.show(data)
+        objective.tell_of_other_parts(pipeline)
         objective._use_schedule_of(pipeline.scheduler)
         objective.guidance_interval = pipeline.config.get("guidance_interval", objective.guidance_interval)
         kind = objective.scheduler.config.prediction_type

@@ -83,6 +83,7 @@ class FlowMatching(Upsampling):
             raise ValueError("pretrained_model_name_or_path must predict no variance, but its network does")
         objective = cls(options, fit_network(pipeline, data, names, text_width(captions)), names, vae, captions)
         objective.show(data)
+        objective.tell_of_other_parts(pipeline)
         objective._follow(pipeline)
         return objective
 

@@ -14,6 +14,8 @@ from pipelines.conditions import Conditions
 from pipelines.text import Embeddings, conditions_of, embed, takes_tokens
 from training.caption_embeddings import CaptionEmbeddings, caption_embeddings
 from training.data import ImageData
+from training.data.sources import evenly_spaced
+from training.networks.adapt import tell_of_other_parts
 from training.networks.open import is_told_prompts
 from training.networks.text import open_text_encoder
 from training.objectives.base import Batch
@@ -96,6 +98,11 @@ class TextConditional(LatentConditional):
         open_captions(recipe, options, data)
         return super().prepare_data(recipe, options, data)
 
+    def tell_of_other_parts(self, pipeline: DiffusionPipeline) -> None:
+        """Warn where autoencoder or text encoder are not those of the pipeline that is fine-tuned."""
+        encoder = None if self.captions is None else self.captions.text_encoder
+        tell_of_other_parts(pipeline, vae=self.vae, text_encoder=encoder)
+
     def encode(self, batch: Batch) -> Batch:
         """Adds what the network is given of the captions."""
         return batch if self.captions is None else batch | self.conditions(batch["captions"])
@@ -161,18 +168,14 @@ def open_captions(recipe: Recipe, options: TextConditional.Options, data: ImageD
     text_encoder, tokenizer = open_text_encoder(source)
     embeddings = caption_embeddings(data.captions, text_encoder, tokenizer)
     whole = [caption if isinstance(caption, str) else caption[0] for caption in data.captions]
-    return Captions(text_encoder, tokenizer, embeddings, evenly_spaced(whole, COLUMNS), common_endings(whole))
+    shown = [whole[i] for i in evenly_spaced(len(whole), COLUMNS)]
+    return Captions(text_encoder, tokenizer, embeddings, shown, common_endings(whole))
 
 
-def evenly_spaced(captions: list[str], count: int) -> list[str]:
-    """At most `count` of them, from all parts of the data."""
-    return captions[:: max(1, len(captions) // count)][:count]
-
-
-def common_endings(captions: list[str], share: float = 0.05, least: int = 5) -> list[str]:
-    """What follows the last comma in at least `share` of the captions, and in `least` of them; the order is theirs."""
+def common_endings(captions: list[str]) -> list[str]:
+    """What follows the last comma in a twentieth of the captions, and in five of them; the order is theirs."""
     endings = Counter(caption.rpartition(",")[2].strip() for caption in captions if "," in caption)
-    return [ending for ending, count in endings.items() if ending and count >= max(least, share * len(captions))]
+    return [ending for ending, count in endings.items() if ending and count >= max(5, 0.05 * len(captions))]
 
 
 def text_width(captions: Captions | None) -> int | None:

@@ -23,7 +23,7 @@ TRANSIENT = (408, 412, 429, 500, 502, 503, 504)  # 412: someone else has pushed 
 _OF_NO_HUB = (json.JSONDecodeError, KeyError, TypeError, FileMetadataError)
 
 
-class HubError(RuntimeError):
+class HubError(Exception):  # no RuntimeError: those of one process of several are taken for lost connections
     """The Hub refused or failed. The message is one line that tells the user what to do."""
 
 
