@@ -11,6 +11,7 @@ from training_runs import noise
 from training.evaluation import alignment
 from training.evaluation.alignment import colours, hues_of_real, hues_of_words
 from training.evaluation.prompts import Known, prompts_of, recoloured, recombined
+from training.files import write_json
 from training.metrics.alignment import agreement, chance, dominant_hue, lab, mean_hue, named_hue, nearest
 
 ROWS = [
@@ -125,7 +126,7 @@ def test_colours_are_judged_by_real_ones_and_changed_words_from_the_same_noise(m
     hues = hues_of_words(known)
     assert {*hues} == {"red", "green", "blue"}, "a name with two colours says nothing"
     hues = {colour: dominant_hue(painted(colour)) for colour in PAINT}
-    assert hues_of_real(known, hues) == {"real images": pytest.approx(3 / 4), "chance": pytest.approx(1 / 3)}
+    assert hues_of_real(known, hues) == {"real images": pytest.approx(3 / 4)}
 
     drawn_from = []
 
@@ -141,6 +142,7 @@ def test_colours_are_judged_by_real_ones_and_changed_words_from_the_same_noise(m
     assert found["names"] == 3 and found["own"] == pytest.approx(2 / 3), "green is drawn red"
     # of 5 other words each: red -> blue alone is right, green -> red and blue, blue -> red
     assert found["changed"] == pytest.approx(4 / 15)
+    assert found["both"] == pytest.approx((2 + 4) / 18) and found["chance"] == pytest.approx(1 / 6)
     # drawn otherwise than the own word: blue once, blue once, and all but blue
     assert found["different"] == pytest.approx((1 + 1 + 5) / 15)
 
@@ -178,6 +180,17 @@ def test_the_command_measures_prompts_of_all_kinds(tmp_path: Path, capsys: pytes
         and "for 2 captions each" in card
     )
     assert 'pipe("a red apple", ' in card and "pipeline_tag: text-to-image" in card and "what a prompt asks for" in card
+    assert "went through the autoencoder, real images whose own drawing does not count and chance." in card
+    for row in rows.values():
+        row["measured"]["colours"] = {"own": 0.5, "changed": 0.25}  # as rows of before, which are measured anew
+    write_json(tmp_path / "model" / "metrics.json", {"results": {}, "alignment": rows})
+    card = render(tmp_path / "model")
+    assert "50.0% of images whose name has a colour word show its hue, and 25.0% that of another word" in card
+    with alone(tmp_path / "cache"):
+        main([str(tmp_path / "model"), *flags, "--guidance_scale", "1", "2"])
+    again = json.loads((tmp_path / "model" / "metrics.json").read_text())["alignment"]
+    old = ["colours" in row["measured"] for row in again.values()]
+    assert old == [False, False, True], "of noise there is no hue to name; the last one was not asked for"
 
 
 @pytest.mark.parametrize(

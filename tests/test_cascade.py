@@ -308,6 +308,10 @@ def test_networks_of_prompts_and_of_nothing_and_three_stages() -> None:
     assert [stage.shape[1] for stage in red.stages] == [8, 16, 32] and red.nfe == 4 + 4 + 2
     blue = pipe("a blue pear", generator=seeded(), **options)
     assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(red.stages, blue.stages, strict=True))
+    plain, away = pipe(generator=seeded(), **options), pipe(generator=seeded(), negative_prompt="a pear", **options)
+    assert (plain.nfe, away.nfe) == (2 + 2 + 2, 4 + 4 + 2), "without a prompt there is nothing to guide to"
+    unguided = pipe(generator=seeded(), guidance_scale=1.0, **options)
+    assert np.array_equal(plain.images, unguided.images) and not np.array_equal(plain.images, away.images)
 
 
 def test_what_a_stage_is_told() -> None:
@@ -382,6 +386,7 @@ def test_parts_that_do_not_fit_are_refused_by_name(changes: dict, told: str) -> 
         ({"guidance_scale": [1.0, -1.0]}, "^guidance_scale must be a finite number"),
         ({"prompt": "zebra"}, "^class_labels must be 0 to 2 or one of a, b, c, got 'zebra'$"),
         ({"negative_prompt": "a"}, "^negative_prompt must be None for networks that take no prompts"),
+        ({"prompt": "a", "class_labels": 1}, "^prompt must be None where class_labels are given, got 'a'"),
         ({"latents": torch.zeros(1, 3, 16, 16)}, r"^latents must be a finite tensor of shape \(1, 3, 8, 8\)"),
         ({"eta": 0.5, "num_inference_steps": 2000}, "^num_inference_steps must be "),
     ],

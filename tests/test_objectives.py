@@ -24,7 +24,7 @@ from training.objectives.denoising import Denoising
 from training.objectives.noisy_classifier import NoisyClassification
 from training.randomness import BatchRandom
 from training.recipes import RECIPES, Recipe, flag
-from training.sharing.card_data import command_of, runs_of, training_text
+from training.sharing.card_data import command_of, runs_of, text_encoder_credit, training_text
 from training.train import load_data, parse
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -136,6 +136,21 @@ def test_a_card_reads_records_of_old_and_new_noisy_classifiers_alike() -> None:
     for record in (recipe | vars(options), old):
         assert command_of(record) == f"{expected} --adam_weight_decay 0.1"
         assert "cross-entropy on noisy images" in training_text(runs_of(RUN | {"recipe": record}))
+
+
+def test_a_card_says_which_runs_continued_and_whose_text_encoder_is_in_the_folder() -> None:
+    recipe = {"recipe": "emoji-base-32", "objective": "flow_matching", "mixed_precision": "no"} | TRAINED
+    starts, record = (None, "model_cards/emoji-cascade", None), None
+    for start in starts:
+        told = {"pretrained_model_name_or_path": start, "text_encoder": None if start else "org/encoder"}
+        record = RUN | {"recipe": recipe | told, "continues": record}
+    text = training_text(runs_of(record))
+    assert text.endswith("weights of the one before it, but for run 3, which began with new ones.")
+    (said,) = text_encoder_credit(runs_of(record))
+    assert said.startswith("Prompts are read by `org/encoder`, whose weights are in text_encoder/")
+    assert text_encoder_credit(runs_of(RUN | {"recipe": recipe})) == []
+    known = RUN | {"recipe": recipe | {"text_encoder": "sentence-transformers/all-MiniLM-L6-v2"}}
+    assert "all-MiniLM-L6-v2), Apache-2.0, whose" in text_encoder_credit(runs_of(known))[0]
 
 
 def test_a_card_does_not_import_what_a_record_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,7 @@ from PIL import Image
 ROWS, COLUMNS, TILE = 4, 10, 56
 
 
-def sample_grid(
-    pipeline: DiffusionPipeline, seed: int, guidance_scale: float = 2.0, prompts: Sequence[str] | None = None
-) -> Image.Image:
+def sample_grid(pipeline: DiffusionPipeline, seed: int, prompts: Sequence[str] | None = None) -> Image.Image:
     """Four rows of ten samples; each column has one of up to ten prompts, or of the first ten classes if there are."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(ROWS * COLUMNS)]
@@ -23,20 +21,20 @@ def sample_grid(
     names = pipeline.class_names
     if prompts:
         wanted = [prompts[i % COLUMNS % len(prompts)] for i in range(ROWS * COLUMNS)]
-        images = pipeline(prompt=wanted, guidance_scale=guidance_scale, **options).images
+        images = pipeline(prompt=wanted, guidance_scale=2.0, **options).images
     elif names:
         labels = [i % COLUMNS % len(names) for i in range(ROWS * COLUMNS)]
-        images = pipeline(class_labels=labels, guidance_scale=guidance_scale, **options).images
+        images = pipeline(class_labels=labels, guidance_scale=2.0, **options).images
     else:
         images = pipeline(batch_size=ROWS * COLUMNS, **options).images
     return tile(images, COLUMNS, scale=max(1, round(TILE / images[0].width)), gap=2)
 
 
-def beside(originals: np.ndarray, made: np.ndarray, columns: int = 8) -> Image.Image:
-    """8-bit images (N, C, H, W), each with what was made of it to its right; an even number of `columns`."""
+def beside(originals: np.ndarray, made: np.ndarray) -> Image.Image:
+    """8-bit images (N, C, H, W), each with what was made of it to its right; four pairs a row."""
     pairs = np.stack([originals, made], axis=1).reshape(-1, *originals.shape[1:]).transpose(0, 2, 3, 1)
     images = [Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels) for pixels in pairs]
-    return tile(images, columns, scale=max(1, round(TILE / images[0].width)), gap=2)
+    return tile(images, 8, scale=max(1, round(TILE / images[0].width)), gap=2)
 
 
 def tile(images: list[Image.Image], columns: int, scale: int, gap: int = 0) -> Image.Image:

@@ -144,8 +144,8 @@ def read(
     if wrong:
         raise ValueError(f"In Generate: {'; '.join(wrong.values())}")
     base = Settings.checked(_base(values) | {"count": 1}, catalogue)
-    across = _axis("X", *x, catalogue)
-    down = None if y[0] == NONE else _axis("Y", *y, catalogue)
+    across = _axis("X", *x)
+    down = None if y[0] == NONE else _axis("Y", *y)
     if down and down.name == across.name:
         raise ValueError(f"X and Y must be two settings, got {across.label} twice")
     count = len(across.values) * (len(down.values) if down else 1)
@@ -183,7 +183,7 @@ def _base(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in FIELDS and not FIELDS[name].derived}
 
 
-def _axis(letter: str, name: str, given: Sequence[Any], catalogue: Catalogue) -> Axis:
+def _axis(letter: str, name: str, given: Sequence[Any]) -> Axis:
     if name not in OFFERED:
         raise ValueError(f"{letter} must be one of {', '.join(LABELS[each] for each in OFFERED)}; got {name!r}")
     row = FIELDS[name]

@@ -183,8 +183,9 @@ def colours(
 ) -> dict[str, float]:
     """Of images with a colour word: how often its hue is drawn, and of how many names.
 
-    `own` is of the names as they are, `changed` with another word in its place; `different` is how often the hue of the
-    latter is not that of the former, which is drawn from the same noise.
+    `own` is of the names as they are, `changed` with another word in its place, `both` of all these, and `chance` that
+    of whoever draws one hue whatever the word; `different` is how often the hue with another word is not that of the
+    name as it is, which is drawn from the same noise.
     """
     drawn = []
     for nth in range(len(COLOURS)):  # the nth word of each name, so that image k always has the noise of name k
@@ -195,16 +196,18 @@ def colours(
     return {
         "own": float(right[0].mean()),
         "changed": float(right[1:].mean()),
+        "both": float(right.mean()),
+        "chance": 1 / len(COLOURS),
         "different": float((found[1:] != found[:1]).mean()),
         "names": len(drawn[0]),
     }
 
 
 def hues_of_real(known: Known, hues: dict[str, float]) -> dict[str, float]:
-    """What real training images with one colour word in their name score as `own`, and what chance does."""
+    """What real training images with one colour word in their name score as `own`."""
     named = [(row, words) for row, words in _colour_words(known) if words in hues]
     right = [named_hue(dominant_hue(known.pixels[row]), hues) == word for row, word in named]
-    return {"real images": float(np.mean(right)), "chance": 1 / len(hues)}
+    return {"real images": float(np.mean(right))}
 
 
 def run(location: str, options: Options, command: str) -> list[Row]:
@@ -230,7 +233,8 @@ def run(location: str, options: Options, command: str) -> list[Row]:
             "versions": versions(),
         }
         done = find_done(output, row, set(KINDS), SECTION)
-        if done is None:
+        if done is None or not _is_whole(done):
+            done = None
             compared = compared or references(model, network, known, prompts_of(known, options.num_prompts))
             row |= {"measured": measure(model, network, known, options, scale), "references": compared}
             merge(output, row, SECTION)
@@ -268,10 +272,10 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         drawn = guided_by(row)
         lines += [_line(kind, drawn, row["measured"][kind]) for kind in KINDS]
-    compared = rows[0]["references"]
+    compared = rows[-1]["references"]
     for kind in KINDS:
         lines += [_line(kind, name, values) for name, values in compared[kind].items()]
-    said = [_colours(row, compared["colours"]) for row in rows if "colours" in row["measured"]]
+    said = [_colours(row) for row in rows if "colours" in row["measured"]]
     return "\n".join([aligned(lines), *said])
 
 
@@ -282,13 +286,19 @@ def guided_by(row: Row) -> str:
     return f"guidance {settings['guidance_scale']:g}" + (f" within {inside[0]:g} to {inside[1]:g}" if inside else "")
 
 
-def _colours(row: Row, compared: dict[str, float]) -> str:
-    found, real, by_chance = row["measured"]["colours"], compared["real images"], compared["chance"]
+def _colours(row: Row) -> str:
+    found, real = row["measured"]["colours"], row["references"]["colours"]["real images"]
     return (
         f"{guided_by(row)}: the hue of the name's colour in {found['own']:.0%} of {found['names']} images (real ones "
-        f"{real:.0%}, chance {by_chance:.0%}), of a changed one in {found['changed']:.0%}; another hue than before in "
-        f"{found['different']:.0%}"
+        f"{real:.0%}), of a changed one in {found['changed']:.0%}, of both in {found['both']:.0%} (without reading the "
+        f"word: {found['chance']:.0%}); another hue than before in {found['different']:.0%}"
     )
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether a row has all that is measured now; those of before lack some of the colours."""
+    found = row["measured"].get("colours")
+    return found is None or ("both" in found and "colours" in row["references"])
 
 
 def _line(kind: str, images: str, values: dict[str, float]) -> list[str]:

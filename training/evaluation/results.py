@@ -157,11 +157,11 @@ def cell(values: Row, name: str) -> str:
     return COLUMNS[name].format(values[name]) if name in values else ""
 
 
-def grid(pixels: np.ndarray, columns: int, rows: int = 10, scale: int = 3) -> Image.Image:
-    """A grid of the first images of (N, C, H, W), enlarged without smoothing; an incomplete last row is left out."""
-    shown = pixels[: max(min(rows, len(pixels) // columns), 1) * columns].transpose(0, 2, 3, 1)
+def grid(pixels: np.ndarray, columns: int) -> Image.Image:
+    """At most ten rows of images (N, C, H, W), enlarged without smoothing; an incomplete last row is left out."""
+    shown = pixels[: max(min(10, len(pixels) // columns), 1) * columns].transpose(0, 2, 3, 1)
     return tile(
-        [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in shown], columns, scale
+        [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in shown], columns, scale=3
     )
 
 

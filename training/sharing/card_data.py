@@ -38,7 +38,7 @@ FASHION = Dataset(
 EMOJI = Dataset(
     "Emoji by several hands",
     None,
-    "Emoji, drawn by eight hands and made into images by `python -m training.data emoji`: "
+    "Emoji, in eight styles by five vendors, made into images by `python -m training.data emoji`: "
     "[Noto Emoji](https://github.com/googlefonts/noto-emoji), Copyright Google Inc., Apache-2.0; "
     "[Fluent Emoji](https://github.com/microsoft/fluentui-emoji), Copyright (c) Microsoft Corporation, MIT, its 3D "
     "images as packaged by [LobeHub](https://github.com/lobehub/fluent-emoji), MIT; "
@@ -58,6 +58,7 @@ STREAMLINE = Dataset(
     "source, and its author does not endorse this model.",
     license="cc-by-4.0",
 )
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _KNOWN = {
     "data/emoji": EMOJI,
     "data/emoji-streamline": STREAMLINE,
@@ -101,6 +102,15 @@ def _dataset(run: dict[str, Any]) -> Dataset:
     return Dataset(name, None, f"`{name}`{count}, of the model's author, who knows their licence.")
 
 
+def text_encoder_credit(runs: list[dict[str, Any]]) -> list[str]:
+    """What a card says of the text encoder that the runs name, whose weights are in the folder; [] without one."""
+    name = next((run["recipe"]["text_encoder"] for run in runs[::-1] if run["recipe"].get("text_encoder")), None)
+    if name is None:
+        return []
+    known = f"[{name}](https://huggingface.co/{name}), Apache-2.0" if name == MINILM else f"`{without_path(name)}`"
+    return [f"Prompts are read by {known}, whose weights are in text_encoder/; they were not trained further."]
+
+
 def base_model(runs: list[dict[str, Any]]) -> str | None:
     """The Hub id of the model that the last run started from; None if it was new or has no Hub id."""
     return runs[-1].get("base_model") if runs else None
@@ -114,12 +124,19 @@ def training_text(runs: list[dict[str, Any]]) -> str:
     denoising = [run for run in runs if not _trains_a_classifier(run)]
     if len(denoising) > 1:
         what = "autoencoder" if denoising[-1]["recipe"].get("objective") == "autoencoder" else "denoiser"
-        text += f"\n\nEach run of the {what} continued from the weights of the one before it."
+        anew = [number for number, run in enumerate(denoising[1:], start=2) if not _continues(run)]
+        but = f", but for run {' and '.join(map(str, anew))}, which began with new ones" if anew else ""
+        text += f"\n\nEach run of the {what} continued from the weights of the one before it{but}."
     if len(denoising) < len(runs):
         text += (
             "\n\nThe last run trained the classifier alone, from scratch; the denoiser that it steers did not change."
         )
     return text
+
+
+def _continues(run: dict[str, Any]) -> bool:
+    """Whether a run that has one before it began with its weights; records of before do not say it, and did."""
+    return run["recipe"].get("pretrained_model_name_or_path", "") is not None
 
 
 def _trains_a_classifier(run: dict[str, Any]) -> bool:

@@ -37,9 +37,13 @@ ODE_NOTE = (
 ALIGNMENT_NOTE = (
     "Alignment: how often the real image that is nearest in the features has the concept, subgroup, group and vendor "
     "that the\nprompt names, for {prompts} captions each of training images, of concepts that were held back, and of "
-    "concepts with vendors\nthat never drew them. Beside them: real images that went through the autoencoder, real "
-    "images whose own drawing does not\ncount, and chance."
+    "concepts with vendors\nthat never drew them. Beside them: {compared}."
 )
+COMPARED = {
+    "reconstructions": "real images that went through the autoencoder",
+    "other drawings": "real images whose own drawing does not count",
+    "chance": "chance",
+}
 DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 
 
@@ -137,7 +141,8 @@ def _results_table(best: dict[str, dict[str, Any]], distance: str, more: dict[st
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for model, row in best.items():
         cells = "".join(f" {more.get(model, {}).get(name, '')} |" for name in further)
-        lines.append(f"| {model} {_row_line(row, names)} {_value(distance, row['floor'][distance])} |{cells}")
+        seeds = f" (mean of {len(row['seeds'])})" if len(row["seeds"]) > 1 else ""  # one seed has other real images
+        lines.append(f"| {model} {_row_line(row, names)} {_value(distance, row['floor'][distance])}{seeds} |{cells}")
     return "\n".join(lines)
 
 
@@ -158,7 +163,7 @@ def text_to_image_cells(folder: Path) -> dict[str, str]:
         "right concept, of training captions": f"{right['concept']:.1%} at {_guidance(row['settings'])}",
         "right subgroup": f"{right['subgroup']:.1%}",
         "seconds per image in batches": f"{1 / best[0]['measured']['images_per_second']:.2f}",
-        "training, hours of one core": _core_hours(runs),
+        "training, without the autoencoder, hours of one core": _core_hours(runs),
     }
 
 
@@ -171,11 +176,16 @@ def _core_hours(runs: list[dict[str, Any]]) -> str:
     return f"{sum(run['seconds'] * count for run, count in zip(runs, cores, strict=True)) / 3600:.1f}"
 
 
+def call_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a row that are further arguments of the pipeline's own call."""
+    return {name: value for name, value in settings.items() if name not in _USUAL}
+
+
 def settings_text(row: dict[str, Any]) -> str:
     """The settings of a row as text."""
     settings = row["settings"]
     guided = "" if settings["guidance_scale"] is None else f", {_guidance(settings)}"
-    others = {name: value for name, value in settings.items() if name not in _USUAL}
+    others = call_arguments(settings)
     sampler = others.pop("sampler", settings["scheduler"].removesuffix("Scheduler").removesuffix("Multistep"))
     more = "".join(f", {name} {value}" for name, value in others.items())
     seed = f", seed {settings['seed']}" if settings.get("seed") else ""
@@ -199,7 +209,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(_heads(names)) + " |", "|" + " --- |" * len(_heads(names))]
     lines += [_row_line(row, names) for row in rows]
     floor = best_rows(rows)[0]["floor"]  # rows with other seeds have other real images beside them
-    lines.append(_line("real training images (the floor)", floor["num_samples"], floor, names, None))
+    seeds = len(best_rows(rows)[0]["seeds"])
+    which = f"real training images (the floor{f', mean of {seeds} seeds' if seeds > 1 else ''})"
+    lines.append(_line(which, floor["num_samples"], floor, names, None))
     return "\n".join(lines)
 
 
@@ -255,18 +267,17 @@ def alignment_table(folder: Path) -> str:
         for kind, shares in row["measured"].items():
             if kind != "colours":
                 lines.append(_shares(kind, f"drawn: {settings_text(row)}", shares))
-    references = dict(rows[0]["references"])
-    references.pop("colours", None)
-    real = next((row["references"]["colours"] for row in rows if "colours" in row["references"]), None)
+    last = rows[-1]  # whose command is shown
+    references = {kind: compared for kind, compared in last["references"].items() if kind != "colours"}
     for kind, compared in references.items():
         lines += [_shares(kind, name, shares) for name, shares in compared.items()]
-    lines += ["", ALIGNMENT_NOTE.format(prompts=rows[0]["settings"]["num_prompts"])]
-    lines[-1] += (
-        "".join(map(_colours, rows))
-        + (_of_real_colours(real) if real else "")
-        + f" The command: `{without_path(rows[-1]['command'])}`."
+    beside = [text for name, text in COMPARED.items() if any(name in compared for compared in references.values())]
+    note = ALIGNMENT_NOTE.format(
+        prompts=last["settings"]["num_prompts"],
+        compared=" and ".join(filter(None, [", ".join(beside[:-1]), beside[-1]])),
     )
-    return "\n".join(lines)
+    note += "".join(map(_colours, rows)) + _of_real_colours(last["references"].get("colours"))
+    return "\n".join([*lines, "", f"{note} The command: `{without_path(last['command'])}`."])
 
 
 def _shares(kind: str, images: str, shares: dict[str, float]) -> str:
@@ -277,15 +288,21 @@ def _colours(row: dict[str, Any]) -> str:
     if "colours" not in row["measured"]:
         return ""
     found = row["measured"]["colours"]
-    of = f" of {found['names']}" if "names" in found else " of"  # rows of before say no number
-    return (
+    of = f" of {found['names']}" if "names" in found else " of"
+    text = (
         f" At {_guidance(row['settings'])}, {found['own']:.1%}{of} images whose name has a colour word show its hue, "
-        f"and {found['changed']:.1%} of those in whose name the word was replaced by another."
+        f"and {found['changed']:.1%} that of another word in its place"
+    )
+    if "both" not in found:  # rows of before
+        return f"{text}."
+    return (
+        f"{text}, which changes the hue of {found['different']:.1%}; of each name with each word, {found['both']:.1%} "
+        f"(without reading the word: {found['chance']:.1%})."
     )
 
 
-def _of_real_colours(shares: dict[str, float]) -> str:
-    return f" Of real images with a colour word {shares['real images']:.1%} do, by chance {shares['chance']:.1%}."
+def _of_real_colours(shares: dict[str, float] | None) -> str:
+    return f" Of real images with a colour word {shares['real images']:.1%} do." if shares else ""
 
 
 def reconstruction_table(folder: Path) -> str:

@@ -15,13 +15,14 @@ from training.files import read_json_object
 from training.model_index import is_adapter, read_index
 from training.run_record import pushed_id, pushed_revision, record_path
 from training.sharing.adapter_card import render_adapter
-from training.sharing.card_data import base_model, datasets_of, runs_of, training_text
+from training.sharing.card_data import base_model, datasets_of, runs_of, text_encoder_credit, training_text
 from training.sharing.card_tables import (
     METRICS,
     alignment_table,
     best_rows,
     bits_table,
     by_features,
+    call_arguments,
     is_stale,
     metrics_table,
     noise_table,
@@ -88,7 +89,7 @@ def render(folder: Path, repo_id: str | None = None) -> str:
         summary=model.about.get("summary", "Draws {subject}.").format(subject=_subject(model)),
         image=_image(model),
         source=_source(folder, repo_id or known_id, revision, carries_code),
-        call=_call(model),
+        call=_call(model, rows),
         code=CODE.format(kind=kind) if carries_code else STOCK.format(kind=kind),
         title=model.words["title"],
         use=model.words["use"],
@@ -99,7 +100,8 @@ def render(folder: Path, repo_id: str | None = None) -> str:
         measured_note=_note(rows, bool(model.prompts)) + ("" if is_stale(folder) else _plots(folder)),
         training=training_text(runs),
         limits=_limits(model, rows, runs),
-        data="\n\n".join(data.attribution for data in datasets_of(runs)) or "What it was trained on is not recorded.",
+        data="\n\n".join([data.attribution for data in datasets_of(runs)] + text_encoder_credit(runs))
+        or "What it was trained on is not recorded.",
     )
     return str(card)
 
@@ -184,19 +186,38 @@ def _source(folder: Path, repo_id: str | None, revision: str | None, carries_cod
     return f'"{repo_id or folder.resolve().name}"{pinned}{trust}){comment}'
 
 
-def _call(model: _Model) -> str:
+def _call(model: _Model, rows: list[dict[str, Any]]) -> str:
     if "call" in model.words:
         return model.words["call"]
-    example = {"num_inference_steps": 20} | model.about.get("example", {})
-    steps = f"num_inference_steps={example['num_inference_steps']}"
-    guided = f", guidance_scale={example['guidance_scale']}" if "guidance_scale" in example else ""
+    chosen = _best_settings(model, rows).items()
+    settings = ", ".join(f"{name}={json.dumps(value) if isinstance(value, str) else value}" for name, value in chosen)
     if model.prompts:
-        return f"pipe({json.dumps(model.prompts[0], ensure_ascii=False)}, {steps}{guided}).images[0]"
+        return f"pipe({json.dumps(model.prompts[0], ensure_ascii=False)}, {settings}).images[0]"
     if not model.conditional:
-        return f"pipe(batch_size=4, {steps}).images[0]"
+        return f"pipe(batch_size=4, {settings}).images[0]"
     names = model.class_names or [0, 1]
     labels = json.dumps(list(dict.fromkeys([names[len(names) // 3], names[-1]])), ensure_ascii=False)
-    return f"pipe(class_labels={labels}, {steps}{guided}).images[0]"
+    return f"pipe(class_labels={labels}, {settings}).images[0]"
+
+
+def _best_settings(model: _Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Arguments of a call: of the best row drawn with the folder's own scheduler, or what the pipeline suggests."""
+    path = model.folder / "scheduler" / "scheduler_config.json"
+    own = read_json_object(path).get("_class_name", "") if path.is_file() else ""
+    names = (own, own.removesuffix("Scheduler"))
+    best = best_rows([row for row in rows if row["settings"]["scheduler"] in names and "inputs" not in row["settings"]])
+    if not best:
+        example = {"num_inference_steps": 20} | model.about.get("example", {})
+        return (
+            example if model.conditional or model.prompts else {"num_inference_steps": example["num_inference_steps"]}
+        )
+    settings = best[0]["settings"]
+    found = {"num_inference_steps": settings["num_inference_steps"], "guidance_scale": settings["guidance_scale"]}
+    found["guidance_interval"] = tuple(settings.get("guidance_interval") or ()) or None
+    if found["guidance_interval"] == tuple(read_index(model.folder).content.get("guidance_interval") or (0.0, 1.0)):
+        found["guidance_interval"] = None  # the model's own
+    found |= {name: value for name, value in call_arguments(settings).items() if name != "prompts"}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _plots(folder: Path) -> str:
@@ -207,7 +228,8 @@ def _plots(folder: Path) -> str:
 
 def _limits(model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     names = " and ".join(data.name for data in datasets_of(runs))
-    seen = f"Nothing but {names} was ever seen. " if names else ""
+    encoder = "; the text encoder was trained on other texts before" if model.prompts else ""
+    seen = f"Nothing but {names} was ever seen{encoder}. " if names else ""
     if "limits" in model.words:
         return seen + model.words["limits"]
     if any({"nearest_train_ratio", "nearest_to_second_ratio"} & set(row["measured"]) for row in rows):

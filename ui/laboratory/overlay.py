@@ -58,9 +58,9 @@ def schedule_of(sde: SDE, steps: int) -> NoiseSchedule:
     return schedule
 
 
-def even_times(steps: int, end: float = 0.0) -> list[float]:
-    """From 1 down to `end`."""
-    return [1 + (end - 1) * i / steps for i in range(steps + 1)]
+def even_times(steps: int) -> list[float]:
+    """From 1 down to 0."""
+    return [1 - i / steps for i in range(steps + 1)]
 
 
 def brownian(lab: Lab, finest: int) -> tuple[Tensor, Callable[[int], Noise]]:
@@ -267,7 +267,7 @@ def show(lab: Lab) -> list[Plot]:
         x_label=TIME,
         y_label=density.position_label(found.kind),
     )
-    return [paths, _distances(lab, pair, found.distances)]
+    return [paths, _distances(pair, found.distances)]
 
 
 def _drawn(paths: Paths, count: int) -> Tensor:
@@ -283,7 +283,7 @@ def _dots(paths: Paths, count: int) -> list[Layer]:
     )
 
 
-def _distances(lab: Lab, pair: Pair, distances: dict[str, dict[int, float]]) -> Plot:
+def _distances(pair: Pair, distances: dict[str, dict[int, float]]) -> Plot:
     every = [max(value, 1e-17) for values in distances.values() for value in values.values()]
     numbers = [n for values in distances.values() for n in values]
     last = next(reversed(distances.values()))

@@ -59,11 +59,11 @@ def plot(
     }
 
 
-def heat(values: Tensor, color: str = "density") -> Layer:
+def heat(values: Tensor) -> Layer:
     """Shares from 0 to 1, (rows, columns) or (frames, rows, columns)."""
     rows, columns = values.shape[-2:]
     levels = (values.nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
-    layer = {"kind": "heat", "rows": rows, "columns": columns, "color": color}
+    layer = {"kind": "heat", "rows": rows, "columns": columns, "color": "density"}
     return layer | ({"frames": [*map(_packed, levels)]} if levels.ndim == 3 else {"values": _packed(levels)})
 
 

@@ -42,11 +42,6 @@ def fitting(catalogue: Catalogue) -> list[str]:
     return sorted(names, key=lambda name: CLASSIFIER not in parts[name])
 
 
-def has_classifier(info: ModelInfo) -> bool:
-    """Whether a model has a classifier of noisy images."""
-    return CLASSIFIER in _parts(info)
-
-
 def _parts(info: ModelInfo) -> set[str]:
     """The parts that its index names, each with a library and a class; other lists in it are settings."""
     index = read_json(info.folder / "model_index.json")

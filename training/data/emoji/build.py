@@ -1,8 +1,8 @@
-"""Emoji, each drawn by several vendors: about 11,000 colour images of 1,500 concepts, 128x128 on white.
+"""Emoji, each drawn in several styles: about 10,600 colour images of 1,600 concepts, 128x128 on white.
 
 The drawings come from npm packages of pinned versions under licences that allow it, their names from emojibase-data.
 Skin tones, flags of countries, keycaps and letters are left out. All images of a concept are in the same split: vendors
-draw it alike, and the three Fluent sets are the same drawings.
+draw it alike, and the three Fluent sets are one vendor's drawings.
 """
 
 from __future__ import annotations
