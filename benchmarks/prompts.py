@@ -52,8 +52,9 @@ def from_stock_loop(options: Options, pipe: Any, seed: int = 0) -> list[Image.Im
     unet, vae = pipe.unet, pipe.vae
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(options.steps)
-    texts = [options.prompt] * options.images + [""] * options.images
-    given = conditions_of(unet.config, embed(pipe.text_encoder, pipe.tokenizer, texts, padded=False))
+    texts = embed(pipe.text_encoder, pipe.tokenizer, [options.prompt, ""], padded=False)
+    given = conditions_of(unet.config, texts)
+    given = {name: value.repeat_interleave(options.images, dim=0) for name, value in given.items()}
     shape = (options.images, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     for t in scheduler.timesteps:

@@ -80,6 +80,14 @@ def test_the_card_is_rendered_from_the_numbers(name: str) -> None:
     assert all(result.metric_value in measured for result in card.data.eval_results or ())
 
 
+@pytest.mark.parametrize("name", sorted(set(FOLDERS) - AUTOENCODERS))
+def test_the_call_on_the_card_is_a_setting_that_was_measured(name: str) -> None:
+    (call,) = re.findall(r"^pipe\(.*\)\.images", (FOLDERS[name] / "README.md").read_text(), flags=re.MULTILINE)
+    given = {key: float(value) for key, value in re.findall(r"(num_inference_steps|guidance_scale)=([\d.]+)", call)}
+    settings = [row["settings"] for row in sorted_rows(FOLDERS[name])]
+    assert given and any(given == {key: measured[key] for key in given} for measured in settings)
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_number_on_the_card_is_in_a_record(name: str) -> None:
     """Code and addresses aside, which the records hold as a whole, or not at all."""
