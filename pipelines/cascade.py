@@ -106,7 +106,7 @@ class CascadePipeline(StepwisePipeline):
         *("text_encoder", "tokenizer"),
     ]
     about = {
-        "summary": "Draws {subject} at low resolution, and enlarges that by diffusion "
+        "summary": "Draws {subject}: small first, then enlarged by diffusion "
         "([Ho et al. 2022](https://arxiv.org/abs/2106.15282)).",
         "paper": "https://arxiv.org/abs/2106.15282",
         "last_label_is_null": True,
@@ -307,11 +307,10 @@ class CascadePipeline(StepwisePipeline):
         if "prompts" in given:
             if not takes_tokens(config) and not takes_embedding(config):
                 return {}, {}
-            wanted, unwanted = (
-                text_conditions(config, self.text_encoder, self.tokenizer, given[name], self._execution_device)
-                for name in ("prompts", "negative_prompts")
-            )
-            return wanted, {} if given["prompts"] == given["negative_prompts"] else unwanted
+            parts, device = (config, self.text_encoder, self.tokenizer), self._execution_device
+            wanted, unwanted = given["prompts"], given["negative_prompts"]
+            conditions = text_conditions(*parts, wanted, device)
+            return conditions, {} if wanted == unwanted else text_conditions(*parts, unwanted, device)
         facts = Facts(config, last_label_is_null=self.config.last_label_is_null)
         if facts.num_class_embeds is None:
             return {}, {}

@@ -147,10 +147,12 @@ def check_prompts(name: str, prompts: str | list[str] | tuple[str, ...] | None, 
 def unread(tokenizer: Any, prompt: str) -> str:
     """What of a prompt is not read: words that the tokenizer does not know, and all that is longer than the encoder
     takes; "" for most."""
-    length, ids = length_of(tokenizer), tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
-    if not tokenizer.is_fast:  # which alone tells where in the prompt a token stands
+    fast = tokenizer.is_fast  # which alone tells where in the prompt a token stands
+    found = tokenizer(prompt, truncation=False, verbose=False, return_offsets_mapping=fast)
+    length, ids = length_of(tokenizer), found["input_ids"]
+    if not fast:
         return tokenizer.decode(ids[length - 1 : -1]) if len(ids) > length else ""
-    places = tokenizer(prompt, truncation=False, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    places = found["offset_mapping"]
     end = places[length - 1][0] if len(ids) > length else len(prompt)
     unknown = [place for token, place in zip(ids, places, strict=True) if token == tokenizer.unk_token_id]
     parts: list[list[int]] = []

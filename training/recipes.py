@@ -309,7 +309,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # guidance 4 (real images: 49); from there with --learning_rate 7e-4 --max_train_steps 5000, 864,000 in all, 140;
     # these mirrored half of the images, which turns letters and arrows round; from there without, --max_train_steps
     # 4000, 1,120,000 in all, 137: the right concept for 27 % of training captions at that guidance within 0.2 to 1, the
-    # right subgroup for 42 % (reconstructions: 83 and 93 %)
+    # right subgroup for 42.5 % (reconstructions: 83 and 93 %)
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
     # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {

@@ -296,7 +296,7 @@ def _colours(row: Row) -> str:
 
 
 def _is_whole(row: Row) -> bool:
-    """Whether a row has all that is measured now; those of before lack some of the colours."""
+    """Whether a row has all that is measured now; older ones lack some of the colours."""
     found = row["measured"].get("colours")
     return found is None or ("both" in found and "colours" in row["references"])
 

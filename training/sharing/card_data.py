@@ -135,7 +135,7 @@ def training_text(runs: list[dict[str, Any]]) -> str:
 
 
 def _continues(run: dict[str, Any]) -> bool:
-    """Whether a run that has one before it began with its weights; records of before do not say it, and did."""
+    """Whether a run that has one before it began with its weights; older records do not say so, and did."""
     return run["recipe"].get("pretrained_model_name_or_path", "") is not None
 
 

@@ -293,7 +293,7 @@ def _colours(row: dict[str, Any]) -> str:
         f" At {_guidance(row['settings'])}, {found['own']:.1%}{of} images whose name has a colour word show its hue, "
         f"and {found['changed']:.1%} that of another word in its place"
     )
-    if "both" not in found:  # rows of before
+    if "both" not in found:  # older rows
         return f"{text}."
     return (
         f"{text}, which changes the hue of {found['different']:.1%}; of each name with each word, {found['both']:.1%} "

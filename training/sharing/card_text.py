@@ -208,9 +208,8 @@ def _best_settings(model: _Model, rows: list[dict[str, Any]]) -> dict[str, Any]:
     best = best_rows([row for row in rows if row["settings"]["scheduler"] in names and "inputs" not in row["settings"]])
     if not best:
         example = {"num_inference_steps": 20} | model.about.get("example", {})
-        return (
-            example if model.conditional or model.prompts else {"num_inference_steps": example["num_inference_steps"]}
-        )
+        guided = model.conditional or model.prompts
+        return {name: value for name, value in example.items() if guided or name != "guidance_scale"}
     settings = best[0]["settings"]
     found = {"num_inference_steps": settings["num_inference_steps"], "guidance_scale": settings["guidance_scale"]}
     found["guidance_interval"] = tuple(settings.get("guidance_interval") or ()) or None

@@ -42,7 +42,7 @@ from .low_resolution_32c43497 import beside, enlarged, is_told_levels, known_at,
 from .repaint_679bf2e0 import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting
 from .run_6da42ecb import Denoiser, Step, evaluate, plain
 from .solvers_9eecc2bd import DefaultSteps, Solver
-from .text_3fa5ce67 import (
+from .text_4079f96f import (
     check_prompts,
     check_text_encoder,
     joined,
@@ -106,7 +106,7 @@ class CascadePipeline(StepwisePipeline):
         *("text_encoder", "tokenizer"),
     ]
     about = {
-        "summary": "Draws {subject} at low resolution, and enlarges that by diffusion "
+        "summary": "Draws {subject}: small first, then enlarged by diffusion "
         "([Ho et al. 2022](https://arxiv.org/abs/2106.15282)).",
         "paper": "https://arxiv.org/abs/2106.15282",
         "last_label_is_null": True,
@@ -307,11 +307,10 @@ class CascadePipeline(StepwisePipeline):
         if "prompts" in given:
             if not takes_tokens(config) and not takes_embedding(config):
                 return {}, {}
-            wanted, unwanted = (
-                text_conditions(config, self.text_encoder, self.tokenizer, given[name], self._execution_device)
-                for name in ("prompts", "negative_prompts")
-            )
-            return wanted, {} if given["prompts"] == given["negative_prompts"] else unwanted
+            parts, device = (config, self.text_encoder, self.tokenizer), self._execution_device
+            wanted, unwanted = given["prompts"], given["negative_prompts"]
+            conditions = text_conditions(*parts, wanted, device)
+            return conditions, {} if wanted == unwanted else text_conditions(*parts, unwanted, device)
         facts = Facts(config, last_label_is_null=self.config.last_label_is_null)
         if facts.num_class_embeds is None:
             return {}, {}

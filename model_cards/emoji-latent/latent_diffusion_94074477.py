@@ -39,7 +39,7 @@ from .latents_dc849f5d import check_latents, decode, latents_of
 from .process_8da9cfb2 import Clock
 from .run_6da42ecb import Denoiser, Step
 from .solvers_9eecc2bd import DefaultSteps, Solver
-from .text_3fa5ce67 import check_prompts, check_text_encoder, joined, text_conditions, unread, warn_of_unread
+from .text_4079f96f import check_prompts, check_text_encoder, joined, text_conditions, unread, warn_of_unread
 
 
 class LatentDiffusionPipeline(StepwisePipeline):
