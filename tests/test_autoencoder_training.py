@@ -80,6 +80,24 @@ def test_the_loss_of_a_batch_is_that_of_decoded_samples_of_the_posterior(tmp_pat
     assert run.objective.loss(batch, random).item() == pytest.approx(expected.item(), abs=1e-12)
 
 
+def start_of(place: Path, **config: object) -> dict[str, object]:
+    """Flags of a run that goes on from a tiny autoencoder."""
+    AutoencoderPipeline(tiny(seed=7, **config)).save_pretrained(place / "start")
+    return {"model_config_name_or_path": None, "pretrained_model_name_or_path": str(place / "start")}
+
+
+def test_latent_noise_has_a_level_for_each_image_in_deviations_of_the_latents(tmp_path: Path) -> None:
+    start = start_of(tmp_path, scaling_factor=0.25)  # latents of standard deviation 4
+    run = trainer(tmp_path / "run", double=True, freeze_encoder=True, latent_noise=0.5, kl_weight=0.0, **start)
+    vae, (batch, random) = run.network.vae.eval(), run.batch(0)
+    x = batch["images"]
+    posterior = vae.encode(x).latent_dist
+    z = posterior.mean + posterior.std * random.normal("posterior", (4, 4, 4)).double()
+    z += 0.5 * 4 * random.normal("level of latent noise", (1, 1, 1)).abs() * random.normal("latent noise", (4, 4, 4))
+    expected = reconstruction_loss(vae.decode(z).sample, x).mean().item()
+    assert run.objective.loss(batch, random).item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_latents_and_images_are_changed_alike() -> None:
     x = torch.arange(4.0 * 16).reshape(4, 1, 4, 4)
     whole, halved = changed(x, torch.tensor([MIRRORED, HALVED, 0, UPSIDE_DOWN]))
@@ -126,6 +144,42 @@ def test_the_gradient_reaches_every_parameter(tmp_path: Path) -> None:
     run.gradients()
     still = [name for name, p in run.network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert still == []
+
+
+def test_behind_a_frozen_encoder_the_decoder_alone_learns_and_latents_stay_what_they_were(place: Path) -> None:
+    start = start_of(place, scaling_factor=0.4, shift_factor=0.1)
+    flags = {"freeze_encoder": True, "latent_noise": 0.2, "checkpointing_steps": 3}
+    run_here(arguments(place, "run", **flags, **start))
+    before, after = (AutoencoderPipeline.from_pretrained(place / name).vae for name in ("start", "run"))
+    assert_same(dict(before.encoder.state_dict()), dict(after.encoder.state_dict()))
+    still = [name for name, p in before.decoder.named_parameters() if torch.equal(p, after.decoder.get_parameter(name))]
+    assert still == []
+    assert (after.config.scaling_factor, after.config.shift_factor) == (0.4, 0.1)
+    assert np.shape(after.config.latent_rgb_factors) == (3, 4)
+    resumed = {"resume_from_checkpoint": place / "run/checkpoint-3"}
+    run_here(arguments(place, "resumed", **flags, **start, **resumed))
+    assert_same(load_file(place / "run" / WEIGHTS), load_file(place / "resumed" / WEIGHTS))
+
+
+def test_a_decoder_that_has_seen_noise_is_the_better_one_for_noisy_latents(tmp_path: Path) -> None:
+    flags = {"learning_rate": 1e-2, "lr_scheduler": "constant", "max_train_steps": 200, "ema_decay": 0.9}
+    run = trainer(tmp_path / "first", colours(4), **flags)
+    for _ in range(100):
+        run.update()
+    run.pipeline().save_pretrained(tmp_path / "start")
+    flags |= {"model_config_name_or_path": None, "pretrained_model_name_or_path": str(tmp_path / "start")}
+    errors = []
+    for level in (0.0, 0.5):
+        forget_accelerate()
+        run = trainer(tmp_path / "run", colours(4), freeze_encoder=True, latent_noise=level, **flags)
+        for _ in range(100):
+            run.update()
+        pipe = run.pipeline()
+        x = torch.from_numpy(colours(4).images) / 255
+        z = pipe.encode(x)
+        drawn = pipe.decode(z + 0.5 * torch.randn(z.shape, generator=seeded()))
+        errors.append(float((drawn - (2 * x - 1)).abs().mean()))
+    assert errors[1] < 0.9 * errors[0], errors
 
 
 def test_a_few_dozen_updates_learn_four_images(tmp_path: Path) -> None:
@@ -369,6 +423,9 @@ def test_flags_that_cannot_work_are_named(place: Path) -> None:
         ("--equivariance 1.5", r"equivariance must be in \[0, 1\], got 1.5"),
         ("--kl_weight -1", "kl_weight must be in"),
         ("--latent_channels 0", "latent_channels must be at least 1, got 0"),
+        ("--latent_noise 0.2", "latent_noise must be 0 without --freeze_encoder, got 0.2"),
+        ("--latent_noise -1 --freeze_encoder", r"latent_noise must be in \[0, 10\], got -1"),
+        ("--freeze_encoder", "freeze_encoder must be False without --pretrained_model_name_or_path, got True"),
         ("--equivariance 0.5 --torch_compile True", "torch_compile must be False with --equivariance above 0"),
     ):
         with pytest.raises(ValueError, match=message):

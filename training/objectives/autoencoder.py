@@ -9,6 +9,14 @@ the mean over all values of a latent. No other network takes part in the loss.
 --equivariance changes a share of the latents z, and the images with them: T z is decoded to T x, where T mirrors, turns
 upside down or halves (EQ-VAE, Kouzelis et al. 2025, https://arxiv.org/abs/2502.09509). Latents then follow what
 is done to the image, which a diffusion model finds easier to learn.
+
+--freeze_encoder trains the decoder alone, so that latents stay those that diffusion models were trained on, and
+--latent_noise makes it fit for latents that are not exact, as drawn ones never are (noise-augmented decoding, Zheng et
+al. 2025, https://arxiv.org/abs/2510.11690):
+
+    x' = D(mu + sigma eps + |n| w s eps'),     n ~ N(0, 1) for each image
+
+where w is --latent_noise, and s the standard deviation of all latents.
 """
 
 from dataclasses import dataclass
@@ -46,16 +54,20 @@ class TrainedAutoencoder(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, images: Tensor, noise: Tensor, change: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, noise: Tensor, change: Tensor | None, added: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Decoded images, in the order and the sizes of `changed(images, change)`, and mu and log sigma^2 (N, c, h, w).
 
         Args:
             images: (N, C, H, W) in [-1, 1]
             noise: the eps of each latent, (N, c, h, w)
             change: what is done to each latent, (N,), or None
+            added: what is added to each latent, (N, c, h, w), or None
         """
         posterior = self.vae.encode(images).latent_dist
         z = posterior.mean + posterior.std * noise
+        z = z if added is None else z + added
         return [self.vae.decode(part).sample for part in changed(z, change)], posterior.mean, posterior.logvar
 
 
@@ -75,25 +87,40 @@ class Autoencoding(Objective):
             "share of examples whose latent is mirrored, turned upside down or halved, and decoded to the image that "
             "was changed in the same way (EQ-VAE)",
         )
+        freeze_encoder: bool = flag(
+            False, "train only the decoder of a pretrained autoencoder: latents stay as they are"
+        )
+        latent_noise: float = flag(
+            0.0,
+            "noise on the latents that are decoded, in their standard deviations: this times |N(0, 1)|, per image. It "
+            "needs --freeze_encoder, as an encoder would learn to drown it",
+        )
 
         def __post_init__(self) -> None:
             """Refuse, by name, what cannot work."""
             check_at_least_one(self, "latent_channels")
-            check_range(self, kl_weight=(0.0, 1e3), equivariance=(0.0, 1.0))
+            check_range(self, kl_weight=(0.0, 1e3), equivariance=(0.0, 1.0), latent_noise=(0.0, 10.0))
+            if self.latent_noise > 0 and not self.freeze_encoder:
+                raise ValueError(f"latent_noise must be 0 without --freeze_encoder, got {self.latent_noise:g}")
 
         def check(self, recipe: Recipe) -> None:
-            """Raise ValueError for a network that would be compiled anew for each number of halved latents, and for
-            an adapter, which is of what denoises."""
+            """Raise ValueError for a network that would be compiled anew for each number of halved latents, for an
+            adapter, which is of what denoises, and for a new encoder that would never be trained."""
             if recipe.lora_rank is not None:
                 raise ValueError(f"lora_rank must be None with --objective autoencoder, got {recipe.lora_rank}")
             if self.equivariance > 0 and recipe.torch_compile:
                 raise ValueError(f"torch_compile must be False with --equivariance above 0, got {self.equivariance:g}")
+            if self.freeze_encoder and recipe.pretrained_model_name_or_path is None:
+                raise ValueError("freeze_encoder must be False without --pretrained_model_name_or_path, got True")
 
     def __init__(self, options: Options, vae: AutoencoderKL, images: np.ndarray) -> None:
         super().__init__(options, TrainedAutoencoder(vae))
+        if options.freeze_encoder:
+            encoder_of(vae).requires_grad_(False)
         _, _, height, width = images.shape
         factor = spatial_factor(vae.config)
         self.latent_shape = (vae.config.latent_channels, height // factor, width // factor)
+        self.latent_std = 1 / vae.config.get("scaling_factor", 1.0)
         self.shown, self.measured = evenly_spaced(images, SHOWN), evenly_spaced(images, MEASURED)
 
     @classmethod
@@ -122,10 +149,17 @@ class Autoencoding(Objective):
         x = batch["images"]
         noise, change = rng.normal("posterior", self.latent_shape).to(x), self.changes(rng)
         change = None if change is None else change.to(x.device)
-        decoded, mean, log_variance = self.network(x, noise, change)
+        decoded, mean, log_variance = self.network(x, noise, change, self.latent_noise(rng, x))
         pairs = zip(decoded, changed(x, change), strict=True)
         errors = torch.cat([reconstruction_loss(output.to(x.dtype), target) for output, target in pairs])
         return errors.mean() + self.options.kl_weight * kl_divergence(mean.to(x.dtype), log_variance.to(x.dtype)).mean()
+
+    def latent_noise(self, rng: BatchRandom, like: Tensor) -> Tensor | None:
+        """What is added to the latents, (N, c, h, w), as `like` is; None if nothing ever is."""
+        if self.options.latent_noise == 0:
+            return None
+        level = self.options.latent_noise * rng.normal("level of latent noise", (1, 1, 1)).abs()
+        return (level * self.latent_std * rng.normal("latent noise", self.latent_shape)).to(like)
 
     def changes(self, rng: BatchRandom) -> Tensor | None:
         """What is done to each latent, int64 (N,), 0 for nothing; None if no latent is ever changed.
@@ -144,14 +178,15 @@ class Autoencoding(Objective):
         return AutoencoderPipeline(vae=network.vae)
 
     def pipeline_to_save(self, network: nn.Module) -> DiffusionPipeline:
-        """The same, with scale, shift and map to colours in its config, measured on up to 1,000 training images."""
+        """The same, with scale, shift and map to colours in its config, measured on up to 1,000 training images.
+
+        Behind an encoder that is not trained, scale and shift stay those that diffusion models of its latents know.
+        """
         found = latent_statistics(network.vae, self.measured)
-        network.vae.register_to_config(
-            scaling_factor=1 / found.std if found.std > 0 else 1.0,
-            shift_factor=found.mean,
-            latent_rgb_factors=found.factors,
-            latent_rgb_bias=found.bias,
-        )
+        measured = {"latent_rgb_factors": found.factors, "latent_rgb_bias": found.bias}
+        if not self.options.freeze_encoder:
+            measured |= {"scaling_factor": 1 / found.std if found.std > 0 else 1.0, "shift_factor": found.mean}
+        network.vae.register_to_config(**measured)
         return self.pipeline(network)
 
     def samples(self, pipeline: DiffusionPipeline, seed: int) -> Image.Image:
@@ -165,6 +200,11 @@ class Autoencoding(Objective):
     def _reconstructed(self, pipeline: DiffusionPipeline) -> np.ndarray:
         made = pipeline(to_input(self.shown) / 2 + 0.5, output_type="pt").images
         return (made.float() * 255).round().byte().cpu().numpy()
+
+
+def encoder_of(vae: AutoencoderKL) -> nn.ModuleList:
+    """What makes latents of images: the encoder, and its last convolution where there is one."""
+    return nn.ModuleList([part for part in (vae.encoder, vae.quant_conv) if part is not None])
 
 
 def changed(x: Tensor, change: Tensor | None) -> list[Tensor]:
