@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 
 from pipelines import CascadePipeline
-from pipelines.cascade import NETWORKS
+from pipelines.cascade_stages import NETWORKS
 from pipelines.facts import Facts
 from training.model_index import FILE, parse_index
 from training.networks.open import load_pipeline, pretrained_json
