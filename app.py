@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 from huggingface_hub import RepoCard
 
-from pipelines.about import read_json
+from pipelines.about import draws_in_steps, read_json
 from ui import LAUNCH, Catalogue, build_demo
-from ui.catalogue import draws_in_steps
 from ui.prompts import is_told_prompts
 
 CARDS = Path(__file__).resolve().parent / "model_cards"

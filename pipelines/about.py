@@ -84,6 +84,16 @@ def of_folder(folder: Path, declared: str | list[str]) -> About | None:
     return replace(found, says=ours.says)
 
 
+def draws_in_steps(folder: Path) -> bool:
+    """Whether a folder's pipeline draws in steps that can be watched: an autoencoder, for one, does not.
+
+    Raises:
+        ValueError: the folder has no model_index.json, or one that is no JSON.
+    """
+    about = of_folder(folder, read_json(folder / "model_index.json").get("_class_name"))
+    return about is not None and about.has_steps
+
+
 def facts_of_folder(folder: Path, index: dict[str, Any]) -> Facts:
     """What the configs in a pipeline's folder say; `index` is the content of its model_index.json."""
     parts = {name for name, value in index.items() if isinstance(value, list) and any(value)}

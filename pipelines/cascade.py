@@ -24,6 +24,7 @@ from .base import (
     Generators,
     ImagePipelineOutput,
     NoiseStreams,
+    StepwisePipeline,
     check_count,
     check_given_noise,
     check_number,
@@ -62,7 +63,7 @@ class StageNoise:
     later: NoiseStreams
 
 
-class CascadePipeline(CascadeStages):
+class CascadePipeline(CascadeStages, StepwisePipeline):  # which is named again for about.py: it reads sources
     """Images of the last stage, drawn from small to large; every Step says its `stage`, from 0.
 
     Args:

@@ -16,11 +16,11 @@ from toys import quiet, seeded
 from training_runs import noise
 
 from pipelines import AutoencoderPipeline, LatentDiffusionPipeline, PatchedAutoencoderKL
-from pipelines.about import of_class, pipeline_names
+from pipelines.about import draws_in_steps, of_class, pipeline_names
 from pipelines.facts import Facts, spatial_factor
 from training.model_index import read_index
 from training.networks.open import load_pipeline
-from ui.catalogue import describe, draws_in_steps
+from ui.catalogue import describe
 
 
 def images(count: int = 3, channels: int = 3, size: int = 16) -> torch.Tensor:

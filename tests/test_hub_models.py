@@ -17,10 +17,9 @@ from safetensors.torch import load
 from test_cascade import cascade
 from toys import ddim, ddpm, guided, latent, score_sde, seeded
 
-from pipelines.about import pipeline_names
+from pipelines.about import draws_in_steps, pipeline_names
 from training.card import shipped_folders
 from training.networks.open import load_pipeline
-from ui.catalogue import draws_in_steps
 
 TINY = {"cascade": cascade, "ddim": ddim, "latent": latent, "score_sde": score_sde}  # of kinds that are not shipped
 SHIPPED = {folder.name: folder for folder in shipped_folders()}

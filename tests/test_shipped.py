@@ -12,13 +12,13 @@ from fresh_processes import run_elsewhere
 from huggingface_hub import ModelCard
 
 from app import shipped_models
+from pipelines.about import draws_in_steps
 from training import refresh
 from training.card import README, render, shipped_folders, with_results
 from training.card import main as card_command
 from training.files import weights_hash
 from training.recipes import Recipe
 from training.sharing.card_tables import best_rows, results_table, sorted_rows, text_to_image_cells
-from ui.catalogue import draws_in_steps
 
 FOLDERS = {folder.name: folder for folder in shipped_folders()}
 AUTOENCODERS = {name for name, folder in FOLDERS.items() if not draws_in_steps(folder)}

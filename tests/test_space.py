@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from autoencoders import tiny
 from conftest import ROOT
 from gradio_client import Client
 from hub_runs import push
@@ -20,6 +21,7 @@ from huggingface_hub import SpaceCard
 from served import free_port, wait_for
 from toys import ddpm, guided, tiny_unet
 
+from pipelines import AutoencoderPipeline
 from training.sharing.space import is_of_the_space, requirements, sources
 from ui import Catalogue
 from ui.run import draw
@@ -145,6 +147,9 @@ def test_a_space_needs_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
     tiny_unet().save_pretrained(tmp_path / "unet")
     refused = push(hub, tmp_path / "unet", "me/unet", "--space")
     assert refused.stderr.startswith("error: --space needs a pipeline to draw with") and not hub.repositories
+    AutoencoderPipeline(tiny()).save_pretrained(tmp_path / "autoencoder")
+    refused = push(hub, tmp_path / "autoencoder", "me/autoencoder", "--space")
+    assert refused.stderr.startswith("error: --space needs a pipeline that draws in steps") and not hub.repositories
 
 
 def test_no_cuda_for_a_cpu() -> None:

@@ -17,6 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from pipelines.about import draws_in_steps
 from training.files import weights_hash, write_json, write_whole
 from training.model_index import is_adapter, is_pipeline
 from training.run_record import PUSHED, pushed_id, pushed_revision
@@ -209,6 +210,8 @@ def _push_model(options: argparse.Namespace) -> None:
     wants_space = options.space is not None
     if wants_space and not is_pipeline(options.folder):
         raise ValueError(f"--space needs a pipeline to draw with, and {options.folder} has no model_index.json")
+    if wants_space and not draws_in_steps(options.folder):
+        raise ValueError(f"--space needs a pipeline that draws in steps, and that of {options.folder} does not")
     if options.space_hardware and not wants_space:
         raise ValueError(f"--space_hardware {options.space_hardware} needs --space: a model has no hardware")
     check_name(options.repo_id)

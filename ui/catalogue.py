@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from pipelines.about import About, facts_of_folder, of_class, of_folder, read_json
+from pipelines.about import About, draws_in_steps, facts_of_folder, of_class, of_folder, read_json
 from pipelines.facts import Facts, where_to_look
 
 from . import device, zero_gpu
@@ -264,12 +264,6 @@ def _sentence(about: About) -> str:
     summary = about.says.get("summary") or f"Draws {{subject}} with {about.name}."
     plain = re.sub(r" ?\(\[[^)]*\)\)", "", summary).replace("{subject}", "images")
     return f"{plain.split('. ')[0].removesuffix('.')}."
-
-
-def draws_in_steps(folder: Path) -> bool:
-    """Whether a folder's pipeline draws in steps that can be watched: an autoencoder, for one, does not."""
-    about = of_folder(folder, read_json(folder / "model_index.json").get("_class_name"))
-    return about is not None and about.has_steps
 
 
 def _fetch(source: str) -> Path:
