@@ -31,8 +31,9 @@ from safetensors.torch import load_file
 from served import free_port, wait_for
 from text_models import text_pipeline
 from toys import ddpm, latent, tiny_unet
-from training_runs import noise
+from training_runs import assert_same, noise
 
+from pipelines import AutoencoderPipeline, LatentDiffusionPipeline
 from training.conversion.flags import PUBLISHED
 
 ADDRESS = "http://127.0.0.1:7860"  # of the page, as the README gives it
@@ -52,6 +53,7 @@ BLOCKS = {
     "guide": ("docs/drawing.md", "python", "class Brighter"),
     "mixture": ("docs/drawing.md", "python", "GaussianMixture"),
     "published": ("docs/drawing.md", "python", "google/ddpm-cifar10-32"),
+    "decoder": ("docs/training.md", "python", "AutoencoderPipeline"),
     "convert": ("docs/drawing.md", "bash", "training.convert guided-diffusion"),
 }
 
@@ -218,14 +220,24 @@ def test_a_model_that_was_fetched_draws_without_a_hub(hub: HubServer, tmp_path: 
     assert re.findall("drawn .*", online) == re.findall("drawn .*", offline) != [] and not hub.requests
 
 
-def test_inpainting_guides_mixtures_and_published_checkpoints(hub: HubServer, clone: Path, tmp_path: Path) -> None:
-    """Four blocks, each alone in a namespace; they share an interpreter, whose imports take longest."""
+def test_inpainting_guides_mixtures_decoders_and_published_checkpoints(
+    hub: HubServer, clone: Path, tmp_path: Path
+) -> None:
+    """Five blocks, each alone in a namespace; they share an interpreter, whose imports take longest."""
     on_hub(hub, "google/ddpm-cifar10-32", diffusers.DDPMPipeline(tiny_unet(), diffusers.DDPMScheduler()), tmp_path)
     on_hub(hub, "facebook/DiT-XL-2-256", tiny_dit(), tmp_path)
-    texts = [block("inpaint"), block("guide"), block("mixture"), block("published") + "print(type(pipe).__name__)"]
+    words, vae = latent(), latent().vae
+    torch.nn.init.ones_(vae.decoder.conv_out.bias)
+    AutoencoderPipeline(vae).save_pretrained(clone / "runs" / "decoder")
+    words.save_pretrained(clone / "runs" / "words")
+    texts = [*map(block, ("inpaint", "guide", "mixture", "decoder"))]
+    texts += [block("published") + "print(type(pipe).__name__)"]
     printed = python(hub, clone, f"for text in {texts!r}:\n    exec(text, {{'__name__': '__main__'}})")
     assert re.search(r"tensor\(.*LatentDiffusionPipeline", printed, flags=re.DOTALL)
     assert Image.open(clone / "boot.png").size == (28, 28)
+    made = LatentDiffusionPipeline.from_pretrained(clone / "runs" / "words-2")
+    assert_same(dict(vae.state_dict()), dict(made.vae.state_dict()))
+    assert_same(dict(words.unet.state_dict()), dict(made.unet.state_dict()))
 
 
 def on_hub(hub: HubServer, repo_id: str, pipe: diffusers.DiffusionPipeline, place: Path) -> None:
