@@ -5,8 +5,9 @@
 
 Each stage has a network, a scheduler and a noise process of its own, and is guided by itself. Its steps are DDIM's,
 ancestral, Euler's along a flow, or those of any diffusers scheduler. low_resolution.py has what a stage is told of the
-one before. With `image`, the enlarging stages alone are run, on a user's own image; with `mask_image` too, each stage
-draws anew what is white there, at its own size, beside what is kept (repaint.py).
+one before, cascade_stages.py what the stages are. With `image`, the enlarging stages alone are run, on a user's own
+image; with `mask_image` too, each stage draws anew what is white there, at its own size, beside what is kept
+(repaint.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ class StageNoise:
     later: NoiseStreams
 
 
-class CascadePipeline(CascadeStages, StepwisePipeline):  # which is named again for about.py: it reads sources
+class CascadePipeline(CascadeStages, StepwisePipeline):
     """Images of the last stage, drawn from small to large; every Step says its `stage`, from 0.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from pipelines.about import About, draws_in_steps, facts_of_folder, of_class, of_folder, read_json
+from pipelines.about import About, facts_of_folder, of_class, of_folder, read_json
 from pipelines.facts import Facts, where_to_look
 
 from . import device, zero_gpu
@@ -211,7 +211,7 @@ def describe(name: str, source: str | Path, adapters: tuple[str, ...] = ()) -> M
     index = read_json(folder / "model_index.json")
     declared = index.get("_class_name")
     about = of_folder(folder, declared)
-    if not draws_in_steps(folder):
+    if about is None or not about.has_steps:
         name = declared if isinstance(declared, str) else declared[1]
         raise ValueError(f"model {source}: its pipeline {name} has no method 'stream', which the page draws with")
     facts, swaps = facts_of_folder(folder, index), about.says.get("samplers", {})

@@ -55,7 +55,7 @@ class TrainedAutoencoder(nn.Module):
         self.vae = vae
 
     def forward(
-        self, images: Tensor, noise: Tensor, change: Tensor | None, added: Tensor | None = None
+        self, images: Tensor, noise: Tensor, change: Tensor | None, added: Tensor | None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Decoded images, in the order and the sizes of `changed(images, change)`, and mu and log sigma^2 (N, c, h, w).
 
@@ -116,7 +116,9 @@ class Autoencoding(Objective):
     def __init__(self, options: Options, vae: AutoencoderKL, images: np.ndarray) -> None:
         super().__init__(options, TrainedAutoencoder(vae))
         if options.freeze_encoder:
-            encoder_of(vae).requires_grad_(False)
+            for part in (vae.encoder, vae.quant_conv):
+                if part is not None:
+                    part.requires_grad_(False)
         _, _, height, width = images.shape
         factor = spatial_factor(vae.config)
         self.latent_shape = (vae.config.latent_channels, height // factor, width // factor)
@@ -200,11 +202,6 @@ class Autoencoding(Objective):
     def _reconstructed(self, pipeline: DiffusionPipeline) -> np.ndarray:
         made = pipeline(to_input(self.shown) / 2 + 0.5, output_type="pt").images
         return (made.float() * 255).round().byte().cpu().numpy()
-
-
-def encoder_of(vae: AutoencoderKL) -> nn.ModuleList:
-    """What makes latents of images: the encoder, and its last convolution where there is one."""
-    return nn.ModuleList([part for part in (vae.encoder, vae.quant_conv) if part is not None])
 
 
 def changed(x: Tensor, change: Tensor | None) -> list[Tensor]:

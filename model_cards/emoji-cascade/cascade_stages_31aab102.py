@@ -11,7 +11,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from .base_5de08483 import StepwisePipeline, check_count, check_number
+from .base_5de08483 import check_count, check_number
 from .conditions_cbb32a06 import Classes, Conditions, Labels, Nulls
 from .facts_c265849c import Facts
 from .flow_matching_730f61a0 import find_path, is_of_flows
@@ -31,8 +31,8 @@ NETWORKS = ("unet", "unet_2", "unet_3")  # and scheduler, scheduler_2, scheduler
 PerStage = float | list[float] | tuple[float, ...]
 
 
-class CascadeStages(StepwisePipeline):
-    """A pipeline of one to three stages: what it is made of, without the drawing."""
+class CascadeStages:
+    """What a pipeline of one to three stages is made of, without the drawing: a part of `CascadePipeline`."""
 
     @property
     def networks(self) -> dict[int, torch.nn.Module]:
