@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,12 +126,12 @@ def _colour_words(known: Known) -> Iterator[tuple[int, str]]:
             yield row, named[0]
 
 
-def draw_prompts(model: Model, texts: list[str], options: Options, scale: float) -> np.ndarray:
-    """An image of each prompt, 8-bit (N, C, H, W)."""
+def draw_prompts(model: Model, texts: list[str], options: Options, scale: float, **more: Any) -> np.ndarray:
+    """An image of each prompt, 8-bit (N, C, H, W); `more` is passed to the pipeline's call."""
     model.prompts = tuple(texts)
     starts = range(0, len(texts), options.batch_size)
     chosen = [range(start, min(start + options.batch_size, len(texts))) for start in starts]
-    settings = {"num_inference_steps": options.num_inference_steps, "guidance_scale": scale}
+    settings = {"num_inference_steps": options.num_inference_steps, "guidance_scale": scale} | more
     settings |= {} if options.guidance_interval is None else {"guidance_interval": tuple(options.guidance_interval)}
     return np.concatenate([draw_batch(model, some, options.seed, **settings).pixels for some in chosen])
 

@@ -16,7 +16,7 @@ from training.files import write_whole
 from training.sample_grid import tile
 
 Row = dict[str, Any]
-SECTIONS = ("results", "likelihood", "reconstruction", "alignment", "style")  # of metrics.json
+SECTIONS = ("results", "likelihood", "reconstruction", "alignment", "restored", "style")  # of metrics.json
 COLUMNS = {
     "class_accuracy": "{:.1%}",
     "class_entropy_bits": "{:.3f}",

@@ -47,7 +47,7 @@ class Model:
     own_scheduler: Any  # the one that it was saved with
     prompts: tuple[str, ...] = ()  # image k is drawn of prompt k modulo their number; none where it is told none
     arguments: dict[str, Any] = field(default_factory=dict)  # of its __call__, with their defaults
-    inputs: torch.Tensor | None = None  # small images (M, C, h, w): image k enlarges number k modulo M; None: drawn
+    inputs: torch.Tensor | None = None  # images (M, C, h, w) in [0, 1]: image k is made of number k modulo M
 
     @property
     def scheduler(self) -> str:
