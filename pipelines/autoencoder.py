@@ -72,6 +72,7 @@ class AutoencoderPipeline(CodeCarryingPipeline):
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
         latents = self.encode(images)
         made = latents if output_type == "latent" else StepwisePipeline.to_images(self.decode(latents), output_type)
+        self.maybe_free_model_hooks()  # of enable_model_cpu_offload
         return ImagePipelineOutput(images=made) if return_dict else (made,)
 
     def _pixels(self, images: Images) -> Tensor:

@@ -65,7 +65,7 @@ def image_generators(generator: Generators, batch_size: int) -> list[torch.Gener
     """One generator per image.
 
     A list is used as it is. From a single generator, image 0 takes the generator itself and image i a seed that
-    depends on the generator's state and on i, never on the batch size. None: fresh seeds.
+    depends on the generator's state and on i, never on the batch size. None: a seed from torch's own generator.
 
     Raises:
         ValueError: a list of another length than `batch_size`, or the same generator twice in it.
@@ -74,7 +74,7 @@ def image_generators(generator: Generators, batch_size: int) -> list[torch.Gener
         _check_generators(generator, batch_size)
         return list(generator)
     if generator is None:
-        generator = torch.Generator().manual_seed(torch.seed() % 2**63)
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
     if not isinstance(generator, torch.Generator):
         raise ValueError(f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}")
     peek = torch.Generator(generator.device)
@@ -355,6 +355,7 @@ class StepwisePipeline(AdapterLoader, CodeCarryingPipeline):
                     self._call_back(callback_on_step_end, step, callback_on_step_end_tensor_inputs)
                 bar.update()
         images = run.to_images(step.prev_sample, output_type)
+        self.maybe_free_model_hooks()  # of enable_model_cpu_offload
         return ImagePipelineOutput(images=images, nfe=run.nfe) if return_dict else (images,)
 
     @contextmanager

@@ -252,10 +252,9 @@ class CascadePipeline(CascadeStages, StepwisePipeline):
         network, scheduler, path = self.networks[stage], self.schedulers[stage], self.config.paths.get(NETWORKS[stage])
         conditions, nulls = self._of_stage(stage, given, count)
         denoiser = beside(network) if stage else lambda x_t, t, **told: evaluate(network, x_t, t, told)
-        scale = scale if nulls else 1.0
 
         def guided(of_before: Conditions) -> Denoiser:
-            if scale == 1.0:
+            if not nulls:
                 return lambda x_t, t: denoiser(x_t, t, **conditions, **of_before)
             return guide(denoiser, conditions | of_before, nulls, scale)
 

@@ -1,11 +1,13 @@
 """Images and masks that are given to a pipeline, as tensors."""
 
+from os import PathLike
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-Images = Image.Image | list[Image.Image] | list[str] | np.ndarray | Tensor
+Images = Image.Image | str | PathLike | list[Image.Image | str | PathLike] | np.ndarray | Tensor
 
 
 def pixels_of(images: Images, channels: int, name: str = "images") -> Tensor:
@@ -76,7 +78,7 @@ def _array(images: Images, channels: int, name: str) -> np.ndarray:
     if isinstance(images, np.ndarray):
         return images
     listed = list(images) if isinstance(images, (list, tuple)) else [images]
-    opened = [Image.open(one) if isinstance(one, str) else one for one in listed]
+    opened = [Image.open(one) if isinstance(one, (str, PathLike)) else one for one in listed]
     if not opened or any(not isinstance(one, Image.Image) for one in opened):
         raise ValueError(f"{name} must be PIL images, paths, an array or a tensor, got {images!r}")
     deep = [one.mode for one in opened if one.mode in ("I", "F")]

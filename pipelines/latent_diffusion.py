@@ -250,11 +250,13 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return run_of_flow(guided, z_T, self.scheduler, self.config.path, num_inference_steps, y, strength, drawn)
         solver = Solver(self.scheduler, num_inference_steps, strength)
         denoiser = guided(solver.process)
+        begin = y
         if drawn is not None:
             denoiser = keeping(denoiser, drawn, known_output(y, solver.process, solver.prediction_type))
+            begin = None if strength == 1.0 else y  # nothing is left there of what is to be drawn anew
         if type(self.scheduler).__name__ == "DDPMScheduler":
-            return solver.steps(ancestral_steps, denoiser, z_T, noise, y, variance=self.variance_type)
-        return solver.steps(ddim_steps, denoiser, z_T, noise, y, eta=eta)
+            return solver.steps(ancestral_steps, denoiser, z_T, noise, begin, variance=self.variance_type)
+        return solver.steps(ddim_steps, denoiser, z_T, noise, begin, eta=eta)
 
     def _check_steps(self, num_inference_steps: int, eta: float) -> None:
         """Raise ValueError for steps that neither the scheduler nor the network has."""

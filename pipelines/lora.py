@@ -150,7 +150,8 @@ def check_fits(network: nn.Module, state: dict[str, Tensor], config: dict[str, A
             raise ValueError(f"load_lora_weights must be given an adapter of this network: {name} is {got} wide in the "
                              f"one given{told}, and {here}")  # fmt: skip
     values = (config.get("auto_mapping") or {}).get(BASE_VALUES)
-    if values and likeness(values, base_values(network, layers_of(state))) < LEAST_LIKENESS:
+    offloaded = any(weight.is_meta for weight in network.parameters())  # enable_sequential_cpu_offload: none is here
+    if values and not offloaded and likeness(values, base_values(network, layers_of(state))) < LEAST_LIKENESS:
         raise ValueError(
             f"load_lora_weights must be given an adapter of these weights: the one given{told} was trained on others "
             "of the same shape. To try it all the same, give its tensors: safetensors.torch.load_file(FILE)"

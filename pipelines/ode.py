@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# f(x (M, ...), t (M,), rows (M,)) -> dx/dt of the rows that are asked for
+# f(x (M, ...), t (M,) on the CPU, rows (M,)) -> dx/dt of the rows that are asked for
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -32,7 +32,10 @@ ORDER = 5
 
 @dataclass
 class Advance:
-    """Where each row stands: x (N, ...), its slope, t (N,), size of the next step (N,), evaluations so far (N,)."""
+    """Where each row stands: x (N, ...), its slope, t (N,), size of the next step (N,), evaluations so far (N,).
+
+    All but x and the slope are on the CPU, t and size in float64, which some devices lack.
+    """
 
     x: Tensor
     slope: Tensor
@@ -51,9 +54,9 @@ def dormand_prince(
         RuntimeError: a row needs more than `max_evaluations`, or steps too small for its precision, or leaves the
             finite numbers.
     """
-    rows = torch.arange(len(x), device=x.device)
-    t = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
-    slope = f(x, t, rows)
+    rows = torch.arange(len(x))
+    t = torch.full((len(x),), start, dtype=torch.float64)
+    slope = f(x, t, rows.to(x.device))
     size = _first_size(f, x, slope, t, end, rtol, atol)
     state = Advance(x, slope, t, size, torch.full_like(rows, 2), torch.zeros_like(rows, dtype=torch.bool))
     while True:
@@ -66,22 +69,23 @@ def dormand_prince(
 
 
 def _attempt(f: Field, state: Advance, rows: Tensor, end: float, rtol: float, atol: float) -> Advance:
-    x, t, direction = state.x[rows], state.t[rows], 1.0 if end > float(state.t[rows][0]) else -1.0
+    there = rows.to(state.x.device)
+    x, t, direction = state.x[there], state.t[rows], 1.0 if end > float(state.t[rows][0]) else -1.0
     h = torch.minimum(state.size[rows], (end - t).abs()) * direction
-    slopes = [state.slope[rows]]
+    slopes = [state.slope[there]]
     for node, weights in zip(NODES[1:], STAGES[1:], strict=True):
         ahead = x + _scaled(h, _combined(weights, slopes), x)
-        slopes.append(f(ahead, t + node * h, rows))
+        slopes.append(f(ahead, t + node * h, there))
     error = _norm(_scaled(h, _combined(ERROR, slopes), x), atol + rtol * torch.maximum(x.abs(), ahead.abs()))
     accepted = error < 1
     factor = (SAFETY * error.clamp(min=1e-30) ** (-1 / ORDER)).clamp(max=LARGEST)
     factor = torch.where(accepted, torch.where(state.rejected[rows], factor.clamp(max=1.0), factor), factor)
     factor = torch.where(accepted, factor, factor.clamp(min=SMALLEST))
     arrived = torch.where((t + h - end) * direction >= -1e-15, torch.full_like(t, end), t + h)
-    wide = accepted.reshape(-1, *(1,) * (x.ndim - 1))
+    wide = accepted.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))
     return Advance(
-        state.x.index_copy(0, rows, torch.where(wide, ahead, x)),
-        state.slope.index_copy(0, rows, torch.where(wide, slopes[-1], slopes[0])),
+        state.x.index_copy(0, there, torch.where(wide, ahead, x)),
+        state.slope.index_copy(0, there, torch.where(wide, slopes[-1], slopes[0])),
         state.t.index_copy(0, rows, torch.where(accepted, arrived, t)),
         state.size.index_copy(0, rows, h.abs() * factor),
         state.evaluations.index_add(0, rows, torch.full_like(rows, len(STAGES) - 1)),
@@ -121,10 +125,10 @@ def _combined(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def _scaled(h: Tensor, slope: Tensor, like: Tensor) -> Tensor:
-    """h (M,) times slope (M, ...), in the dtype of `like`."""
-    return h.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1)) * slope
+    """h (M,) times slope (M, ...), in the dtype and on the device of `like`."""
+    return h.to(like.dtype).to(like.device).reshape(-1, *(1,) * (like.ndim - 1)) * slope
 
 
 def _norm(value: Tensor, scale: Tensor) -> Tensor:
-    """Root mean square of value / scale over each row, float64 (M,)."""
-    return (value / scale).double().square().flatten(1).mean(1).sqrt()
+    """Root mean square of value / scale over each row, float64 (M,), on the CPU."""
+    return (value / scale).cpu().double().square().flatten(1).mean(1).sqrt()

@@ -31,6 +31,8 @@ from .staging import staged, sweep
 _OF_THE_LOADING = frozenset({"_name_or_path", "is_local", "local_files_only"})  # how a part was loaded, and from where
 _HUB_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "create_pr")
 _SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+# options of `from_pretrained` that hold for each component
+FORWARDED = ("dtype", "torch_dtype", "use_safetensors", "variant", "device_map", "low_cpu_mem_usage")
 _PACKAGE = __name__.rpartition(".")[0]  # a pipeline outside of this folder imports from here by name
 _OURS = re.compile(rf"^from {re.escape(_PACKAGE)}\.(\w+) import", re.MULTILINE)
 
@@ -140,6 +142,10 @@ class CodeCarryingPipeline(DiffusionPipeline):
 
         Takes the arguments of `DiffusionPipeline.from_pretrained`; weights are read from safetensors only. Custom
         components run the code that lies beside this class; any other needs `trust_remote_code=True`.
+
+        Raises:
+            OSError: no folder of a pipeline.
+            ValueError: `device_map="balanced"` or a `quantization_config` where there are custom components.
         """
         folder = str(pretrained_model_name_or_path)
         if not os.path.isdir(folder):
@@ -150,10 +156,10 @@ class CodeCarryingPipeline(DiffusionPipeline):
         elif not os.path.isfile(os.path.join(folder, cls.config_name)):
             raise OSError(f"{folder} has no {cls.config_name}{where_to_look(Path(folder))}")
         kwargs = {"use_safetensors": True, **kwargs}
-        forwarded = {
-            key: kwargs[key] for key in ("dtype", "torch_dtype", "use_safetensors", "variant") if key in kwargs
-        }
-        for name, component_class in _sibling_components(cls, super().load_config(folder)).items():
+        forwarded = {key: kwargs[key] for key in FORWARDED if key in kwargs}
+        custom = _sibling_components(cls, super().load_config(folder))
+        _check_forwarded(kwargs, custom)
+        for name, component_class in custom.items():
             if name not in kwargs:
                 options = _of_component(forwarded, Path(folder, name))
                 kwargs[name] = component_class.from_pretrained(folder, subfolder=name, **options)
@@ -182,6 +188,17 @@ def _sibling_components(cls: type, index: dict) -> dict[str, type]:
         if module is not None:
             found[name] = getattr(import_module(module), value[1])
     return found
+
+
+def _check_forwarded(options: dict[str, Any], custom: dict[str, type]) -> None:
+    """Raise ValueError for what diffusers decides over all components, and cannot where some are loaded before."""
+    for name in ("device_map", "quantization_config"):
+        value = options.get(name)
+        if custom and value is not None and (name != "device_map" or value == "balanced"):
+            raise ValueError(
+                f"{name} must be left out, got {value!r}: DiffusionPipeline.from_pretrained(..., "
+                "trust_remote_code=True) takes it"
+            )
 
 
 def _of_component(options: dict[str, Any], folder: Path) -> dict[str, Any]:

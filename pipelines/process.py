@@ -64,10 +64,15 @@ def unit_time(t: Tensor | float) -> Tensor:
     return t
 
 
+def on(like: Tensor, level: Tensor) -> Tensor:
+    """A tensor of numbers in the working precision of `like`, on its device."""
+    return level.to(working_dtype(like)).to(like.device)  # in this order: some devices have no float64
+
+
 def broadcast(level: Level, like: Tensor) -> Tensor:
     """A number or (N,) tensor as a tensor that multiplies `like` (N, ...), in its working precision, on its device."""
     level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64)
-    level = level.to(working_dtype(like)).to(like.device)  # in this order: some devices have no float64
+    level = on(like, level)
     return level.reshape(level.shape + (1,) * (like.ndim - level.ndim)) if level.ndim else level
 
 

@@ -24,7 +24,7 @@ from .from_image import steps_left_out
 from .image_inputs import Images
 from .langevin import Noise, Score, annealed_langevin_steps, langevin_corrector
 from .ode import dormand_prince
-from .process import broadcast, predict_eps, up
+from .process import broadcast, on, predict_eps, up
 from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, begun_with, levels_of, steps_from_image
 from .run import Denoiser, Step
 from .schedule import NoiseSchedule
@@ -160,7 +160,7 @@ def score_of(network: Denoiser, trained: Steps, prediction_type: str, sde: SDE) 
         a, b = sde.marginal(torch.as_tensor(t, dtype=torch.float64).cpu())
         size = (a.square() + b.square()).sqrt()
         x_t = up(x) / broadcast(size, x)
-        output = network(x_t, trained.time_of(a, b).to(x.device))[:, : x.shape[1]]
+        output = network(x_t, on(x, trained.time_of(a, b)))[:, : x.shape[1]]
         return -predict_eps(output, x_t, a / size, b / size, prediction_type) / broadcast(b, x)
 
     return score
@@ -172,7 +172,7 @@ def score_of_exploding(network: Denoiser, sde: SDE) -> Score:
     def score(x: Tensor, t: Time) -> Tensor:
         a, b = sde.marginal(torch.as_tensor(t, dtype=torch.float64).cpu())
         inside = up(x) / broadcast(a, x)
-        return up(network(inside, (b / a).to(x.device))[:, : x.shape[1]]) / broadcast(a, x)
+        return up(network(inside, on(x, b / a))[:, : x.shape[1]]) / broadcast(a, x)
 
     return score
 

@@ -50,6 +50,7 @@ TAKEN = dict.fromkeys(
     ("epsilon", "v_prediction"),
 )
 FEWEST = {"PNDMScheduler": 4}  # steps: it is of fourth order
+LEARNED = ("learned", "learned_range")  # a variance_type: the network has twice the channels
 Clip = Callable[[Tensor], Tensor]
 
 
@@ -64,7 +65,7 @@ class Solver:
 
     Raises:
         ValueError: `num_inference_steps` outside [1, T] or what the scheduler takes, or a scheduler that cannot draw
-            here or whose noise schedule is not known.
+            here, cannot begin with an image, or whose noise schedule is not known.
     """
 
     def __init__(self, scheduler: Any, num_inference_steps: int, strength: float = 1.0) -> None:
@@ -83,6 +84,9 @@ class Solver:
         self.driven = drives_itself(scheduler)
         if self.driven:
             _check_steps(scheduler, num_inference_steps)
+        if self.driven and self.left_out and not begins_anywhere(scheduler):
+            name = type(scheduler).__name__
+            raise ValueError(f"strength must be 1 with {name} unless its skip_prk_steps is True, got {strength:g}")
 
     def steps(
         self,
@@ -218,6 +222,8 @@ def half_step_spacing(num_inference_steps: int, num_train_timesteps: int) -> dic
 def _ready(scheduler: Any, num_inference_steps: int, device: torch.device, left_out: int = 0) -> Any:
     """A copy of `scheduler` at the beginning of a run that goes without the first `left_out` steps."""
     scheduler = copy.deepcopy(scheduler)  # solvers keep a history, which set_timesteps clears: each run has its own
+    if scheduler.config.get("variance_type") in LEARNED:  # they get the mean alone, and some would cut it once more
+        scheduler = type(scheduler).from_config(scheduler.config, variance_type="fixed_small")
     if type(scheduler).__name__ in SLOPES:
         scheduler.register_to_config(**half_step_spacing(num_inference_steps, scheduler.config.num_train_timesteps))
     scheduler.set_timesteps(num_inference_steps, device=device)

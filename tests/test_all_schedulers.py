@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 
 import diffusers
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from toys import calls_seen, ddim, ddpm, guided, latent, quiet, seeded, steered
 
 from pipelines import DDIMPipeline, NoiseSchedule
+from pipelines.solvers import scheduler_steps
 
 MEAN, STD, STEPS = 0.3, 0.25, 50
 NAMES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and name != "SchedulerMixin")
@@ -114,6 +116,23 @@ def test_what_draws_draws_the_data_of_an_exact_network(name: str) -> None:
     assert abs(mean - MEAN) < 0.02 and 0.85 * expected < std < 1.05 * expected, found
     other = row(name, "sample", steps=4)
     assert other.startswith("refused: scheduler must be one of " if name in NOT_X0 else "draws: "), other
+
+
+VARIANCES = [name for name in sorted(DRAW) if "variance_type" in inspect.signature(getattr(diffusers, name)).parameters]
+
+
+@pytest.mark.parametrize("name", VARIANCES)
+def test_a_learned_variance_is_cut_off_once(name: str) -> None:
+    """A network with twice the channels, whose config says so, draws what its mean alone draws."""
+    x_T, drawn = torch.randn(1, 4, 4, 4, generator=seeded()), []
+    for kind, times in (("fixed_small", 1), ("learned_range", 2)):
+        config = stated("epsilon").config | REQUIRED.get(name, {})
+        scheduler = getattr(diffusers, name).from_config(config, variance_type=kind)
+        steps = scheduler_steps(
+            lambda x, t, times=times: torch.cat([0.3 * x] * times, 1), x_T, scheduler, 4, exact_process(), [seeded(1)]
+        )
+        drawn.append([step.prev_sample for step in steps][-1])
+    assert torch.equal(*drawn) and drawn[0].isfinite().all()
 
 
 @pytest.mark.parametrize("make", [ddim, ddpm, guided, steered, latent])

@@ -151,7 +151,8 @@ def test_all_ways_to_give_images_give_the_same(tmp_path: Path) -> None:
     opened[0].save(tmp_path / "one.png")
     array = pixels.astype(np.float32) / 255
     expected = pipe(array, output_type="np").images
-    for given in (opened, [str(tmp_path / "one.png"), opened[1]], torch.from_numpy(array).permute(0, 3, 1, 2)):
+    path = tmp_path / "one.png"
+    for given in (opened, [str(path), opened[1]], [path, opened[1]], torch.from_numpy(array).permute(0, 3, 1, 2)):
         np.testing.assert_array_equal(pipe(given, output_type="np").images, expected)
     (made,) = pipe(opened[0]).images
     assert (made.size, made.mode) == ((16, 16), "RGB")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from autoencoders import colours, tiny
 from diffusers import DDPMScheduler
 from diffusers.callbacks import (
     MultiPipelineCallbacks,
@@ -19,6 +20,7 @@ from diffusers.callbacks import (
 )
 from toys import SHIPPED, calls_seen, ddim, ddpm, flow, guided, latent, score_sde, seeded, steered, tiny_unet
 
+from pipelines import AutoencoderPipeline
 from pipelines.base import StepwisePipeline
 from pipelines.conditions import Classes
 
@@ -138,6 +140,18 @@ def test_a_cutoff_callback_of_diffusers_switches_guidance_off(name: str, cutoff:
     assert not torch.equal(out.images, whole.images) and not torch.equal(out.images, without.images)
     assert name in ("classifier", "ancestral") or without.nfe < out.nfe < whole.nfe
     assert (pipe.num_timesteps, pipe.guidance_scale) == (4, off)
+
+
+def test_a_run_ends_with_what_offloading_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`enable_model_cpu_offload` leaves the last network on the GPU until it is told that the call is over."""
+    for pipe, call in (
+        (latent(), {"num_inference_steps": 1}),
+        (AutoencoderPipeline(tiny()), {"images": colours(1).images.transpose(0, 2, 3, 1)}),
+    ):
+        asked = []
+        monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda asked=asked: asked.append(True))
+        pipe(**call)
+        assert asked == [True]
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -314,6 +314,16 @@ def test_networks_of_prompts_and_of_nothing_and_three_stages() -> None:
     assert np.array_equal(plain.images, unguided.images) and not np.array_equal(plain.images, away.images)
 
 
+def test_a_callback_may_begin_to_guide() -> None:
+    def begin(called: CascadePipeline, index: int, timestep: float, tensors: dict) -> None:
+        called.guidance_scale = 3.0
+
+    options = {"num_inference_steps": 3, "guidance_scale": 1.0, "output_type": "np"}
+    alone = cascade()([0], generator=seeded(), **options)
+    late = cascade()([0], generator=seeded(), callback_on_step_end=begin, **options)
+    assert late.nfe > alone.nfe and not np.array_equal(late.images, alone.images)
+
+
 def test_what_a_stage_is_told() -> None:
     z, eps = torch.randn(2, 3, 4, 4, generator=seeded()), torch.randn(2, 3, 4, 4, generator=seeded(1))
     levels = torch.tensor([0.0, 0.6])

@@ -77,7 +77,7 @@ def test_beside_each_image_stand_the_nearest_training_images(cells: list[Any], m
     cells.clear()
     train = noise_images(5)
     known = type(train)(np.concatenate([train.images, drawn]), None, None, ("a dog",) * 68, 0, "x")
-    monkeypatch.setattr(contact_sheet, "load_images", lambda **which: known)
+    monkeypatch.setattr(contact_sheet, "load_trained_on", lambda *which: known)
     monkeypatch.setattr(contact_sheet, "open_features", lambda name: None)
     monkeypatch.setattr(
         contact_sheet, "extract", lambda net, pixels, name: (pixels.reshape(len(pixels), -1) / 1.0, None)

@@ -156,7 +156,15 @@ def test_a_card_shows_copies_beside_images_that_were_not_seen_and_copies_that_we
     found["measured"] |= {"md_effnet_lite0": 2.5, "nearest_to_second_ratio": 0.75, "copied_share": 0.125}
     found["floor"] |= {"nearest_to_second_ratio": 0.95, "copied_share": 0.0}
     found["copies"] = {"num_samples": 9, "nearest_to_second_ratio": 0.25, "copied_share": 0.8}
-    found |= {"command": "c", "real": {"test": {"frechet_images": 9}, "neighbours": 3, "precision_recall_images": 9}}
+    found |= {
+        "command": "c",
+        "real": {
+            "test": {"split": "test", "frechet_images": 9},
+            "train": {"split": "train"},
+            "neighbours": 3,
+            "precision_recall_images": 9,
+        },
+    }
     heads, _, ours, floor = ([cell.strip() for cell in line.split("|")] for line in metrics_table([found]).splitlines())
     column = {name: heads.index(name) for name in ("MD-EffNet-Lite0", "nearest to second-nearest", "copies")}
     assert [ours[place] for place in column.values()] == ["2.500", "0.750", "12.5%"]

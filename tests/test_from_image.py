@@ -92,6 +92,16 @@ def test_what_the_mask_keeps_is_the_image_to_the_last_bit_and_its_latents_arrive
     assert (latents[..., :4] - z[..., :4]).abs().max() > 0.3
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_nothing_is_left_of_what_lies_under_a_mask(name: str) -> None:
+    """Not even in the first noise, of which a schedule that does not end in pure noise makes a part of the image."""
+    pipe, drawn = pipeline(name), []
+    for shade in ("black", "white"):
+        image, mask = Image.new("RGB", (16, 16), shade), Image.new("L", (16, 16), "white")
+        drawn.append(pipe("a fox", image=image, mask_image=mask, num_inference_steps=3, generator=seeded()).images)
+    np.testing.assert_array_equal(*map(uint8, drawn))
+
+
 def test_one_seed_is_one_image_in_any_batch() -> None:
     pipe = pipeline("flow")
     options = {"num_inference_steps": 4, "image": PICTURE, "mask_image": HALF, "output_type": "latent"}

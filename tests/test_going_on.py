@@ -162,6 +162,12 @@ def test_a_checkpoint_beyond_the_last_update_is_refused_and_one_at_it_is_said(
     assert (folder / "model_index.json").is_file() and record(folder)["steps"] == 4
 
 
+def test_a_guide_that_the_run_has_passed_cannot_be_asked_for_any_more(place: Path) -> None:
+    with pytest.raises(ValueError, match=r"guide_step must be above 4, the updates of .*checkpoint-4, got 3"):
+        parse(going_on(place / "run", "--guide_step=3", "--max_train_steps=9"))
+    parse(going_on(place / "run", "--guide_step=5", "--max_train_steps=9"))
+
+
 def test_a_learning_rate_and_a_decay_that_are_given_are_used(tmp_path: Path) -> None:
     """They stand in the optimizer's and the average's saved state, too."""
     flags = {"lr_scheduler": "constant", "max_train_steps": 2, "checkpointing_steps": 2}

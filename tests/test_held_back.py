@@ -16,6 +16,7 @@ from training.data import load_images
 from training.data.held_back import held_back
 from training.evaluation.prepare import features_for
 from training.evaluation.real_images import load_real
+from training.sharing.card_text import _note
 from training.train import parse
 
 
@@ -129,9 +130,43 @@ def test_without_held_back_images_a_model_is_measured_on_its_own_and_that_is_sai
     mine = image_folder(tmp_path / "mine", 12)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    record = {"recipe": {"train_data_dir": "elsewhere/mine"}}
+    (tmp_path / "model" / "training.json").write_text(json.dumps(record))
     found = load_real(str(mine), None, "train", None, tmp_path / "model")
     assert found.test is found.train and found.split == "train" and len(found.test.images) == 12
     assert "where copies score best" in capsys.readouterr().out
+
+
+def test_images_that_are_not_known_as_the_run_s_are_not_said_to_be(
+    tmp_path: Path, own_caches: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that was renamed, or is another one, and a model that came without a record."""
+    other, model = image_folder(tmp_path / "other", 12), tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    load_real(str(other), None, "train", None, model)
+    assert "has no training.json" in capsys.readouterr().out
+    recipe = {"train_data_dir": "mine", "validation_share": 0.1}
+    (model / "training.json").write_text(json.dumps({"recipe": recipe}))
+    assert len(load_real(str(other), None, "train", None, model).test.images) == 12
+    said = capsys.readouterr().out
+    assert "was trained on mine: it is measured on all images" in said and "copies score best" not in said
+
+
+def test_a_card_says_what_the_images_were(tmp_path: Path) -> None:
+    row = {"measured": {"nearest_train_ratio": 1.0, "nearest_to_second_ratio": 0.9}, "command": "c"}
+    row["measured"] |= {"fd_effnet_lite0": 1.0}
+    row["features"] = {"name": "some"}
+
+    def note(split: str) -> str:
+        real = {"test": {"split": split, "frechet_images": 30}, "train": {"split": "train"}}
+        real |= {"neighbours": 3, "precision_recall_images": 30}
+        return _note([row | {"real": real}], told_prompts=False)
+
+    assert "all 30 training images" in note("train") and "not seen" not in note("train")
+    assert "all 30 held-back images" in note("held back, 0.1")
+    assert "stand those of held-back images, which were not seen" in note("held back, 0.1")
+    assert "stand those of test images, which were not seen" in note("test")
 
 
 def test_too_few_held_back_images_are_named(tmp_path: Path, own_caches: None) -> None:

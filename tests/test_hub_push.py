@@ -149,7 +149,12 @@ def test_numbers_of_other_weights_are_not_on_the_card(hub: HubServer, folder: Pa
     measured = {"frechet_distance": 1.25, "precision": 0.5, "recall": 0.75, "nfe": 5.0}
     settings = {"model": "cats", "scheduler": "DDPM", "num_inference_steps": 5, "guidance_scale": None}
     about = {"features": {"name": "eyes", "test_accuracy": 0.5}, "command": f"python -m training.evaluate {folder}"}
-    real = {"test": {"frechet_images": 10}, "neighbours": 3, "precision_recall_images": 10}
+    real = {
+        "test": {"split": "test", "frechet_images": 10},
+        "train": {"split": "train"},
+        "neighbours": 3,
+        "precision_recall_images": 10,
+    }
     row = {"settings": settings | {"num_samples": 10}, "measured": measured, "floor": measured | {"num_samples": 10}}
     row |= about | {"real": real, "weights": weights_hash(folder)}
     (folder / "metrics.json").write_text(json.dumps({"results": {"one": row}}))

@@ -24,6 +24,7 @@ from training_runs import alone, assert_same, checkpoint_state, command, noise, 
 
 from pipelines import LatentDiffusionPipeline
 from pipelines.base import StepwisePipeline
+from pipelines.lora import BASE_VALUES, check_fits
 from training import contact_sheet
 from training.data.captions import trigger_words
 from training.evaluation import style
@@ -189,6 +190,18 @@ def test_two_adapters_add_up_layer_by_layer_and_may_be_fused(place: Path, adapte
     torch.testing.assert_close(drawn(pipe), beside, rtol=0, atol=2e-4)
     pipe.unload_lora_weights()
     torch.testing.assert_close(drawn(pipe), beside, rtol=0, atol=2e-4)
+
+
+def test_an_adapter_is_loaded_into_an_offloaded_network(place: Path, adapter: Path) -> None:
+    from accelerate import cpu_offload
+
+    pipe, offloaded = opened(place / "base"), opened(place / "base")
+    pipe.load_lora_weights(str(adapter), adapter_name="style")
+    cpu_offload(offloaded.unet, torch.device("cpu"))
+    assert all(weight.is_meta for weight in offloaded.unet.parameters())
+    check_fits(offloaded.unet, {}, {"auto_mapping": {BASE_VALUES: [1.0]}})  # which it cannot compare
+    with pytest.raises(ValueError, match="adapter of these weights"):
+        check_fits(pipe.unet, {}, {"auto_mapping": {BASE_VALUES: [1.0]}})
 
 
 def test_a_pipeline_with_adapters_is_not_saved_as_a_model(place: Path, adapter: Path, tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_json_in_an_array_and_over_several_lines(content: str, tmp_path: Path) -
     assert facts(loaded(tmp_path, content, "jsonl")) == EXPECTED
 
 
+def test_an_image_in_several_rows_is_one_with_several_captions(tmp_path: Path) -> None:
+    """One row per caption, as in COCO: held back in one row, it would be trained on in the others."""
+    rows = ["cat/a.png,cat,one", "cat/b.png,cat,two", "cat/a.png,cat,three", "cat/a.png,cat,one", "dog/c.png,dog,x"]
+    data = loaded(tmp_path, "\n".join(["file_name,label,text", *rows]))
+    assert facts(data) == ([0, 0, 1], ("cat", "dog"), (("one", "three"), "two", "x"), 0)
+    two = loaded(tmp_path, "file_name,label\ncat/a.png,cat\ncat/a.png,dog\ncat/a.png,cat\n")
+    assert facts(two) == ([0, 1], ("cat", "dog"), None, 0), "of two classes there are two"
+
+
 def test_a_very_long_caption_and_one_over_several_lines(tmp_path: Path) -> None:
     long = "word, " * 50_000 + "end"
     data = loaded(tmp_path, f'file_name,text\ncat/a.png,"{long}"\ncat/b.png,"two\nlines ""quoted"""\n')

@@ -13,13 +13,14 @@ from image_files import parquet_folder
 from PIL import Image
 from torchmetrics.functional.image import structural_similarity_index_measure
 from toys import tiny_unet
-from training_runs import noise
+from training_runs import image_folder, noise
 
 from pipelines import AutoencoderPipeline, DDPMPipeline
 from training.card import render
+from training.data import load_images
 from training.evaluate import main as evaluate
 from training.evaluation.reconstruction import main
-from training.files import read_json_object
+from training.files import read_json_object, write_json
 from training.metrics.features import FeatureClassifier
 from training.metrics.frechet import frechet_distance, statistics
 from training.metrics.reconstruction import psnr, reconstruct, ssim
@@ -119,6 +120,21 @@ def test_the_command_writes_numbers_once_with_their_floor_and_an_image(
     main(COMMAND)
     assert "holds these numbers already" in capsys.readouterr().out
     assert (place / "model/metrics.json").read_bytes() == before
+
+
+def test_images_that_a_run_held_back_are_measured_on(place: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of a folder of one's own, which has no split for it; at the size and in the colours of the autoencoder."""
+    mine = image_folder(place / "mine", 30, size=20)
+    loaded = load_images(train_data_dir=mine, resolution=16, channels=3, validation_share=0.2).loaded
+    record = {"recipe": {"train_data_dir": "mine", "validation_share": 0.2}, "dataset_loaded": loaded}
+    write_json(place / "model/training.json", record)
+    main(["model", "--dataset_name", "mine", "--features", "features"])
+    assert "held 6 images back in training: it is measured on these" in capsys.readouterr().out
+    (row,) = read_json_object(place / "model/metrics.json")["reconstruction"].values()
+    assert row["settings"]["num_samples"] == 6 and row["real"]["test"]["split"] == "held back, 0.2"
+    main(["model", "--dataset_name", "mine", "--features", "features", "--max_samples", "3"])
+    rows = read_json_object(place / "model/metrics.json")["reconstruction"].values()
+    assert [row["settings"]["num_samples"] for row in rows] == [6, 3]
 
 
 def test_other_weights_are_measured_anew_and_drop_the_old_numbers(place: Path, capsys: pytest.CaptureFixture) -> None:

@@ -94,7 +94,7 @@ def other(tmp_path: Path) -> Path:
         (folder / name / "file").write_text("")
     (folder / "ema-0.9" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     (folder / "model_index.json").write_text('{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}')
-    for name in ("training.json", "samples.png", "latest", "note.txt"):
+    for name in ("training.json", "metrics.json", "samples.png", "nearest.png", "steps.png", "latest", "note.txt"):
         (folder / name).write_text("{}")
     return folder
 

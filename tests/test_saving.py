@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from toys import CLASSES, SHIPPED, ddim, ddpm, guided, patched_unet, quiet, seeded, steered, tiny_unet, two
 
 import pipelines
+from pipelines import NoisyClassifier
 from pipelines.base import StepwisePipeline
 
 KEPT = ("cfg", "steered", "ddpm", "ddim", "old")
@@ -154,6 +155,17 @@ def test_a_named_class_keeps_names_and_types(folders: dict) -> None:
 def test_each_component_is_loaded_in_its_own_dtype(asked: dict, folders: dict) -> None:
     pipe = pipelines.ClassifierGuidancePipeline.from_pretrained(folders["steered"], dtype=asked)
     assert (pipe.unet.dtype, pipe.classifier.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_a_device_is_that_of_every_component(folders: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, load = [], NoisyClassifier.from_pretrained
+    monkeypatch.setattr(
+        NoisyClassifier, "from_pretrained", lambda *a, **k: asked.append(k["device_map"]) or load(*a, **k)
+    )
+    pipelines.ClassifierGuidancePipeline.from_pretrained(folders["steered"], device_map="cpu")
+    assert asked == ["cpu"]
+    with pytest.raises(ValueError, match="^device_map must be left out, got 'balanced': DiffusionPipeline"):
+        pipelines.ClassifierGuidancePipeline.from_pretrained(folders["steered"], device_map="balanced")
 
 
 @pytest.mark.parametrize("having", ["unet", "classifier"])

@@ -13,6 +13,7 @@ from training_runs import network_file, noise_images, settings_of
 
 from pipelines import VESDE, VPSDE, FlowMatchingPipeline, GaussianMixture, NoiseSchedule, ScoreSDEPipeline, SubVPSDE
 from training.metrics.ode_bits_per_dim import ode_of
+from training.objectives.denoising import Denoising
 from training.objectives.flow_matching import FlowMatching
 from training.objectives.score_matching import ScoreMatching
 from training.randomness import BatchRandom
@@ -237,6 +238,21 @@ def test_what_a_subvp_network_learned_is_what_its_saved_pipeline_asks(tmp_path: 
 def test_bad_flags_are_named_before_any_work(said: str, kind: type, flags: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         built(kind, tmp_path, classes=None, **flags)
+
+
+def test_denoising_does_not_go_on_from_a_flow_or_an_sde(tmp_path: Path) -> None:
+    """Their times and outputs mean something else: a default schedule would be taken for theirs."""
+    starts = {
+        "flow_matching": built(FlowMatching, tmp_path),
+        "score_matching": built(ScoreMatching, tmp_path, sde="ve"),
+    }
+    for objective, task in starts.items():
+        task.pipeline(task.network).save_pretrained(tmp_path / objective)
+        with pytest.raises(ValueError, match=f"objective must be {objective} to go on from .*, got denoising"):
+            built(Denoising, tmp_path, pretrained_model_name_or_path=str(tmp_path / objective))
+    vp = built(ScoreMatching, tmp_path, sde="vp")
+    vp.pipeline(vp.network).save_pretrained(tmp_path / "vp")
+    built(Denoising, tmp_path, pretrained_model_name_or_path=str(tmp_path / "vp"))  # DDPM's own steps
 
 
 def test_a_network_of_another_process_is_refused(tmp_path: Path) -> None:

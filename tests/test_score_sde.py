@@ -15,6 +15,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import kstest, norm
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from toys import CLASSES, calls_seen, quiet, score_sde, seeded, tiny_unet
 
 from pipelines import VESDE, VPSDE, GaussianMixture, NoiseSchedule, ScoreSDEPipeline, SubVPSDE
@@ -55,6 +56,32 @@ def cdf(x: np.ndarray, a: float = 1.0, b: float = 0.0) -> np.ndarray:
     """Of the mixture under the marginal (a, b)."""
     parts = zip(WEIGHTS, MEANS, STDS, strict=True)
     return sum(w * norm.cdf(x, a * m, math.hypot(a * s, b)) for w, m, s in parts)
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """The device "meta" as one that has no float64, as Apple's."""
+
+    def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        made = func(*args, **kwargs or {})
+        if isinstance(made, Tensor) and made.device.type == "meta":
+            assert made.dtype != torch.float64, f"{func} makes float64 on the device"
+        return made
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_a_device_without_float64_is_enough(name: str) -> None:
+    sde, schedule = SDES[name], NoiseSchedule.from_scheduler(DDPMScheduler())
+    score = score_of_exploding(lambda x, sigma: x * sigma, sde)
+    if name != "ve":
+        score = score_of(lambda x, t: x * t, schedule, "epsilon", sde)
+    x = torch.zeros(2, 1, 4, 4, device="meta")
+    with WithoutFloat64():
+        for steps in (
+            sde_steps(score, x, sde, [1.0, 0.5, 1e-3], lambda: x, "reverse_diffusion"),
+            sde_steps(score, x, sde, [1.0, 0.5, 1e-3], lambda: x, "euler_maruyama"),
+            heun_steps(score, x, sde, [1.0, 0.5, 1e-3]),
+        ):
+            assert [step.prev_sample.device.type for step in steps] == ["meta"] * 2
 
 
 def times(count: int, end: float) -> list[float]:

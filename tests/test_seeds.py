@@ -106,6 +106,15 @@ def test_a_seed_repeats_and_a_generator_goes_on() -> None:
     assert not torch.equal(*fresh)
 
 
+def test_without_a_generator_it_is_torch_that_is_asked_and_not_seeded() -> None:
+    """`torch.manual_seed` then decides the image, as with diffusers, and what a program draws after it."""
+    pipe, found = ddpm(), []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append((pipe(num_inference_steps=2, output_type="latent").images, torch.rand(2)))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_latents_are_the_noise_to_start_from() -> None:
     pipe = ddim()
     x_T = torch.randn(2, 1, 8, 8, generator=seeded(3))

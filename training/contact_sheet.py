@@ -23,12 +23,13 @@ import numpy as np
 from transformers import HfArgumentParser
 
 from training.command_line import parse_dataclasses
-from training.data import ImageData, load_images
+from training.data import ImageData
 from training.data.cache import default_cache_dir
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.checks import dimensions
 from training.evaluation.options import DTYPES, OWN_CODE, check_scales, chosen_dtype, dtype_of, flag, one_of
 from training.evaluation.prepare import default_output
+from training.evaluation.real_images import load_trained_on
 from training.evaluation.results import key_of
 from training.evaluation.sampling import SCHEDULERS, Model, at_strengths, draw_batch, open_model
 from training.evaluation.sheets import SHOWN, Cell, choose, neighbour_cell, png_bytes, sheet, with_seed
@@ -143,7 +144,7 @@ def scales_of(model: Model, options: Options) -> list[float | None]:
 
 def load_train(model: Model, options: Options) -> ImageData:
     """The training images. Raises ValueError if they are not of the size that the model draws."""
-    data = load_images(dataset_name=options.dataset_name, split=options.train_split)
+    data = load_trained_on(options.dataset_name, options.train_split, None, model.folder)
     if data.images.shape[1:] != model.shape:
         raise ValueError(
             f"model and dataset_name must agree in size: {model.name} draws {dimensions(model.shape)}, "
@@ -157,7 +158,8 @@ def nearest_cells(pixels: np.ndarray, texts: list[str], train: ImageData) -> lis
     network = open_features(EFFICIENTNET)
     known, _ = extract_cached(network, train.images, train.fingerprint, default_cache_dir(), "training images")
     found = two_nearest(extract(network, pixels, "samples")[0], known)
-    captions = {caption.lower() for caption in train.captions or () if isinstance(caption, str)}
+    said = ([each] if isinstance(each, str) else each for each in train.captions or ())
+    captions = {caption.lower() for several in said for caption in several}
     told = [f"{text} (a training caption)" if text.lower() in captions else text for text in texts]
     return [neighbour_cell(k, pixels, train.images, found, text) for k, text in enumerate(told)]
 

@@ -3,7 +3,8 @@
 `push-dataset FOLDER REPO_ID [--private]` pushes a prepared data set.
 
 All changes are one commit, so that the repository never holds half of a model. The same commit deletes files of an
-earlier push that the model no longer has. training/sharing/uploads.py lists the files that are uploaded.
+earlier push that the model no longer has, at the root and in the folders of its components; a folder that is none of
+these stays, as it may be somebody's own. training/sharing/uploads.py lists the files that are uploaded.
 """
 
 import argparse

@@ -99,9 +99,13 @@ def check_steps(recipe: Recipe, checkpoint: Path) -> None:
     """Say so if a checkpoint leaves nothing to train: its model is then written as it is.
 
     Raises:
-        ValueError: the checkpoint is beyond max_train_steps.
+        ValueError: the checkpoint is beyond max_train_steps, or beyond a guide_step that is not its own.
     """
-    steps = read_json_object(checkpoint / "training.json")["steps"]
+    record = read_json_object(checkpoint / "training.json")
+    steps, kept = record["steps"], record["recipe"].get("guide_step")
+    if recipe.guide_step is not None and recipe.guide_step != kept and recipe.guide_step <= steps:
+        own = "" if kept is None else f"{kept}, as there, or "
+        raise ValueError(f"guide_step must be {own}above {steps}, the updates of {checkpoint}, got {recipe.guide_step}")
     if steps > recipe.max_train_steps:
         raise ValueError(
             f"max_train_steps must be above {steps}, the updates of {checkpoint}, got {recipe.max_train_steps}"

@@ -6,8 +6,9 @@ from pathlib import Path
 from training.checkpoints import checkpoint_steps
 from training.model_index import ADAPTER, FILE, is_adapter, is_pipeline, read_index
 from training.recipes import Recipe
+from training.sharing import uploads
 
-RECORDS = ("training.json", "metrics.json", "pushed.json", "samples.png", "before.png", "latest", "error.log", ADAPTER)
+RECORDS = ("pushed.json", "latest", "error.log", ADAPTER, *uploads.RECORDS, *uploads.IMAGES)
 FOLDERS = ("samples", "stepwise", "guide")
 
 
@@ -55,7 +56,7 @@ def _run_in(folder: Path) -> str:
 
 
 def delete_run(folder: Path) -> None:
-    """Delete what a run wrote to `folder`, its model included; other files stay."""
+    """Delete what a run wrote to `folder`, its model included, and what was measured of that; other files stay."""
     parts = read_index(folder).components if is_pipeline(folder) else {}
     (folder / FILE).unlink(missing_ok=True)  # first: half a model must not look like one
     for step in checkpoint_steps(folder):

@@ -110,11 +110,32 @@ def metadata_rows(paths: list[Path], files: list[str], columns: Columns, max_sam
             "%s does not list %d images (%s): they are left out", where, len(unlisted), ", ".join(unlisted[:3])
         )
     (labels, class_names), why = metadata_labels(table, others, label, columns)
+    captions = [caption_of(row.get(text)) for row in table.rows] if text else None
+    names, labels, captions = one_row_per_image(names, labels, captions)
     chosen = evenly_spaced(len(names), max_samples)
     items = [(names[i], folder / names[i]) for i in chosen]
-    captions = [caption_of(table.rows[i].get(text)) for i in chosen] if text else None
+    captions = captions and [captions[i] for i in chosen]
     untold = offer(columns, "text", table.columns, where)
     return Rows(items, len(items), labels and [labels[i] for i in chosen], class_names, captions, why, untold)
+
+
+def one_row_per_image(
+    names: list[str], labels: list[int] | None, captions: list[str | list[str]] | None
+) -> tuple[list[str], list[int] | None, list[str | list[str]] | None]:
+    """The same rows, of which those of one image and label are one, with all their captions.
+
+    Otherwise a run that holds images back would train on them in their other rows.
+    """
+    rows: dict[tuple[str, int | None], list[str]] = {}
+    for i, name in enumerate(names):
+        said = rows.setdefault((name, labels and labels[i]), [])
+        said += [] if captions is None else [captions[i]] if isinstance(captions[i], str) else captions[i]
+    merged = [caption_of(list(dict.fromkeys(said))) for said in rows.values()]
+    return (
+        [name for name, _ in rows],
+        labels and [label for _, label in rows],
+        None if captions is None else merged,
+    )
 
 
 def metadata_labels(table: Table, others: list[Table], label: str | None, columns: Columns) -> tuple[Labels, str]:

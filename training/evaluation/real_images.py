@@ -40,16 +40,22 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def load_real(
-    dataset_name: str, test_split: str | None, train_split: str, resolution: int | None, model: Path
+    dataset_name: str,
+    test_split: str | None,
+    train_split: str,
+    resolution: int | None,
+    model: Path,
+    channels: int | None = None,
 ) -> RealImages:
     """Load the images that the model in the folder `model` is measured on, and those that it was trained on.
+
+    `resolution` and `channels` are those of the run unless given.
 
     Raises:
         ValueError: no such data or split, or images that have changed since the run held some of them back.
     """
-    record = record_of(model)
-    recipe = record.get("recipe", {}) if is_of(record, dataset_name) else {}
-    how = settings_of(dataset_name, recipe, record, resolution, model)
+    record, recipe, how = as_trained(dataset_name, resolution, model)
+    how |= {} if channels is None else {"channels": channels}
     test_split = test_split or split_to_measure(how, train_split)
     if test_split is not None:
         test = load_images(split=test_split, **how | {"max_samples": None})
@@ -57,10 +63,7 @@ def load_real(
     share = recipe.get("validation_share") or 0.0
     train = load_images(split=train_split, validation_share=share, **how)
     if not share:
-        tell(
-            f"{dataset_name} has no split to measure on, and {model.name} held no images back: it is measured on the "
-            "images that it was trained on, where copies score best"
-        )
+        tell(f"{dataset_name} has no split to measure on, {why_on_all(model, record, bool(recipe))}")
         return RealImages(train, train, train_split)
     check_unchanged(dataset_name, train, record, resolution, model)
     test = load_images(split=train_split, validation_share=share, is_held_back=True, **how)
@@ -71,6 +74,40 @@ def load_real(
         )
     tell(f"{model.name} held {len(test.images)} images back in training: it is measured on these")
     return RealImages(test, train, f"held back, {share:g}")
+
+
+def load_trained_on(dataset_name: str, train_split: str, resolution: int | None, model: Path) -> ImageData:
+    """The images that the model in the folder `model` was trained on, without those that its run held back.
+
+    Raises:
+        ValueError: no such data or split.
+    """
+    _, recipe, how = as_trained(dataset_name, resolution, model)
+    return load_images(split=train_split, validation_share=recipe.get("validation_share") or 0.0, **how)
+
+
+def as_trained(dataset_name: str, resolution: int | None, model: Path) -> tuple[dict[str, Any], ...]:
+    """The record of a model's run, its recipe if that was on these images, and the arguments of `load_images`."""
+    record = record_of(model)
+    recipe = record.get("recipe", {}) if is_of(record, dataset_name) else {}
+    return record, recipe, settings_of(dataset_name, recipe, record, resolution, model)
+
+
+def why_on_all(model: Path, record: dict[str, Any], is_own: bool) -> str:
+    """Why a model is measured on all images of a data set that has no split for it."""
+    if is_own:
+        return (
+            f"and {model.name} held no images back: it is measured on the images that it was trained on, where copies "
+            "score best"
+        )
+    if not record:
+        return f"and {model.name} has no training.json that says which it was trained on: it is measured on all images"
+    recipe = record.get("recipe", {})
+    given = recipe.get("train_data_dir") or recipe.get("dataset_name")
+    return (
+        f"and {model.name} was trained on {given}: it is measured on all images. If these are the same ones, and the "
+        "run held some of them back, call them by that name"
+    )
 
 
 def tell(line: str) -> None:

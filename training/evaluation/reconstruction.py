@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,13 @@ from transformers import HfArgumentParser
 
 from pipelines.facts import spatial_factor
 from training.command_line import parse_dataclasses
-from training.data import ImageData, load_images
+from training.data import ImageData
 from training.data.cache import default_cache_dir
+from training.data.sources import evenly_spaced
 from training.evaluation.cached_features import extract_cached
 from training.evaluation.options import DTYPES, OWN_CODE, flag, one_of
 from training.evaluation.prepare import default_output
+from training.evaluation.real_images import RealImages, load_real
 from training.evaluation.results import Row, aligned, find_done, merge, read_rows
 from training.evaluation.sampling import find_folder
 from training.files import weights_hash, write_whole
@@ -48,8 +50,10 @@ SHOWN = 32
 class Options:
     """The options of the command."""
 
-    dataset_name: str = field(metadata={"help": "the images: a Hub id, or a folder of parquet"})
-    test_split: str = flag("test", "the split to measure on")
+    dataset_name: str = field(metadata={"help": "the images: a folder of image files or of parquet, or a Hub id"})
+    test_split: str | None = flag(
+        None, "the split to measure on [test, or validation, or else the images that the run held back]"
+    )
     train_split: str = flag("train", "the split whose images are measured for comparison")
     resolution: int | None = flag(None, "side in pixels that the images are resized to [that of the model]")
     max_samples: int | None = flag(None, "use only this many test images")
@@ -107,20 +111,32 @@ def _kind(part: object) -> str | None:
     return None if part is None else type(part).__name__
 
 
-def load_split(options: Options, split: str, vae: AutoencoderKL, max_samples: int | None = None) -> ImageData:
+def load(options: Options, folder: Path, vae: AutoencoderKL) -> RealImages:
     """Load images in the channels and, unless asked for another, the size of the autoencoder.
 
     Raises:
-        ValueError: a size that it cannot halve, or too few images.
+        ValueError: no such data or split, a size that it cannot halve, or too few images.
     """
-    size = vae.config.sample_size
-    data = load_images(
-        dataset_name=options.dataset_name,
-        split=split,
-        channels=vae.config.in_channels,
-        resolution=options.resolution or (size if isinstance(size, int) else None),
-        max_samples=max_samples,
-    )
+    own = vae.config.sample_size
+    size, channels = options.resolution or (own if isinstance(own, int) else None), vae.config.in_channels
+    real = load_real(options.dataset_name, options.test_split, options.train_split, size, folder, channels)
+    real = replace(real, test=some_of(real.test, options.max_samples))
+    for split, data in ((real.split, real.test), (options.train_split, real.train)):
+        _check_images(split, data, vae)
+    return real
+
+
+def some_of(data: ImageData, max_samples: int | None) -> ImageData:
+    """At most `max_samples` of the images, evenly spaced, without labels and captions."""
+    chosen = evenly_spaced(len(data.images), max_samples)
+    if len(chosen) == len(data.images):
+        return data
+    fingerprint = f"{data.fingerprint} {len(chosen)}"
+    return replace(data, images=data.images[chosen], labels=None, captions=None, fingerprint=fingerprint)
+
+
+def _check_images(split: str, data: ImageData, vae: AutoencoderKL) -> None:
+    """Raise ValueError for images of a size that it cannot halve, or too few."""
     (count, _, height, width), factor = data.images.shape, spatial_factor(vae.config)
     if height % factor or width % factor:
         nearest = max(factor, round(min(height, width) / factor) * factor)
@@ -132,7 +148,6 @@ def load_split(options: Options, split: str, vae: AutoencoderKL, max_samples: in
             f"split {split!r} must hold at least 2 images with sides of at least {WINDOW} pixels, got {count} of "
             f"{width}x{height}"
         )
-    return data
 
 
 def measure(vae: AutoencoderKL, network: nn.Module, test: ImageData, made: np.ndarray) -> dict[str, float]:
@@ -166,9 +181,9 @@ def run(location: str, options: Options, command: str) -> Row:
     output = Path(options.output) if options.output else default_output(location)
     read_rows(output, SECTION)  # raises for another kind of file now, not after the work
     network, vae = open_features(options.features), open_autoencoder(folder, DTYPES[options.dtype])
-    test = load_split(options, options.test_split, vae, options.max_samples)
-    train = load_split(options, options.train_split, vae)
-    row = unmeasured(folder, location, options, test, train)
+    real = load(options, folder, vae)
+    test, train = real.test, real.train
+    row = unmeasured(folder, location, options, real)
     row |= {
         "features": {"name": Path(options.features).name, "weights": classifier_hash(network)},
         "device": next(vae.parameters()).device.type,
@@ -190,13 +205,13 @@ def run(location: str, options: Options, command: str) -> Row:
     return row
 
 
-def unmeasured(folder: Path, location: str, options: Options, test: ImageData, train: ImageData) -> Row:
+def unmeasured(folder: Path, location: str, options: Options, real: RealImages) -> Row:
     """What decides the numbers of a row: its settings, which are its key, its weights and the real images."""
     return {
         "settings": {
             "model": folder.resolve().name if Path(location).is_dir() else location,
-            "num_samples": len(test.images),
-            "resolution": test.images.shape[2],
+            "num_samples": len(real.test.images),
+            "resolution": real.test.images.shape[2],
             "seed": options.seed,
             "dtype": options.dtype,
             "dataset": options.dataset,
@@ -204,8 +219,8 @@ def unmeasured(folder: Path, location: str, options: Options, test: ImageData, t
         },
         "weights": weights_hash(folder),
         "real": {
-            "test": {"split": options.test_split, "fingerprint": test.fingerprint},
-            "train": {"split": options.train_split, "fingerprint": train.fingerprint},
+            "test": {"split": real.split, "fingerprint": real.test.fingerprint},
+            "train": {"split": options.train_split, "fingerprint": real.train.fingerprint},
         },
     }
 

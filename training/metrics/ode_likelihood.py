@@ -74,7 +74,7 @@ def ode_likelihood(
 
     def field(state: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         x = state[:, :size].reshape(-1, *x0.shape[1:])
-        slope, traces = _slope_and_traces(velocity, x, t, vectors[:, rows])
+        slope, traces = _slope_and_traces(velocity, x, t.to(x.device), vectors[:, rows])
         if divergence == "exact":
             traces = traces.sum(1, keepdim=True)
         return torch.cat([slope.flatten(1), traces], dim=1)

@@ -24,7 +24,7 @@ from training.data import ImageData
 from training.metrics.likelihood import bound_term, reverse_step
 from training.networks.adapt import fit_network, with_variance_channels
 from training.networks.build import build_network
-from training.networks.stages import load_start
+from training.networks.stages import Stage, load_start
 from training.objectives.base import Batch
 from training.objectives.conditions import num_class_embeds
 from training.objectives.importance import LossHistory
@@ -125,7 +125,8 @@ class Denoising(Upsampling):
         """The objective with a network that fits the data, new or fine-tuned.
 
         Raises:
-            ValueError: `class_conditional` for data without labels, or a network that cannot take the data.
+            ValueError: `class_conditional` for data without labels, a network that cannot take the data, or one of
+                another process.
         """
         names, vae, captions = (
             options.class_names(data),
@@ -140,6 +141,7 @@ class Denoising(Upsampling):
             objective.show(data)
             return objective
         pipeline = load_start(recipe.pretrained_model_name_or_path, options.low_resolution)
+        check_process(pipeline, recipe.pretrained_model_name_or_path)
         network = fit_network(pipeline, data, names, width)
         network = with_variance_channels(network) if options.learns_variance else network
         objective = cls(options, network, names, vae, captions)
@@ -253,6 +255,17 @@ def hybrid_loss(
     x_t = schedule.add_noise(x0, noise, t)
     terms = variance_loss(model_output, x0, x_t, t, schedule, prediction_type)
     return simple_loss(model_output, x0, noise, t, schedule, prediction_type) + len(schedule) / 1000 * terms
+
+
+def check_process(pipeline: DiffusionPipeline | Stage, start: str) -> None:
+    """Raise ValueError for a network of another process, where times and outputs mean something else."""
+    if pipeline.config.get("path") is not None:
+        objective, trained = "flow_matching", "predicts the velocity of a flow"
+    elif pipeline.config.get("sde") is not None or type(pipeline.scheduler).__name__ == "ScoreSdeVeScheduler":
+        objective, trained = "score_matching", "was trained on an SDE"
+    else:
+        return
+    raise ValueError(f"objective must be {objective} to go on from {start}, whose network {trained}, got denoising")
 
 
 OBJECTIVE = Denoising

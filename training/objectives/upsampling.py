@@ -55,7 +55,7 @@ class Upsampling(TextConditional):
         max_augmentation: float = flag(
             0.5, "most noise that is put on them, in [0, 1): the conditioning augmentation; 0 for none"
         )
-        blur: float = flag(0.5, "share of the smaller images that are blurred a little; 0 with --max_augmentation 0")
+        blur: float = flag(0.5, "share of the smaller images that are blurred a little")
 
         def __post_init__(self) -> None:
             """Refuse, by name, what cannot work."""

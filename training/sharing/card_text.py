@@ -124,6 +124,11 @@ class _Model:
     def conditional(self) -> bool:
         return bool(self.class_names or self.facts.num_classes)
 
+    @property
+    def only_enlarges(self) -> bool:
+        parts = read_index(self.folder).components
+        return "unet_2" in parts and "unet" not in parts
+
 
 def is_own_card(folder: Path) -> bool:
     """Whether the README.md of a folder was written by hand, so that it must not be overwritten."""
@@ -175,7 +180,10 @@ def _image(model: _Model) -> str:
     if not (model.folder / "samples.png").is_file():
         return "*No samples were drawn yet.*"
     columns = ", one class per column" if model.conditional else ""
-    caption = model.words.get("caption", f"Samples, not selected{columns}")
+    usual = f"Samples, not selected{columns}"
+    if model.only_enlarges:
+        usual = "Training images made small: enlarged without a network, by the model, and as they were"
+    caption = model.words.get("caption", usual)
     return f"![Samples](samples.png)\n\n*{caption}.*"
 
 
@@ -255,16 +263,32 @@ def _note(rows: list[dict[str, Any]], told_prompts: bool) -> str:
     if any("nearest_train_ratio" in row["measured"] for row in rows):
         notes.append(
             "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
-            "image, over the same for test images: well below 1, samples are copies."
+            f"image, over the same for {_measured_on(rows[0])} images: well below 1, samples are copies."
         )
     if any("nearest_to_second_ratio" in row["measured"] for row in rows):
         notes.append(
             "Nearest to second-nearest is the median, in the features, of a sample's distance to the nearest training "
-            "image over that to the second-nearest; below a third, a sample counts as a copy. Beside them, in the line "
-            "of real images, stand those of test images, which were not seen in training. A copy of one of several "
-            f"similar training images is not found by this ratio: look at the pairs.{_copies_note(rows)}"
+            "image over that to the second-nearest; below a third, a sample counts as a copy. "
+            f"{_unseen_note(rows[0])}A copy of one of several similar training images is not found by this ratio: look "
+            f"at the pairs.{_copies_note(rows)}"
         )
     return "\n\n".join(notes)
+
+
+def _measured_on(row: dict[str, Any]) -> str:
+    """Which images a row was measured on: "test", or those that its run held back, or trained on."""
+    split, trained_on = row["real"]["test"]["split"], row["real"]["train"]["split"]
+    if split == trained_on:
+        return "training"
+    return "held-back" if split.startswith("held back") else "test"
+
+
+def _unseen_note(row: dict[str, Any]) -> str:
+    """What stands beside the numbers of copies, unless nothing was held back."""
+    kind = _measured_on(row)
+    if kind == "training":
+        return ""
+    return f"Beside them, in the line of real images, stand those of {kind} images, which were not seen in training. "
 
 
 def _copies_note(rows: list[dict[str, Any]]) -> str:
@@ -290,7 +314,7 @@ def _features_note(row: dict[str, Any]) -> str:
     no_fid = "" if "fid" in row["measured"] else ", and is no FID"
     return (
         f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
-        f"all {real['test']['frechet_images']:,} test images{no_fid}; precision and recall "
+        f"all {real['test']['frechet_images']:,} {_measured_on(row)} images{no_fid}; precision and recall "
         f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
         f"{real['precision_recall_images']:,} of them. The command: `{without_path(row['command'])}`; seeds, versions "
         "and all other numbers are in metrics.json."

@@ -98,7 +98,7 @@ def readme(repo_id: str, before: dict[str, Any], preload: bool = True, hardware:
     card.data["preload_from_hub"] = loaded or None
     card.text = (
         "\n# Stepwise: diffusion models you can see, train and share\n\n"
-        "![The demo with sixteen garments, drawn in eight steps](docs/page.png)\n\n"
+        "![The demo with four images of one prompt](docs/page.png)\n\n"
         "Draws with " + ", ".join(f"[{name}](https://huggingface.co/{name})" for name in models) + ". To run it "
         "elsewhere: `pip install -r requirements.txt && python app.py`.\n"
     )

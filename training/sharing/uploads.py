@@ -140,7 +140,7 @@ def belongs_to_a_model(name: str, parts: Collection[str]) -> bool:
     if slash and folder not in parts:
         return False
     kinds = (_CARRIED, _WERE_WEIGHTS, _WERE_CONFIGS, *([_WERE_TOKENIZERS] if slash else []))
-    return any(kind.fullmatch(rest) for kind in kinds) or (not slash and rest in (*RECORDS, *IMAGES))
+    return any(kind.fullmatch(rest) for kind in kinds) or (not slash and rest in (*RECORDS, *IMAGES, ADAPTER))
 
 
 def components(folder: Path) -> list[Path]:

@@ -39,6 +39,7 @@ TEXT = """
 | `image` | PNG, RGB, 128x128 |
 | `label`, `sublabel` | group and subgroup of the emoji in Unicode |
 | `text` | a caption of name and style: "a red apple, noto style" |
+| `captions` | several captions of name, tags and style, parts of which are left out at random |
 | `name`, `tags` | name and search words of the emoji, in English |
 | `vendor` | whose style it is |
 | `hexcode` | the emoji's code points, without FE0F |
