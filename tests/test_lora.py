@@ -390,7 +390,7 @@ def test_an_adapter_of_another_part_or_under_a_wrong_name_is_refused(adapter: Pa
         ({"lora_rank": None, "lora_alpha": 2}, "lora_alpha goes with --lora_rank, which was not given, got 2.0"),
         ({"pretrained_model_name_or_path": None}, "lora_rank goes with --pretrained_model_name_or_path"),
         ({"pretrained_model_name_or_path": "dit"}, "must have a unet for lora_rank"),
-        ({"objective": "denoising"}, "objective must be flow_matching for an adapter of .*base"),
+        ({"objective": "denoising"}, "objective must be flow_matching to go on from .*base"),
         ({"objective": "autoencoder"}, "lora_rank must be None with --objective autoencoder, got 2"),
         ({"objective": "noisy_classifier"}, "lora_rank must be None with --objective noisy_classifier, got 2"),
         ({"vae": "base"}, "vae must be None with --lora_rank"),

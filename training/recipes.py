@@ -311,8 +311,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     # guidance 4 (real images: 49); from there with --learning_rate 7e-4 --max_train_steps 5000, 864,000 in all, 140;
     # these mirrored half of the images, which turns letters and arrows round; from there without, --max_train_steps
     # 4000, 1,120,000 in all, 137; from there with --logit_mean -0.4 --logit_std 1.2 --max_train_steps 3300, 1,331,200
-    # in all, and with a decoder trained for inexact latents, 110: the right concept for 33 % of training captions at
-    # that guidance within 0.2 to 1, the right subgroup for 50 % (reconstructions: 81 and 91 %)
+    # in all, and with a decoder trained for inexact latents, 110; and from there the same with --max_train_steps 5700,
+    # 1,696,000 in all, 109: the right concept for 43 % of training captions at that guidance within 0.2 to 1, the right
+    # subgroup for 59.5 % (reconstructions: 81 and 91 %)
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
     # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {
@@ -353,7 +354,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # accelerate launch -m training.train --recipe lora --train_data_dir mine --output_dir runs/mine
     "lora": _LORA,
     # accelerate launch -m training.train --recipe emoji-streamline-lora
-    # model_cards/emoji-streamline-lora, 6,400 images: the style in 10 % of images (base: 0 %; all of it trained: 22 %)
+    # model_cards/emoji-streamline-lora, 6,400 images: the style in 20 % of images (base: 0 %; all of it trained: 20 %)
     "emoji-streamline-lora": {**_LORA, "dataset_name": "data/emoji-streamline", "train_batch_size": 16},
     # accelerate launch -m training.train --recipe unconditional --train_data_dir mine
     "unconditional": {},
