@@ -202,3 +202,10 @@ def test_values_that_do_not_go_together_are_named(
 def test_no_data_at_all_says_how_to_give_them(capsys: pytest.CaptureFixture) -> None:
     message = error_of(["--recipe=unconditional"], capsys)
     assert "dataset_name" in message and "train_data_dir" in message
+
+
+def test_the_prompts_and_the_column_of_a_recipe_are_of_its_own_data() -> None:
+    """A model of one's own images does not open the page with emoji."""
+    own, mine = (parse(["--recipe", "emoji-latent", *more]) for more in ([], ["--train_data_dir", "mine"]))
+    assert own[1].example_prompts.startswith("a red apple") and own[0].caption_column == "captions"
+    assert mine[1].example_prompts is None and mine[0].caption_column == "text"

@@ -139,7 +139,8 @@ def test_settings_that_do_not_fit_each_other_open_follow_and_are_named(
         tab.follow_model(*(shown | {"model": model}).values())
     tab.follow_setting(["eta"], *shown.values())
     path = image_metadata.save(Image.new("L", (4, 4)), tmp_path / "one.png", json.dumps(shown))
-    tab.recall(str(path))
+    said = tab.recall(str(path))[-1]
+    assert "Left out of the file: Guide " in said and "to draw it again" not in said
     with pytest.raises(gr.Error, match=r"guidance_(low|high) must be .* guidance_(low|high) \("):
         next(endpoint.fn(**broken))
 

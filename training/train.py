@@ -64,8 +64,8 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
     for flag, others in _OTHER_DATA.items():
         if values_of(arguments, flag):
             row = {key: value for key, value in row.items() if key not in others}
-    if values_of(arguments, "--train_data_dir") and not saved:  # the column is one of the recipe's own data
-        row.pop("caption_column", None)
+    if values_of(arguments, "--train_data_dir") and not saved:  # those are of the recipe's own data
+        row = {key: value for key, value in row.items() if key not in ("caption_column", "example_prompts")}
     given = values_of(arguments, "--objective")
     check_objective(saved, given)
     objective = [row.get("objective", Recipe.objective), *given][-1]

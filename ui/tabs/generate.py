@@ -20,7 +20,7 @@ from ..in_queue import InQueue
 from ..outputs import files, grid, live, looked_back, opening, report, status, told
 from ..queueing import QUEUE, while_heard
 from ..run import VIEWS, Frames, Progress, StopRequests, draw
-from ..settings import Settings, problems
+from ..settings import Settings, misfits, problems
 from ..snippet import snippet
 from ..uploads import Start
 
@@ -325,10 +325,15 @@ class GenerateTab(InQueue):
     def recall(self, path: str) -> list[Any]:
         """The settings of an image that was dropped on the page; of another file, what is wrong with it."""
         try:
-            settings = Settings.recalled(image_metadata.read(path), self.catalogue)
+            values = image_metadata.read(path)
+            settings = Settings.recalled(values, self.catalogue)
         except ValueError as error:
             kept = [gr.skip()] * (len(FIELDS) + 1 + len(self.controls.start.parts))
             return [*kept, None, told("No settings were found", str(error))]
         updates = [*controls.updates(self.catalogue, settings), controls.KEEP_SEED]
         text = status(f"Settings of the image with seed {settings.seed} recalled. Press Draw to draw it again.")
+        left_out = misfits(values, self.catalogue, LABELS)
+        if left_out:
+            text = status("Some settings of the image recalled, with which another one is drawn.")
+            text += told("Left out of the file", "; ".join(left_out.values()))
         return [*updates, *self.controls.start.without(settings), gr.skip(), text]
