@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,6 +239,20 @@ def test_a_class_is_for_networks_that_are_told_one(catalogue: Catalogue) -> None
         look(chosen(catalogue, model="tiny-cfg", class_name=name), catalogue, PIXELS) for name in ("Bag", "none")
     )
     assert (told.images["x_t"] == alone.images["x_t"]).all() and told.error != alone.error
+
+
+def test_a_class_without_a_name_of_its_own_is_told_by_its_number(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Models without names, as converted ones are, and two classes of one name."""
+    place, told = tmp_path / "nameless", []
+    shutil.copytree(catalogue["tiny-cfg"].folder, place)
+    index = json.loads((place / "model_index.json").read_text())
+    for names in (None, {"0": "crane", "1": "crane", "2": "Boot"}):
+        (place / "model_index.json").write_text(json.dumps(index | {"id2label": names}))
+        own = Catalogue({"nameless": place})
+        shown = own["nameless"].class_names[0]
+        told.append(look(chosen(own, model="nameless", class_name=shown), own, PIXELS).error)
+    named = chosen(catalogue, model="tiny-cfg", class_name=catalogue["tiny-cfg"].class_names[0])
+    assert told == [look(named, catalogue, PIXELS).error] * 2
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,23 @@ from pipelines import NoiseSchedule
 from pipelines.ddpm import reverse_log_variance
 from pipelines.solvers import clipping
 
-from .fields import NO_CLASS
 from .settings import CLASSIFIER, Settings
 
 LEAST = 1e-12  # of a probability, so that its logarithm is finite
 
 
 class Bench:
-    """A loaded model with its noise schedule, and what its network is told."""
+    """A loaded model with its noise schedule, and the class that its network is told, if any."""
 
-    def __init__(self, pipe: Any, settings: Settings) -> None:
-        self.pipe, self.settings = pipe, settings
+    def __init__(self, pipe: Any, settings: Settings, label: str | int | None = None) -> None:
+        self.pipe, self.settings, self.label = pipe, settings, label
         self.schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
         self.kind = pipe.scheduler.config.prediction_type
         self.clip = clipping(pipe.scheduler.config) or (lambda x0: x0)
 
     def network(self, x_t: Tensor, t: int) -> Tensor:
         """Its output at x_t (N, C, H, W), on the CPU in float64."""
-        told = None if self.settings.class_name == NO_CLASS else [self.settings.class_name] * len(x_t)
+        told = None if self.label is None else [self.label] * len(x_t)
         conditions, _ = self.pipe.conditions(told, None if told else len(x_t))
         device = self.pipe._execution_device
         with torch.no_grad():

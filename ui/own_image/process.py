@@ -23,7 +23,7 @@ from ..catalogue import Catalogue
 from ..libraries import import_them
 from ..loading import in_a_line
 from ..zero_gpu import on_gpu
-from .settings import Settings
+from .settings import Settings, label_of
 
 if TYPE_CHECKING:  # torch is imported once an image is looked at
     from torch import Tensor
@@ -86,7 +86,8 @@ def look(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Look:
 
     pipe = catalogue.pipeline(settings.model)
     try:
-        return _look(Bench(pipe, settings), settings, to_input(pixels))
+        bench = Bench(pipe, settings, label_of(settings, catalogue))
+        return _look(bench, settings, to_input(pixels))
     except ValueError:
         raise
     except Exception as error:  # code in folders is of others
@@ -135,7 +136,8 @@ def follow(settings: Settings, catalogue: Catalogue, pixels: np.ndarray) -> Iter
 
     pipe = catalogue.pipeline(settings.model)
     try:
-        yield from _followed(Bench(pipe, settings), settings, to_input(pixels))
+        bench = Bench(pipe, settings, label_of(settings, catalogue))
+        yield from _followed(bench, settings, to_input(pixels))
     except ValueError:
         raise
     except Exception as error:  # code in folders is of others

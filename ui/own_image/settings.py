@@ -92,6 +92,12 @@ def problems(values: Mapping[str, Any], catalogue: Catalogue, words: Words = NAM
     return {name: message for name, message in found.items() if message}
 
 
+def label_of(settings: Settings, catalogue: Catalogue) -> str | int | None:
+    """What the network is told of the class; None for none."""
+    info = catalogue[settings.model]
+    return None if settings.class_name == NO_CLASS else info.labels[info.class_names.index(settings.class_name)]
+
+
 def own_words(catalogue: Catalogue, model: str) -> dict[str, dict[str, Any]]:
     """What follows for each setting from the model."""
     info = catalogue[model]
