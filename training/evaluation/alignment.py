@@ -83,6 +83,17 @@ class Options:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+@dataclass
+class OneScale(Options):
+    """The same, for commands that draw at one guidance scale."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a value that is not allowed."""
+        super().__post_init__()
+        if len(self.guidance_scale) != 1:
+            raise ValueError(f"guidance_scale must be one number, got {self.guidance_scale}")
+
+
 def load_known(options: Options, network: torch.nn.Module) -> tuple[Known, list[str]]:
     """The real images with their features, and the fingerprints of the splits.
 

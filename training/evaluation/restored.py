@@ -38,7 +38,7 @@ DISTANCE = "distance"
 
 
 @dataclass
-class Options(alignment.Options):
+class Options(alignment.OneScale):
     """The options of the command: those of alignment, for one guidance scale, and the strengths."""
 
     strength: list[float] = field(
@@ -50,8 +50,6 @@ class Options(alignment.Options):
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is not allowed."""
         super().__post_init__()
-        if len(self.guidance_scale) != 1:
-            raise ValueError(f"guidance_scale must be one number, got {self.guidance_scale}")
         for strength in self.strength:
             if not 0 < strength <= 1:
                 raise ValueError(f"strength must be above 0, and at most 1, got {strength:g}")

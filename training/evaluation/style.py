@@ -40,7 +40,7 @@ SHARES = {"vendor": "style", "concept": "concept", "subgroup": "subgroup", "grou
 
 
 @dataclass
-class Options(alignment.Options):
+class Options(alignment.OneScale):
     """The options of the command: those of alignment, for one guidance scale, and these."""
 
     num_prompts: int = flag(32, "prompts of each kind")
@@ -51,12 +51,6 @@ class Options(alignment.Options):
     beside: str | None = field(
         kw_only=True, default=None, metadata={"help": "a model that was fine-tuned as a whole, to compare with"}
     )
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a value that is not allowed."""
-        super().__post_init__()
-        if len(self.guidance_scale) != 1:
-            raise ValueError(f"guidance_scale must be one number, got {self.guidance_scale}")
 
 
 @dataclass(frozen=True)
