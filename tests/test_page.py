@@ -295,10 +295,14 @@ def test_stop_ends_the_work_bad_values_are_named_and_the_next_run_works(visit: C
     page = visit(query="?model=fashion-ddpm&steps=1000&sampler=Heun")  # minutes, unless it is stopped
     page.locator("#draw").click()
     expect(page.locator("#status")).to_contain_text(re.compile(r"Step ([5-9]\d|\d{3,}) of 1999"), timeout=PATIENCE)
+    seed = re.search(r"seed (\d+)", page.locator("#status").inner_text()).group(1)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(seed)
+    set_number(page, "Seed", "12")  # for the next run
     page.locator("#stop").click(force=True)  # without waiting for a page that is repainted at every step to stand still
     expect(page.locator("#status")).to_contain_text("Stopped after", timeout=PATIENCE)
     stopped = int(re.search(r"step (\d+) of 1999", page.locator("#status").inner_text()).group(1))
     assert stopped < 1990
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("12")
     expect(page.locator("#scrubber")).to_be_visible()
 
     set_number(page, "Seed", "-3")

@@ -64,17 +64,22 @@ def opened(tab: GenerateTab, remembered: dict[str, Any] | None = None, **query: 
     return values, answer[len(FIELDS)], answer[len(FIELDS) + 2]
 
 
-def ran(tab: GenerateTab, mode: str = controls.KEEP_SEED, **values: Any) -> list[dict[str, Any]]:
+def ran(tab: GenerateTab, **values: Any) -> list[dict[str, Any]]:
     """Everything that a run shows, by part of the page."""
     settings = Settings.checked(FAST | values, tab.catalogue).as_dict()
-    names = ["image", "status", "seed", "scrubber", "gallery", "code", "files", "frames", "draw", "stop", "link"]
+    names = ["image", "status", "scrubber", "gallery", "code", "files", "frames", "draw", "stop", "link"]
     names += ["captions", "formula", "step code", "film", "step code box", "film file", "stage names", "stages"]
-    return [
-        dict(zip(names, shown, strict=True)) for shown in tab.run(VISITOR, *settings.values(), mode, PREVIEWS[0], None)
-    ]
+    return [dict(zip(names, shown, strict=True)) for shown in tab.run(VISITOR, *settings.values(), PREVIEWS[0], None)]
 
 
 # ------------------------------------------------------------------------------------------------------ seeds and links
+
+
+def test_a_new_seed_is_in_the_box_as_soon_as_draw_is_pressed(tab: GenerateTab) -> None:
+    settings = Settings.checked({"seed": 3}, tab.catalogue).as_dict().values()
+    _, _, kept, *_ = tab.begin(VISITOR, *settings, controls.KEEP_SEED, PREVIEWS[0], None, None)
+    seeds = {tab.begin(VISITOR, *settings, controls.NEW_SEED, PREVIEWS[0], None, None)[2] for _ in range(3)}
+    assert kept == gr.skip() and len(seeds) == 3 and all(0 <= seed < controls.SEEDS for seed in seeds)
 
 
 def test_the_seed_of_a_link_is_kept(tab: GenerateTab) -> None:
@@ -220,12 +225,12 @@ def test_a_run_that_is_stopped_or_fails_leaves_nothing_of_the_one_before(
     draw = generate.draw
     monkeypatch.setattr(generate, "draw", failing)
     first, failed = ran(tab, seed=9, model="tiny-ddpm")
-    assert first["seed"] == 9 and len(first["frames"]) == 0, "of the run before nothing can be looked back on"
+    assert len(first["frames"]) == 0, "of the run before nothing can be looked back on"
     assert "Stopped after step 1 of 3" in stopped["status"] and "tiny-ddpm, seed 9" in stopped["status"]
     assert "tiny-ddpm failed after step 1 of 3: &lt;no&gt; memory" in failed["status"]
     for ended in (stopped, failed):
         assert ended["gallery"] == gr.update(value=None, visible=False)
-        assert ended["seed"] == 9 and "range(9, 11)" in ended["code"] and "tiny-ddpm" in ended["code"]
+        assert "range(9, 11)" in ended["code"] and "tiny-ddpm" in ended["code"]
         assert "model=tiny-ddpm" in ended["link"] and "seed=9" in ended["link"] and len(ended["frames"]) == 1
         assert ended["draw"]["interactive"] and not ended["stop"]["interactive"]
 
@@ -246,13 +251,13 @@ def test_a_run_that_fails_before_its_first_step_leaves_all_of_the_one_before(
 
 def test_another_model_shows_its_samples_or_leaves_the_run_that_is_shown(tab: GenerateTab) -> None:
     chosen = Settings.checked({"model": "steered", "seed": 3}, tab.catalogue)
-    _, said, code, link, scrubber, gallery, files = tab.introduce(*chosen.as_dict().values(), None)
+    _, said, code, link, scrubber, gallery, files = tab.introduce(*chosen.as_dict().values(), None, False)
     assert "Model steered" in said and "steered" in code and "model=steered" in link and "seed=3" in link
     assert not scrubber["visible"] and not gallery["visible"] and not files["visible"]
     *_, shown = ran(tab)
-    for frames in (shown["frames"], ran(tab)[0]["frames"]):
-        assert tab.introduce(*chosen.as_dict().values(), frames) == (gr.skip(),) * 7
-        assert tab.sample(*chosen.as_dict().values(), frames, "") == (gr.skip(),) * 4
+    for frames, asked in ((shown["frames"], False), (ran(tab)[0]["frames"], True), (None, True)):  # the last one waits
+        assert tab.introduce(*chosen.as_dict().values(), frames, asked) == (gr.skip(),) * 7
+        assert tab.sample(*chosen.as_dict().values(), frames, asked, "") == (gr.skip(),) * 4
 
 
 # -------------------------------------------------------------------------------------------------------- plain words

@@ -94,7 +94,8 @@ def test_earlier_runs_are_kept_once_and_packed(catalogue: Catalogue, page: Simpl
     assert Image.open(tiles["value"][0][0]).width > 200 and caption(runs[1]).endswith("seed 2 · 1 step")
     runs, _, tiles = page.history.keep(runs, first)
     assert len(runs) == 2 and "seed 2" in tiles["value"][0][1]
-    assert page.history.keep(runs, None)[0] == runs  # Stop: nothing is shown
+    kept, _, tiles = page.history.keep(runs, None)  # Stop: nothing is shown
+    assert kept == runs and ["seed 1" in tiles["value"][0][1], "seed 2" in tiles["value"][1][1]] == [True, True]
     for packed in page.history.pack(runs):
         with zipfile.ZipFile(packed["value"]) as archive:
             names = archive.namelist()

@@ -28,7 +28,7 @@ from ui.outputs import files
 from ui.run import PREVIEWS, Progress, draw
 from ui.settings import Settings
 from ui.snippet import snippet
-from ui.start_image import takes_image
+from ui.start_image import FOLLOWERS, takes_image
 from ui.tabs.generate import GenerateTab
 from ui.uploads import Start, Upload, painted, read, read_mask, start_of
 
@@ -354,11 +354,11 @@ def test_the_page_draws_from_what_it_was_given_and_from_noise_again(
     layer = np.zeros((512, 512, 4), np.uint8)
     layer[:, :256, 3] = 255
     values = [*Settings.checked(WHOLE | {"start": "image"}, catalogue).as_dict().values(), "keep", PREVIEWS[0]]
-    kept = {}
+    given, kept = [*values[:-2], PREVIEWS[0]], {}
     for kind, stroke in (("image", []), ("mask", [Image.fromarray(layer)])):
         shown = editor["value"] | {"layers": stroke}
         begun, *_ = tab.begin(request, *values, upload, shown)
-        *_, (_, said, _, scrubber, images, code, code_files, frames, *_) = tab.run(request, *values, begun)
+        *_, (_, said, scrubber, images, code, code_files, frames, *_) = tab.run(request, *given, begun)
         assert "Drawn in 3 steps" in said and scrubber["visible"] and len(frames) == 4
         assert f"strength=0.8,\n    image=image,\n{'    mask_image' if stroke else ''}" in code
         assert len(code_files["value"]) == 1 + len(stroke) and code_files["visible"] and len(images["value"]) == 2
@@ -371,7 +371,7 @@ def test_the_page_draws_from_what_it_was_given_and_from_noise_again(
     _, none, _, editor, note, _, begins, strength, *_ = panel.forget("words")
     assert none is editor["value"] is None and begins == "noise" and not strength["visible"] and not note["visible"]
     begun, *_ = tab.begin(request, *values, None, None)
-    *_, (_, _, _, _, _, code, code_files, frames, *_) = tab.run(request, *values, begun)
+    *_, (_, _, _, _, code, code_files, frames, *_) = tab.run(request, *given, begun)
     assert begun is None and "image" not in code.split("pipe(")[1].split("generator")[0] and not code_files["visible"]
     assert np.array_equal(frames.final, drawn(catalogue, None).frames.final)
 
@@ -384,13 +384,17 @@ def test_a_link_to_an_image_that_began_with_one_opens_and_says_that_it_is_missin
         values = tab.restore({}, SimpleNamespace(query_params={"start": query, "strength": "0.35"}))
         box, *_, note, remove = values[-6:]
         assert values[place]["value"] == 0.35 and values[place]["visible"] is asked
-        assert box["visible"] and box.get("open", False) is asked and note["visible"] is asked and not remove["visible"]
+        assert box["visible"] and box.get("open", False) is asked and note["visible"] is asked
+        assert remove == gr.update(value="Begin with noise", visible=asked), "so that it is not said on each visit"
         assert "Upload it again" in note["value"]
     plain = tab.restore({}, SimpleNamespace(query_params={"start": "image", "model": "plain"}))
     assert not plain[-6]["visible"] and not plain[-2]["visible"]
     settings = Settings.checked(WHOLE | {"start": "mask"}, catalogue)
     path = image_metadata.save(Image.new("L", (4, 4)), tmp_path / "one.png", settings.as_json())
-    assert tab.recall(str(path))[-4]["visible"]
+    *_, note, _, _, said = tab.recall(str(path))
+    assert note["visible"] and "It began with an image and a mask, which the file does not hold" in said
+    begun = dict(zip(["start", *FOLLOWERS], tab.controls.start.forget("words")[6:], strict=True))
+    assert begun == {"start": "noise"} | dict.fromkeys(FOLLOWERS, gr.update(visible=False))
 
 
 # -------------------------------------------------------------------------------------------------------- /generate

@@ -1,7 +1,6 @@
 """The controls of a run, one per row of fields.py and a few of the page's own, and how they follow the chosen model."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from gradio.components import Component
 
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS, ROWS, Field
+from .layout import NOTHING, laid_out
 from .run import VIEWS
 from .settings import Settings
 from .start_image import StartImage
@@ -71,10 +71,10 @@ def build(catalogue: Catalogue) -> Controls:
     seed.dice.render()
     start = StartImage(catalogue)
     with start.box:
-        fields |= _lay_out(catalogue, [row for row in ROWS if row.beside_image], {})
+        fields |= _lay_out(catalogue, [row for row in ROWS if row.beside_image])
         start.remove.render()
     with gr.Accordion("Advanced", open=False, elem_id="advanced") as advanced:
-        fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced], {})
+        fields |= _lay_out(catalogue, [row for row in ROWS if row.advanced])
         preview = gr.Radio(list(VIEWS), value=VIEWS[0], label="Preview", info=PREVIEWED)
         image = gr.File(label="Settings from an image: one that this page drew", file_types=[".png"], height=150)
     start.connect(fields)
@@ -107,21 +107,10 @@ class SeedMode:
         class_name.input(None, self.mode, self.mode, js=KEEP_SHOWN, **QUIET).then(None, js=REDRAW, **QUIET)
 
 
-def _lay_out(catalogue: Catalogue, rows: list[Field], last: dict[str, Any]) -> dict[str, Component]:
-    """Controls by setting, side by side where their `row` is the same word; `last`, by that word or the name of the
-    setting, comes after them."""
+def _lay_out(catalogue: Catalogue, rows: list[Field], last: Mapping[str, Any] = NOTHING) -> dict[str, Component]:
     start = Settings.checked({}, catalogue)
     shown = looks(catalogue[start.model], start)
-    together: dict[str, list[Field]] = {}
-    for row in _on_the_page(rows):
-        together.setdefault(row.row or row.name, []).append(row)
-    made = {}
-    for key, group in together.items():
-        with gr.Row() if group[0].row else nullcontext():
-            made |= {row.name: _control(catalogue, row, shown[row.name]) for row in group}
-            if key in last:
-                last[key].render()
-    return made
+    return laid_out(_on_the_page(rows), lambda row: _control(catalogue, row, shown[row.name]), last)
 
 
 def _on_the_page(rows: list[Field]) -> list[Field]:

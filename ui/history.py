@@ -66,28 +66,28 @@ class History:
             for parts in viewer.show(files or [], event.index):
                 yield [*parts, gr.update(selected_index=None)]
 
-        def open_run(runs: list[Run], event: gr.SelectData) -> Iterator[list[Any]]:
-            for parts in viewer.show(self._earlier(runs)[event.index].files, 0):
+        def open_run(runs: list[Run], files: Files | None, event: gr.SelectData) -> Iterator[list[Any]]:
+            for parts in viewer.show(self._earlier(runs, files)[event.index].files, 0):
                 yield [*parts, gr.update(selected_index=None)]
 
         gallery.select(open_image, gallery, [*viewer.parts, gallery], **QUIET)
-        self.tiles.select(open_run, self.runs, [*viewer.parts, self.tiles], **QUIET)
+        self.tiles.select(open_run, [self.runs, gallery], [*viewer.parts, self.tiles], **QUIET)
         self.zip_button.click(self.pack, self.runs, self.zip_file, **QUIET).then(None, js=FETCH, **QUIET)
 
     def keep(self, runs: list[Run], files: Files | None) -> tuple[list[Run], Any, Any]:
-        """Add the run whose images are shown, unless it is there already. Its tile is shown once another follows."""
+        """Add the run whose images are shown, unless it is there already. Its tile is shown once it no longer is."""
         runs = [run for run in runs if run.is_there]
         if files:
             key, settings = digest(files), image_metadata.read(files[0][0])
             runs = [run for run in runs if run.digest != key]
             runs = [*runs, Run(key, settings, tuple(map(tuple, files)), self._tile(files))][-KEPT:]
-        tiles = [(run.tile, caption(run)) for run in self._earlier(runs)]
+        tiles = [(run.tile, caption(run)) for run in self._earlier(runs, files)]
         return runs, gr.update(visible=bool(runs)), gr.update(value=tiles, visible=bool(tiles))
 
     @staticmethod
-    def _earlier(runs: Sequence[Run]) -> list[Run]:
+    def _earlier(runs: Sequence[Run], shown: Files | None) -> list[Run]:
         """The last one first, but for the one that the page shows."""
-        return list(runs[-2::-1])
+        return list(runs[-2::-1] if shown else runs[::-1])
 
     def _tile(self, files: Files) -> str:
         images = np.stack([pixels(path) for path, _ in files])

@@ -22,6 +22,7 @@ EITHER = (
 AGAIN = (
     "These settings began with an image, which they do not hold. Upload it again; until then, images begin with noise."
 )
+REMOVE, FROM_NOISE = "Remove the image", "Begin with noise"  # what the button is called
 FOLLOWERS = [row.name for row in ROWS if row.only_with[:1] == ("start",)]  # seen where a run begins with an image
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -51,7 +52,7 @@ class StartImage:
                 visible=False,
                 elem_id="start-editor",
             )
-            self.remove = gr.Button("Remove the image", size="sm", visible=False, render=False, elem_id="start-remove")
+            self.remove = gr.Button(REMOVE, size="sm", visible=False, render=False, elem_id="start-remove")
 
         self.parts = [self.box, self.upload, self.file, self.editor, self.note, self.remove]
 
@@ -99,7 +100,7 @@ class StartImage:
             gr.update(value=None, visible=False),
             gr.update(value=canvas(upload, info), visible=True),
             gr.update(value=note(upload, info), visible=True),
-            gr.update(visible=True),
+            gr.update(value=REMOVE, visible=True),
             *self.begun("image", model),
         ]
 
@@ -116,15 +117,25 @@ class StartImage:
     def without(self, settings: Settings) -> list[Any]:
         """No image, for `parts`. Of settings that ask for one, it says that they do not hold it."""
         info = self.catalogue[settings.model]
-        asked = settings.has("start", info) and settings.start != NOISE
+        asked = self._asks(settings)
         return [
             gr.update(visible=takes_image(info), **({"open": True} if asked else {})),
             None,
             gr.update(value=None, visible=True),
             gr.update(value=None, visible=False),
             gr.update(value=f"<p>{AGAIN}</p>", visible=asked),
-            gr.update(visible=False),
+            gr.update(value=FROM_NOISE, visible=asked),
         ]
+
+    def again(self, settings: Settings) -> str:
+        """Of settings that ask for an image, what draws the same once more; "" for others."""
+        if not self._asks(settings):
+            return ""
+        what = "an image" if settings.start == "image" else "an image and a mask"
+        return f"It began with {what}, which the file does not hold: upload the image again to draw the same."
+
+    def _asks(self, settings: Settings) -> bool:
+        return settings.start != NOISE and settings.has("start", self.catalogue[settings.model])
 
     def follow_model(self, upload: Upload | None, model: str) -> list[Any]:
         """Only models that take an image show this part, and each takes the middle in its own proportions.

@@ -44,6 +44,7 @@ class GenerateTab(InQueue):
         first = catalogue[catalogue.names[0]]
         self.remembered = gr.BrowserState({}, storage_key="stepwise-settings", secret="stepwise")
         self.frames = gr.State(None, time_to_live=3600)
+        self.asked = gr.State(False)  # whether a run waits or is drawn
         self.left_out = gr.State("")  # what the link that opened the page asks for and cannot have
         self.start = gr.State(None, time_to_live=3600)  # what the run that Draw asked for begins with, if not noise
         with gr.Row(equal_height=False):
@@ -92,7 +93,6 @@ class GenerateTab(InQueue):
         outputs = [
             self.image,
             self.status,
-            self.controls.fields["seed"],
             self.film.scrubber,
             self.gallery,
             self.code,
@@ -108,14 +108,15 @@ class GenerateTab(InQueue):
         begun = self.draw_button.click(
             self.begin,
             [*inputs, *self.controls.start.inputs],
-            [self.start, self.status, self.draw_button, self.stop_button],
+            [self.start, self.asked, self.controls.fields["seed"], self.status, self.draw_button, self.stop_button],
             validator=self.check,
             concurrency_limit=None,
             **QUIET,
         )
-        begun.success(self.run, [*inputs, self.start], outputs, **QUEUE, **QUIET).failure(
-            self.give_up, None, [self.status, self.draw_button, self.stop_button], queue=False, **QUIET
-        )
+        given = [*settings, self.controls.preview, self.start]
+        drawn = begun.success(self.run, given, outputs, **QUEUE, **QUIET)
+        drawn.failure(self.give_up, None, [self.status, self.draw_button, self.stop_button], queue=False, **QUIET)
+        drawn.then(lambda: False, None, self.asked, queue=False, **QUIET)
         begun.success(self.wait, None, [self.status], concurrency_limit=None, **QUIET)
         self.stop_button.click(self.stop, None, [self.stop_button], queue=False, **QUIET)
         self.copy_button.click(None, self.link, self.copy_button, js=links.COPY, **QUIET).then(
@@ -125,7 +126,7 @@ class GenerateTab(InQueue):
         self.controls.suggestions.connect(self.controls.fields["model"], self.controls.fields["prompt"])
         samples = [self.image, self.status, self.code, self.link, self.film.scrubber, self.gallery, self.code_files]
         self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET).then(
-            self.introduce, [*settings, self.frames], samples, queue=False, **QUIET
+            self.introduce, [*settings, self.frames, self.asked], samples, queue=False, **QUIET
         )
         for name, followers in controls.followers().items():
             follow, outputs = (
@@ -153,7 +154,7 @@ class GenerateTab(InQueue):
         restored = [*self.controls.inputs(), self.left_out, *self.controls.start.parts]
         demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
             self.sample,
-            [*self.controls.settings(), self.frames, self.left_out],
+            [*self.controls.settings(), self.frames, self.asked, self.left_out],
             [self.image, self.status, self.code, self.link],
             **QUEUE,
             **QUIET,
@@ -175,8 +176,8 @@ class GenerateTab(InQueue):
 
         A run that was asked for meanwhile stays. A model that cannot draw says so, and the others can still be chosen.
         """
-        *values, frames, left_out = values
-        if frames is not None:
+        *values, frames, asked, left_out = values
+        if frames is not None or asked:
             return (gr.skip(),) * 4
         settings = Settings.recalled(self._named(values), self.catalogue)
         model, cannot = settings.model, ""
@@ -191,10 +192,10 @@ class GenerateTab(InQueue):
         return image, (cannot or said) + told("Left out of the link", left_out) * bool(left_out), code, link
 
     def introduce(self, *values: Any) -> tuple[Any, ...]:
-        """Another model was chosen: its samples, with code and link, unless a run is shown, which stays with all its
-        parts."""
-        *values, frames = values
-        if frames is not None:
+        """Another model was chosen: its samples, with code and link, unless a run is shown or on its way, which stays
+        with all its parts."""
+        *values, frames, asked = values
+        if frames is not None or asked:
             return (gr.skip(),) * 7
         hidden = gr.update(visible=False)
         shown = self._introduction(Settings.recalled(self._named(values), self.catalogue))
@@ -226,8 +227,9 @@ class GenerateTab(InQueue):
         return problems(dict(zip(FIELDS, values, strict=False)), self.catalogue, LABELS)
 
     def begin(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        """At once when Draw is pressed: say so, enable Stop, and take the image to begin with as it is now."""
-        *values, upload, editor = values
+        """At once when Draw is pressed: say so, enable Stop, take the image to begin with as it is now, and put a new
+        seed into the box, where one is asked for; what is typed there from now on is for the next run."""
+        *values, seed_mode, _, upload, editor = values
         try:
             start = self.controls.start.given(self.catalogue[values[0]], upload, editor)
         except ValueError as error:
@@ -235,7 +237,8 @@ class GenerateTab(InQueue):
         self.stop_requests.clear(request.session_hash)
         loaded = self.catalogue.is_loaded(values[0])
         text = "Starting" if loaded else f"Loading {values[0]}"
-        return start, status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
+        seed = secrets.randbelow(controls.SEEDS) if seed_mode == controls.NEW_SEED else gr.skip()
+        return start, True, seed, status(f"{text} …", 0.0), gr.update(interactive=False), gr.update(interactive=True)
 
     def give_up(self, request: gr.Request) -> tuple[Any, ...]:
         """After a run that left the queue, or failed in a way that nobody foresaw: let the visitor try again."""
@@ -247,11 +250,11 @@ class GenerateTab(InQueue):
     def run(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw, showing each step. What is on the page stays until the first step replaces the image, and at the end
         all of it is of this run: also of one that was stopped, or failed on its way."""
-        *values, seed_mode, view, start = values
+        *values, view, start = values
         named, session = self._named(values) | {"start": start.kind if start else NOISE}, request.session_hash
         progress, keep, shown, failed = None, gr.skip(), 0.0, ""
         try:
-            settings = self._settings(named, seed_mode)
+            settings = Settings.checked(named, self.catalogue)
             with closing(while_heard(draw(settings, self.catalogue, start))) as steps:
                 for progress in steps:
                     if progress.images is not None or self.stop_requests.pressed(session):
@@ -259,25 +262,20 @@ class GenerateTab(InQueue):
                     if progress.index > ALL_SHOWN and progress.seconds - shown < SHOWN_EVERY:
                         continue
                     shown = progress.seconds
-                    seed, scrubber, frames = keep, keep, keep
+                    scrubber, frames = keep, keep
                     if progress.index == 1:  # nothing of the run before can be looked back on
-                        seed, scrubber, frames = settings.seed, gr.update(interactive=False), Frames()
+                        scrubber, frames = gr.update(interactive=False), Frames()
                     image, said = live(progress, view), report(progress, settings=settings)
                     film = self.film.during(progress, view)
-                    yield image, said, seed, scrubber, keep, keep, keep, frames, keep, keep, keep, *film
+                    yield image, said, scrubber, keep, keep, keep, frames, keep, keep, keep, *film
         except ValueError as error:
             failed = str(error)
         if progress is None:
             kept = [keep] * (1 + len(self.film.outputs))
-            yield keep, told("Nothing new was drawn", failed), keep, keep, keep, keep, keep, keep, *READY, *kept
+            yield keep, told("Nothing new was drawn", failed), keep, keep, keep, keep, keep, *READY, *kept
             return
         with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
             yield self._ending(settings, progress, view, start, failed, Path(folder))
-
-    def _settings(self, values: dict[str, Any], seed_mode: str) -> Settings:
-        if seed_mode == controls.NEW_SEED:
-            values["seed"] = secrets.randbelow(controls.SEEDS)
-        return Settings.checked(values, self.catalogue)
 
     def _ending(
         self, settings: Settings, progress: Progress, view: str, start: Start | None, failed: str, folder: Path
@@ -296,7 +294,7 @@ class GenerateTab(InQueue):
         code = snippet(settings, info, device.detect())
         read_by_code = gr.update(value=start.save(folder) if start else None, visible=start is not None)
         link = links.query(settings, info)
-        return image, said, settings.seed, scrubber, images, code, read_by_code, frames, *READY, link, *film
+        return image, said, scrubber, images, code, read_by_code, frames, *READY, link, *film
 
     # ------------------------------------------------------------------------------------------------ around the run
 
@@ -331,7 +329,8 @@ class GenerateTab(InQueue):
             kept = [gr.skip()] * (len(FIELDS) + 1 + len(self.controls.start.parts))
             return [*kept, None, told("No settings were found", str(error))]
         updates = [*controls.updates(self.catalogue, settings), controls.KEEP_SEED]
-        text = status(f"Settings of the image with seed {settings.seed} recalled. Press Draw to draw it again.")
+        again = self.controls.start.again(settings) or "Press Draw to draw it again."
+        text = status(f"Settings of the image with seed {settings.seed} recalled. {again}")
         left_out = misfits(values, self.catalogue, LABELS)
         if left_out:
             text = status("Some settings of the image recalled, with which another one is drawn.")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from html import escape
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..laboratory.fields import FIELDS, LABELS, ROWS
 from ..laboratory.lab import Lab
 from ..laboratory.settings import TAB
 from ..laboratory.views import VIEWS
+from ..layout import laid_out
 from ..libraries import import_them
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -173,17 +173,13 @@ class LaboratoryTab:
 
 
 def _lay_out(rows: list[Field], start: Lab) -> dict[str, Component]:
-    """Controls by setting, side by side where their `row` is the same word."""
-    together: dict[str, list[Field]] = {}
-    for row in rows:
-        together.setdefault(row.row or row.name, []).append(row)
-    looks, made = _looks(start), {}
-    for group in together.values():
-        with gr.Row() if group[0].row else nullcontext():
-            for row in group:
-                look = looks[row.name] | {"label": row.label, "info": row.info, "min_width": row.min_width}
-                made[row.name] = row.values.control(look | {"elem_id": f"lab-{row.name}"}, [{}])
-    return made
+    looks = _looks(start)
+
+    def control(row: Field) -> Component:
+        about = {"label": row.label, "info": row.info, "min_width": row.min_width, "elem_id": f"lab-{row.name}"}
+        return row.values.control(looks[row.name] | about, [{}])
+
+    return laid_out(rows, control)
 
 
 def _one_step(lab: Lab) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from html import escape
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..catalogue import Catalogue
 from ..fields import Field
 from ..in_queue import InQueue
 from ..laboratory.canvas import canvas, packed
+from ..layout import laid_out
 from ..outputs import status, told
 from ..own_image import samples, settings, shown
 from ..own_image.api import LIMITS
@@ -68,17 +69,14 @@ class OwnImageTab(InQueue):
         return [*(self.fields[name] for name in FIELDS), self.upload]
 
     def _lay_out(self, start: Settings) -> dict[str, Component]:
-        together: dict[str, list[Field]] = {}
-        for row in ROWS:
-            together.setdefault(row.row or row.name, []).append(row)
-        looks, made = self._looks(start), {}
-        for group in together.values():
-            with gr.Row() if group[0].row else nullcontext():
-                for row in group:
-                    own = [settings.own_words(self.catalogue, name)[row.name] for name in self.models]
-                    about = {"label": row.label, "info": row.info, "min_width": row.min_width}
-                    made[row.name] = row.values.control(looks[row.name] | about | {"elem_id": f"own-{row.name}"}, own)
-        return made
+        looks = self._looks(start)
+
+        def control(row: Field) -> Component:
+            own = [settings.own_words(self.catalogue, name)[row.name] for name in self.models]
+            about = {"label": row.label, "info": row.info, "min_width": row.min_width, "elem_id": f"own-{row.name}"}
+            return row.values.control(looks[row.name] | about, own)
+
+        return laid_out(ROWS, control)
 
     def _looks(self, chosen: Settings) -> dict[str, dict[str, Any]]:
         """Value, range and visibility of each control."""
