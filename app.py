@@ -1,6 +1,7 @@
 """Start the demo: `python app.py`, or `python app.py --model <folder or Hub id>` for any other model."""
 
 import argparse
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def default_models() -> dict[str, str]:
 
 def named_models(sources: list[str]) -> dict[str, str]:
     """Folders or Hub ids by the last part of their path, or by all of it where two end in the same."""
-    names = [Path(source).name for source in sources]
+    names = [Path(os.path.abspath(source)).name for source in sources]
     return {name if names.count(name) == 1 else source: source for name, source in zip(names, sources, strict=True)}
 
 

@@ -270,6 +270,11 @@ class StepwisePipeline(AdapterLoader, CodeCarryingPipeline):
 
     def _refuse_custom_code(self) -> None:
         super()._refuse_custom_code()
+        if self.stock_class == "DDIMPipeline" and self.facts.learns_variance:
+            raise ValueError("carry_code=False: the stock DDIMPipeline cannot take a network that learned a variance")
+        if self.stock_class == "DDPMPipeline" and type(self.scheduler).__name__ != "DDPMScheduler":
+            got = type(self.scheduler).__name__
+            raise ValueError(f"carry_code=False: the stock DDPMPipeline draws with a DDPMScheduler alone, got {got}")
         takes_labels = "class_labels" in inspect.signature(getattr(diffusers, self.stock_class).__call__).parameters
         if self.num_class_embeds is not None and not takes_labels:
             raise ValueError(

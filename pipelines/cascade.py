@@ -41,7 +41,7 @@ from .flow_matching import run_of_flow
 from .image_inputs import Images, given_pixels, pixels_of
 from .low_resolution import beside, enlarged, known_at, noisy_condition, told_level
 from .repaint import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting
-from .run import Denoiser, Step, evaluate
+from .run import Denoiser, Step, evaluate, plain
 from .solvers import DefaultSteps, Solver
 from .text import joined
 
@@ -167,6 +167,9 @@ class CascadePipeline(CascadeStages, StepwisePipeline):
         jump_n_sample: int,
     ) -> Iterator[Step]:
         levels = [0.0, *self._levels(conditioning_augmentation)]
+        check_number("eta", eta, 0.0)
+        if plain(eta) and not any(type(scheduler).__name__ == "DDIMScheduler" for scheduler in self.schedulers):
+            raise ValueError(f"eta must be 0 without a DDIMScheduler, got {eta}")
         if mask_image is not None and self.unet is None:
             raise ValueError("mask_image must be None for a pipeline that only enlarges images")
         small, first = self._enlarging(image) if mask_image is None else (None, 0)
@@ -175,7 +178,7 @@ class CascadePipeline(CascadeStages, StepwisePipeline):
         for scale in scales:
             check_number("guidance_scale", scale, 0.0)
         several = None if small is None or len(small) == 1 else len(small)
-        given = self._given(prompt, class_labels, negative_prompt, batch_size or several)
+        given = self._given(prompt, class_labels, negative_prompt, several if batch_size is None else batch_size)
         count = given["count"]
         if small is not None and len(small) not in (1, count):
             raise ValueError(f"image must be one, or one per image drawn, got {len(small)} for {count}")

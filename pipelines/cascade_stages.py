@@ -187,6 +187,9 @@ class CascadeStages:
             find_path(path)
         for stage in self.networks:
             self._check_stage(stage)
+        known = {Facts(network.config).num_class_embeds for network in self.networks.values()} - {None}
+        if len(known) > 1 and self.text_encoder is None:
+            raise ValueError(f"num_class_embeds must be the same in all networks with classes, got {sorted(known)}")
         self._levels(None)
 
     def _check_stage(self, stage: int) -> None:

@@ -65,7 +65,7 @@ def guide(
 
     def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
         inside = True if process is None else _inside(process.share(t), low, high)
-        scale = _scale_now(guidance_scale, conditions, dropped) if inside is not False else 1.0
+        scale = _scale_at(_scale_now(guidance_scale, conditions, dropped), inside)
         if scale in (0.0, 1.0) or not conditions:
             return denoiser(x_t, t, **(conditions if scale else dropped))
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
@@ -87,16 +87,16 @@ def autoguide(
 ) -> Denoiser:
     """A denoiser of (x_t, t) from two of (x_t, t, **conditions), the second of which is the worse one.
 
-    The other arguments are those of `guide`; outside of the interval `denoiser` alone is asked.
+    The other arguments are those of `guide`.
     """
     low, high = guidance_interval
 
     def guided(x_t: Tensor, t: Tensor | float) -> Tensor:
         inside = True if process is None else _inside(process.share(t), low, high)
-        scale = scale_now(guidance_scale)
-        if inside is False or scale == 1.0:
+        scale = _scale_at(scale_now(guidance_scale), inside)
+        if scale == 1.0:
             return denoiser(x_t, t, **conditions)
-        if inside is True and scale == 0.0:
+        if scale == 0.0:
             return guide_denoiser(x_t, t, **conditions)
         outputs = (ask(x_t, t, **conditions) for ask in (denoiser, guide_denoiser))
         (good, variance), (bad, _) = (output.tensor_split([x_t.shape[1]], dim=1) for output in outputs)
@@ -129,13 +129,19 @@ def _scale_now(asked: float, conditions: Conditions, dropped: Conditions) -> flo
     return scale if guided else asked
 
 
+def _scale_at(scale: float, inside: Tensor | bool) -> float:
+    """`scale`, or 1 outside of the interval, which is about guidance above 1: less of the class is less throughout."""
+    return min(scale, 1.0) if inside is False else scale
+
+
 def _mixed(
     cond: Tensor, other: Tensor, variance: Tensor, scale: float, inside: Tensor | bool, guidance_rescale: float
 ) -> Tensor:
-    """The guided mean with the channels that follow it; `cond` for the images (N,) outside of the interval."""
+    """The guided mean with the channels that follow it; `cond` for the images (N,) outside of the interval, if it is
+    about them."""
     mean = combine(cond, other, scale)
     mean = rescale(mean, cond, guidance_rescale) if guidance_rescale else mean
-    if isinstance(inside, Tensor):
+    if isinstance(inside, Tensor) and scale > 1.0:
         mean = torch.where(inside.to(cond.device).reshape(-1, *(1,) * (cond.ndim - 1)), mean, cond)
     return torch.cat([mean, variance], dim=1) if variance.shape[1] else mean
 
@@ -260,8 +266,8 @@ class ClassifierFreeGuidancePipeline(StepwisePipeline):
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             eta: share of DDPM's noise, at least 0; None: 1 with a DDPMScheduler, else 0
             guidance_interval: (low, high) in [0, 1]: shares of the noise process, t / (T - 1), between which to guide;
-                outside, the conditional output alone is used, at half the cost; None: the model's own, (0, 1) unless
-                it was saved with another
+                outside, a scale above 1 is 1, at half the cost; None: the model's own, (0, 1) unless it was saved with
+                another
             guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
             generator: one generator, or a list with one per image
             latents: x_T, (N, C, H, W) unit noise, instead of drawing it

@@ -56,6 +56,11 @@ class Classes:
     null: int | None
     required: bool
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for names of other classes than the network knows."""
+        if self.names and self.count is not None and len(self.names) != self.count:
+            raise ValueError(f"id2label must name {self.count} classes, got {len(self.names)}")
+
     def resolve(self, class_labels: Labels | Tensor, batch_size: int | None) -> tuple[Tensor | None, int]:
         """Class indices (N,) or None, and N.
 

@@ -10,6 +10,7 @@ steps towards the noise: t -> shift t / (1 + (shift - 1) t) (Esser et al. 2024, 
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,6 +34,7 @@ SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler
 # settings of a FlowMatchEulerDiscreteScheduler by which its times are others than even ones with a shift, and those by
 # which its steps are others than Euler's
 OTHER_TIMES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "shift_terminal")
+STOP_EARLY = ("DEISMultistepScheduler", "SASolverScheduler")  # with flow sigmas: their last step does nothing
 OTHER_STEPS = ("stochastic_sampling", "invert_sigmas", "use_dynamic_shifting")
 
 
@@ -144,18 +146,36 @@ def states_its_steps(scheduler: Any) -> bool:
     for name in OTHER_STEPS:
         if scheduler.config.get(name):
             raise ValueError(f"scheduler must have {name}=False, got {scheduler.config[name]!r}")
-    euler = type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    name, config = type(scheduler).__name__, scheduler.config
+    if config.get("use_flow_sigmas") and config.get("prediction_type") != "flow_prediction":
+        got = config.get("prediction_type")
+        raise ValueError(f"prediction_type must be flow_prediction with use_flow_sigmas, got {got!r} with {name}")
+    if name in STOP_EARLY:
+        raise ValueError(f"scheduler must be one whose steps end in an image, {name} with use_flow_sigmas leaves noise")
+    if config.get("use_flow_sigmas") and str(config.get("algorithm_type")).startswith("sde"):
+        raise ValueError(
+            f"algorithm_type must be that of an ODE for a flow, got {config['algorithm_type']!r} with {name}"
+        )
+    euler = name == "FlowMatchEulerDiscreteScheduler"
     return euler and not any(scheduler.config.get(name) for name in OTHER_TIMES)
 
 
 @torch.no_grad()
 def scheduler_steps(
-    velocity: Velocity, x: Tensor, scheduler: Any, num_inference_steps: int, left_out: int = 0
+    velocity: Velocity,
+    x: Tensor,
+    scheduler: Any,
+    num_inference_steps: int,
+    left_out: int = 0,
+    generators: list[torch.Generator] | None = None,
 ) -> Iterator[Step]:
     """The steps that a scheduler of diffusers takes itself on the linear path: one for flows, or with flow sigmas.
 
-    `x`, (N, ...), is the sample where the first `left_out` steps would have ended.
+    `x`, (N, ...), is the sample where the first `left_out` steps would have ended. A scheduler that adds noise draws
+    it from `generators`, one per image.
     """
+    takes_generator = generators is not None and "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": generators} if takes_generator else {}
     scheduler, path = _ready(scheduler, num_inference_steps, x.device), LinearPath()
     begin = left_out * getattr(scheduler, "order", 1)
     scheduler.set_begin_index(begin)
@@ -165,7 +185,7 @@ def scheduler_steps(
         t = float(sigmas[i])
         u = up(velocity(x, t))
         x0, eps = from_velocity(path, u, x, t)
-        after = scheduler.step(u, timestep, x).prev_sample
+        after = scheduler.step(u, timestep, x, **extra).prev_sample
         step = Step(i, len(timesteps), scale * t, x, x0, eps, after)
         yield step
         x = step.prev_sample
@@ -205,7 +225,9 @@ def steps_of_flow(
 
     def begin(x: Tensor, taken: int) -> Iterator[Step]:
         if sampler == "scheduler":
-            return scheduler_steps(velocity, x, scheduler, num_inference_steps, left_out + taken)
+            return scheduler_steps(
+                velocity, x, scheduler, num_inference_steps, left_out + taken, getattr(noise, "generators", None)
+            )
         return flow_steps(velocity, x, [*times[taken:], 0.0], path, sampler, scale)
 
     return steps_from_image(begin, x_1, levels_of(path, times), noise, image, kept, order)
@@ -404,8 +426,8 @@ class FlowMatchingPipeline(StepwisePipeline):
             guidance_scale: s >= 0; 1 is conditional only, 0 unconditional, larger follows the class more closely
             sampler: euler, midpoint or heun; None: what the scheduler stands for
             shift: above 1 spends more steps near the noise; None: that of the scheduler
-            guidance_interval: (low, high) in [0, 1]: times between which to guide; outside, the conditional output
-                alone is used, at half the cost; None: the model's own
+            guidance_interval: (low, high) in [0, 1]: times between which to guide; outside, a scale above 1 is 1, at
+                half the cost; None: the model's own
             guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
             generator: one generator, or a list with one per image
             latents: x_1, (N, C, H, W) unit noise, instead of drawing it

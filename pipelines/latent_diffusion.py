@@ -247,7 +247,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return guided_network(self, conditions, nulls, scale, process, interval, guidance_rescale)
 
         if self.config.path is not None:
-            return run_of_flow(guided, z_T, self.scheduler, self.config.path, num_inference_steps, y, strength, drawn)
+            steps = num_inference_steps
+            return run_of_flow(guided, z_T, self.scheduler, self.config.path, steps, y, strength, drawn, noise)
         solver = Solver(self.scheduler, num_inference_steps, strength)
         denoiser = guided(solver.process)
         begin = y
@@ -311,8 +312,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
             class_labels: index, name (or a synonym of it), or a list with one per image; None draws without a class,
                 and without guidance
             negative_prompt: what to guide away from, instead of the empty prompt: text, or a list with one per image
-            guidance_interval: (low, high) in [0, 1]: shares of the noise process between which to guide; outside, the
-                conditional output alone is used, at half the cost; None: the model's own
+            guidance_interval: (low, high) in [0, 1]: shares of the noise process between which to guide; outside, a
+                scale above 1 is 1, at half the cost; None: the model's own
             guidance_rescale: share in [0, 1] of the rescaled output, against overexposure at large scales
             image: begin with this image, or these, one per image drawn: PIL images of any mode or their paths, an array
                 (N, H, W, C) or a tensor (N, C, H, W) in [0, 1], of the size that the model draws

@@ -47,7 +47,7 @@ class Run(Iterator[Step]):
     `guidance_scale` that is set between two steps holds from the next one on.
 
     Attributes:
-        asked_scale: the guidance scale that the run began with; None for a pipeline that has none
+        has_own_scale: whether the guidance scale has been changed since the run began
         num_steps: how many there are, once the first has been taken
         last_steps: the last step of each stage so far
         to_images: (sample, output_type) -> images, as the pipeline's, with what the run knows of them
@@ -63,9 +63,18 @@ class Run(Iterator[Step]):
         self.to_images = to_images
         self.interrupted, self.num_steps = False, 0
         self.last_steps: dict[int, Step] = {}
-        self.asked_scale = self.guidance_scale = guidance_scale
+        self._scale, self.has_own_scale = guidance_scale, False
         self._steps, self._networks = steps, networks
         self._rows, self._images = 0, 1
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """That the run began with, or what it was changed to since."""
+        return self._scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        self._scale, self.has_own_scale = value, True
 
     @property
     def nfe(self) -> float:
@@ -109,7 +118,7 @@ def plain(value: Any) -> Any:
 def scale_now(asked: float) -> float:
     """The guidance scale of the step that is being computed: `asked`, unless the run's has been changed since."""
     run = _computing.get()
-    return asked if run is None or run.guidance_scale == run.asked_scale else run.guidance_scale
+    return asked if run is None or not run.has_own_scale else run.guidance_scale
 
 
 def evaluate(network: torch.nn.Module, x_t: Tensor, t: Tensor | float, conditions: Conditions) -> Tensor:

@@ -85,8 +85,7 @@ class Solver:
         if self.driven:
             _check_steps(scheduler, num_inference_steps)
         if self.driven and self.left_out and not begins_anywhere(scheduler):
-            name = type(scheduler).__name__
-            raise ValueError(f"strength must be 1 with {name} unless its skip_prk_steps is True, got {strength:g}")
+            raise ValueError(f"strength must be 1 with {type(scheduler).__name__}, got {strength:g}")
 
     def steps(
         self,
@@ -257,8 +256,10 @@ def scheduler_steps(
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
     kind, begin = scheduler.config.prediction_type, left_out * getattr(scheduler, "order", 1)
-    timesteps = scheduler.timesteps[begin:]
+    timesteps, is_lms = scheduler.timesteps[begin:], type(scheduler).__name__ == "LMSDiscreteScheduler"
     for i, t in enumerate(timesteps):
+        if is_lms:  # by itself it takes its order from the place of the step, also where no slopes are known before
+            extra["order"] = min(i + 1, 4)
         x_in = scheduler.scale_model_input(x, t)
         output = denoiser(x_in, t)[:, : x_in.shape[1]]
         a, b = _marginal_at(scheduler, begin + i, t, process)
@@ -277,7 +278,7 @@ def sample_to_begin_with(
     if image is None:
         return x_T * scheduler.init_noise_sigma
     first = scheduler.timesteps[left_out * getattr(scheduler, "order", 1)]
-    return scheduler.add_noise(image.expand_as(x_T), x_T, first.expand(len(x_T)))
+    return scheduler.add_noise(image.to(x_T).expand_as(x_T), x_T, first.expand(len(x_T)))
 
 
 def sample_levels(scheduler: Any, num_inference_steps: int, process: Process) -> list[Level]:
@@ -289,8 +290,8 @@ def sample_levels(scheduler: Any, num_inference_steps: int, process: Process) ->
 
 
 def begins_anywhere(scheduler: Any) -> bool:
-    """Whether a scheduler that is driven can begin at each of its steps: PNDM's Runge-Kutta steps come first."""
-    return type(scheduler).__name__ != "PNDMScheduler" or scheduler.config.skip_prk_steps
+    """Whether a scheduler that is driven can begin at each of its steps: PNDM takes its first ones otherwise."""
+    return type(scheduler).__name__ != "PNDMScheduler"
 
 
 def _marginal_at(scheduler: Any, index: int, t: Tensor, process: Process) -> tuple[float, float]:

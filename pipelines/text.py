@@ -120,6 +120,10 @@ def check_text_encoder(config: Mapping[str, Any], text_encoder: nn.Module | None
         raise ValueError(f"text_encoder must be {told}, got {type(text_encoder).__name__}")
     if text_encoder is None:
         return
+    if type(text_encoder).__name__ == "CLIPTextModelWithProjection":
+        raise ValueError(
+            "text_encoder must be a CLIPTextModel, without the projection, got CLIPTextModelWithProjection"
+        )
     width, names = text_encoder.config.hidden_size, {"cross_attention_dim": takes_tokens(config)}
     names["projection_class_embeddings_input_dim"] = takes_embedding(config)
     for name in (name for name, used in names.items() if used):

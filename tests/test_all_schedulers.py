@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from toys import calls_seen, ddim, ddpm, guided, latent, quiet, seeded, steered
 
 from pipelines import DDIMPipeline, NoiseSchedule
-from pipelines.solvers import scheduler_steps
+from pipelines.solvers import sample_to_begin_with, scheduler_steps
 
 MEAN, STD, STEPS = 0.3, 0.25, 50
 NAMES = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and name != "SchedulerMixin")
@@ -116,6 +116,24 @@ def test_what_draws_draws_the_data_of_an_exact_network(name: str) -> None:
     assert abs(mean - MEAN) < 0.02 and 0.85 * expected < std < 1.05 * expected, found
     other = row(name, "sample", steps=4)
     assert other.startswith("refused: scheduler must be one of " if name in NOT_X0 else "draws: "), other
+
+
+def test_lms_from_an_image_keeps_the_spread_of_the_data() -> None:
+    """It begins at first order: of the slopes before it knows none."""
+    image = (MEAN + STD * torch.randn(8, 1, 16, 16, generator=seeded(2))) / 2 + 0.5
+    pipe = quiet(DDIMPipeline(ExactUNet("epsilon"), stated("epsilon")))
+    pipe.scheduler = diffusers.LMSDiscreteScheduler.from_config(pipe.scheduler.config)
+    for strength in (0.3, 0.5, 0.8):
+        told = {"image": image.clamp(0, 1), "strength": strength, "num_inference_steps": 10, "generator": seeded()}
+        x = pipe(8, output_type="latent", **told).images
+        assert abs(float(x.mean()) - MEAN) < 0.02 and 0.9 * STD < float(x.std()) < 1.05 * STD, (strength, x.std())
+
+
+@pytest.mark.parametrize("name", ["UniPCMultistep", "DPMSolverMultistep", "LCM", "DDIMParallel"])
+def test_an_image_on_the_cpu_goes_to_where_the_noise_is(name: str) -> None:
+    scheduler = getattr(diffusers, f"{name}Scheduler")()
+    x_T = torch.zeros(2, 1, 8, 8, device="meta")
+    assert sample_to_begin_with(scheduler, 10, x_T, torch.zeros(1, 1, 8, 8), 5).device.type == "meta"
 
 
 VARIANCES = [name for name in sorted(DRAW) if "variance_type" in inspect.signature(getattr(diffusers, name)).parameters]

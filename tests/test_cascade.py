@@ -314,6 +314,20 @@ def test_networks_of_prompts_and_of_nothing_and_three_stages() -> None:
     assert np.array_equal(plain.images, unguided.images) and not np.array_equal(plain.images, away.images)
 
 
+def test_a_callback_may_set_the_scale_that_was_asked_for() -> None:
+    """A later stage has a scale of its own, which it then goes without."""
+    pipe = cascade(enlarging_guidance_scales=[3.0])
+
+    def end(pipe: CascadePipeline, index: int, timestep: float, tensors: dict) -> dict:
+        pipe.guidance_scale = 1.0
+        return {}
+
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0, "generator": seeded()}
+    plain = pipe([0], **options | {"guidance_scale": [1.0, 1.0]})
+    assert pipe([0], **options, callback_on_step_end=end).nfe == plain.nfe < pipe([0], **options).nfe
+    assert pipe([0], **options | {"guidance_scale": np.array([1.0, 1.0])}).nfe == plain.nfe
+
+
 def test_a_callback_may_begin_to_guide() -> None:
     def begin(called: CascadePipeline, index: int, timestep: float, tensors: dict) -> None:
         called.guidance_scale = 3.0
@@ -398,7 +412,10 @@ def test_parts_that_do_not_fit_are_refused_by_name(changes: dict, told: str) -> 
         ({"negative_prompt": "a"}, "^negative_prompt must be None for networks that take no prompts"),
         ({"prompt": "a", "class_labels": 1}, "^prompt must be None where class_labels are given, got 'a'"),
         ({"latents": torch.zeros(1, 3, 16, 16)}, r"^latents must be a finite tensor of shape \(1, 3, 8, 8\)"),
-        ({"eta": 0.5, "num_inference_steps": 2000}, "^num_inference_steps must be "),
+        ({"num_inference_steps": 2000}, "^num_inference_steps must be "),
+        ({"eta": 0.5}, "^eta must be 0 without a DDIMScheduler, got 0.5"),
+        ({"eta": "wat"}, "^eta must be a finite number"),
+        ({"batch_size": 0}, "^batch_size must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(arguments: dict, told: str) -> None:

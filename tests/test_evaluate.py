@@ -110,6 +110,12 @@ def test_the_image_of_a_sweep_is_the_best_setting_s(place: Path) -> None:
     with Image.open(place / "best/samples.png") as image:
         assert f"guidance_scale={min(distances, key=distances.get)} " in image.text["settings"]
     assert len(distances) == 4
+    worse = max(distances, key=distances.get)
+    evaluate.main(command("--guidance_scale", f"{worse:g}", "--overwrite", *output))
+    with Image.open(place / "best/samples.png") as image:
+        assert f"guidance_scale={min(distances, key=distances.get)} " in image.text["settings"], (
+            "of all in metrics.json"
+        )
 
 
 def test_prompts_are_captions_of_test_images_or_of_training_images(place: Path, tmp_path: Path) -> None:

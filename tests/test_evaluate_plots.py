@@ -14,8 +14,8 @@ from PIL import Image
 
 from training.evaluation.plots import LABELS, guidance_figure, likelihood_figure, steps_figure, write_plots
 from training.evaluation.results import table
-from training.files import weights_hash
-from training.sharing.card_tables import best_rows, bits_table, metrics_table, settings_text
+from training.files import weights_hash, write_json
+from training.sharing.card_tables import best_rows, bits_table, metrics_table, settings_text, sorted_rows
 from training.sharing.card_text import _note
 
 FLOOR = {"num_samples": 1000, "frechet_distance": 0.3, "class_accuracy": 0.95, "precision": 0.92, "recall": 0.9}
@@ -140,6 +140,19 @@ def test_the_best_row_is_the_mean_over_seeds_and_no_lucky_one() -> None:
     assert best["floor"]["frechet_distance"] == pytest.approx(0.4)
     assert settings_text(best).endswith(", mean of seeds 0, 1 and 2")
     assert [row["measured"]["frechet_distance"] for row in several] == [0.2, 0.5, 0.8], "they stay as they are"
+
+
+def test_rows_of_other_data_are_named_and_are_not_the_best(tmp_path: Path) -> None:
+    own, other = row(1.0), row(2.0)
+    own["settings"]["dataset"], other["settings"]["dataset"] = "mine", "others"
+    other["measured"]["frechet_distance"] = own["measured"]["frechet_distance"] / 2
+    whole = {"floor": {}, "features": {}, "real": {}, "command": "c", "weights": weights_hash(tmp_path)}
+    write_json(tmp_path / "metrics.json", {"results": {"a": own | whole, "b": other | whole}})
+    assert [settings_text(each)[-9:] for each in best_rows(sorted_rows(tmp_path))] == [settings_text(other)[-9:]]
+    write_json(tmp_path / "training.json", {"recipe": {"train_data_dir": "data/mine"}})
+    first, second = sorted_rows(tmp_path)
+    assert settings_text(second) == f"{settings_text(other)}, on others" and ", on " not in settings_text(first)
+    assert [each["settings"] for each in best_rows([first, second])] == [own["settings"]]
 
 
 def test_a_measure_that_only_some_rows_have_leaves_the_others_empty() -> None:

@@ -168,6 +168,20 @@ def test_a_guide_that_the_run_has_passed_cannot_be_asked_for_any_more(place: Pat
     parse(going_on(place / "run", "--guide_step=5", "--max_train_steps=9"))
 
 
+def test_a_guide_goes_with_a_run_to_another_folder(place: Path, tmp_path: Path) -> None:
+    flags = {"train_data_dir": place / "images", "output_dir": tmp_path / "run", "resolution": 8, "guide_step": 1}
+    flags |= {"model_config_name_or_path": network_file(tmp_path / "network.json"), "max_train_steps": 2}
+    run_here(command("--recipe conditional", checkpointing_steps=2, **flags))
+    assert (tmp_path / "run" / "guide" / "model_index.json").is_file()
+    start = f"--resume_from_checkpoint={tmp_path / 'run' / 'checkpoint-2'}"
+    run_here([start, f"--output_dir={tmp_path / 'further'}", "--max_train_steps=3"])
+    for folder in ("run", "further"):
+        assert "guide_unet" in json.loads((tmp_path / folder / "model_index.json").read_text())
+    shutil.rmtree(tmp_path / "run" / "guide")
+    with pytest.raises(ValueError, match="guide_step 1 needs .*run/guide, which the run wrote at that update"):
+        parse([start, f"--output_dir={tmp_path / 'third'}", "--max_train_steps=3"])
+
+
 def test_a_learning_rate_and_a_decay_that_are_given_are_used(tmp_path: Path) -> None:
     """They stand in the optimizer's and the average's saved state, too."""
     flags = {"lr_scheduler": "constant", "max_train_steps": 2, "checkpointing_steps": 2}

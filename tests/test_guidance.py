@@ -28,6 +28,28 @@ def test_guidance_is_a_shift_away_from_the_unguided(scale: float) -> None:
     torch.testing.assert_close(shift, scale * (cond - uncond), rtol=0, atol=1e-12)
 
 
+def test_less_of_the_class_than_1_is_less_in_and_out_of_the_interval() -> None:
+    """README: 0 is no class; models are saved with an interval."""
+    pipe, told = guided(), {"num_inference_steps": 4, "output_type": "pt", "batch_size": 2}
+    drawn = {
+        (scale, interval): pipe("Dog", guidance_scale=scale, guidance_interval=interval, generator=seeded(), **told)
+        for scale in (0.0, 0.5, 1.0)
+        for interval in ((0.0, 1.0), (0.2, 0.8))
+    }
+    without = pipe(generator=seeded(), **told)
+    for scale in (0.0, 0.5, 1.0):
+        assert torch.equal(drawn[scale, (0.0, 1.0)].images, drawn[scale, (0.2, 0.8)].images)
+    assert torch.equal(drawn[0.0, (0.2, 0.8)].images, without.images) and drawn[0.0, (0.2, 0.8)].nfe == 4
+    assert not torch.equal(drawn[0.5, (0.0, 1.0)].images, without.images)
+
+
+def test_names_of_other_classes_than_the_network_s_are_refused() -> None:
+    for names in ({"0": "Cat"}, {str(index): name for index, name in enumerate("abcdef")}):
+        pipe = quiet(ClassifierFreeGuidancePipeline(tiny_unet(4), DDPMScheduler(), names))
+        with pytest.raises(ValueError, match=f"^id2label must name 3 classes, got {len(names)}"):
+            pipe(0, num_inference_steps=1)
+
+
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("t", [5, 300, 900])
 def test_guidance_adds_the_score_of_the_class(scale: float, t: int) -> None:

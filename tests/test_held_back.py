@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_runs import tiny_feature_classifier
-from image_files import parquet_folder
+from image_files import parquet_folder, save
 from training_runs import NETWORK, alone, command, image_folder, network_file, noise, run_here
 
 from training import evaluate
@@ -67,6 +67,31 @@ def test_nothing_is_held_back_where_there_is_a_split_or_too_few_unless_it_is_ask
     assert len(load_images(dataset_name=str(parquet), validation_share=0.1).images) == 50
     alone_there = parquet_folder(tmp_path / "one", {"train": pixels}, ("a", "b"))
     assert len(load_images(dataset_name=str(alone_there), validation_share=None).images) == 54
+
+
+@pytest.mark.parametrize("kind", ["parquet", "files"])
+def test_all_rows_of_one_image_are_trained_on_or_held_back(kind: str, tmp_path: Path, own_caches: None) -> None:
+    """Data with a row per caption have each image several times."""
+    pixels = np.repeat(noise(20, 8, 8), 5, axis=0)[np.random.default_rng(0).permutation(100)]
+    if kind == "parquet":
+        given = {"dataset_name": str(parquet_folder(tmp_path / "parquet", {"train": pixels}, ()))}
+    else:
+        for index, image in enumerate(pixels):
+            save(tmp_path / "mine" / f"{index:02}.png", image)
+        given = {"train_data_dir": tmp_path / "mine"}
+    train, held = (load_images(**given, validation_share=0.2, is_held_back=part) for part in (False, True))
+    assert len(train.images) == 80 and len(held.images) == 20
+    assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in held.images}
+
+
+def test_a_share_that_holds_back_too_few_is_said(
+    tmp_path: Path, own_caches: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = image_folder(tmp_path / "mine", 20)
+    load_images(train_data_dir=mine, validation_share=0.01)
+    assert "training.evaluate needs 4 images that were held back" in caplog.text
+    with pytest.raises(ValueError, match="validation_share must hold back an image of .*mine, 0.01 holds back none"):
+        load_images(train_data_dir=mine, validation_share=0.01, is_held_back=True)
 
 
 def test_a_run_that_goes_on_keeps_its_share_and_one_of_before_holds_nothing_back(

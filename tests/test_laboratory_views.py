@@ -20,6 +20,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from pipelines.schedule import NoiseSchedule
 from ui.laboratory import distance, overlay, reverse_conditional, velocity_fields
 from ui.laboratory.canvas import packed
+from ui.laboratory.choices import GUIDES
 from ui.laboratory.fields import FIELDS
 from ui.laboratory.lab import Lab
 from ui.laboratory.processes import KINDS, VP
@@ -43,6 +44,8 @@ def numbers(value: Any) -> list[float]:
 CASES = [
     {"view": "gases", "distribution": "2-D, one point", "process": "flow", "steps": 8},
     {"view": "gases", "distribution": "2-D, ring", "process": "VE SDE", "steps": 8},
+    *({"view": "gases", "guidance": guidance, "class_number": 1, "steps": 8} for guidance in GUIDES),
+    *({"distribution": "1-D, one point", "guidance": guidance, "steps": 8} for guidance in GUIDES),
     *({"view": "reverse conditional", "process": name} for name in KINDS),
     {"view": "reverse conditional", "time": 1.0, "x_t": -3.0, "process": "flow", "distribution": "1-D, one point"},
     *({"view": "overlay", "pair": name, "steps": 1} for name in overlay.PAIRS),

@@ -16,7 +16,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 from latent_folders import tiny_vae
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_alignment import save_words
 from text_models import text_pipeline
 from toys import ddpm, quiet, seeded
@@ -290,6 +290,19 @@ def test_it_is_pushed_without_its_base_and_loads_by_its_id(place: Path, hub: Hub
         assert torch.equal(torch.load(images), drawn(pipe)), name
 
 
+def test_a_base_that_is_pushed_after_it_stands_on_its_card(place: Path, hub: HubServer, tmp_path: Path) -> None:
+    base, style = tmp_path / "base", tmp_path / "style"
+    shutil.copytree(place / "base", base)
+    run_here(arguments(place, pretrained_model_name_or_path=base, output_dir=style))
+    assert "the adapter's base, base, is not on the Hub: push it, and then" in push(hub, style, "me/style").stderr
+    assert ModelCard(hub.repositories["model", "me/style"].files["README.md"].decode()).data.base_model == "base"
+    assert push(hub, base, "me/base").returncode == 0
+    done, revision = push(hub, style, "me/style"), hub.repositories["model", "me/base"].head
+    card = hub.repositories["model", "me/style"].files["README.md"].decode()
+    assert done.returncode == 0 and "not on the Hub" not in done.stderr
+    assert ModelCard(card).data.base_model == "me/base" and f'"me/base", revision="{revision}"' in card
+
+
 def test_the_page_offers_it_at_a_strength(place: Path, adapter: Path) -> None:
     catalogue = Catalogue({"words": place / "base", "another": place / "other"})
     info = catalogue["words"]
@@ -324,6 +337,9 @@ def test_an_adapter_that_is_given_must_be_of_a_model_of_the_page(place: Path, ad
     shutil.copytree(adapter, tmp_path / "mine", ignore=shutil.ignore_patterns("checkpoint-*"))
     catalogue = Catalogue({"words": place / "base"}, [str(tmp_path / "mine")])
     assert list(catalogue["words"].adapters) == ["adapter", "mine"]
+    shutil.copytree(tmp_path / "mine", tmp_path / "another" / "mine")
+    both = [str(tmp_path / "mine"), str(tmp_path / "another" / "mine")]
+    assert list(Catalogue({"words": place / "base"}, both)["words"].adapters) == ["adapter", "mine", both[1]]
     with pytest.raises(ValueError, match=r"adapter must be of a model of the page \(another\), got"):
         Catalogue({"another": place / "other"}, [str(tmp_path / "mine")])
     with pytest.raises(ValueError, match="adapter must hold pytorch_lora_weights.safetensors"):
@@ -352,6 +368,9 @@ def test_its_style_is_measured_and_stands_on_its_card(place: Path, adapter: Path
     assert all(set(row["measured"]) == {"its style", "other styles"} for row in rows)
     card = render(tmp_path / "style")
     assert "| the adapter at 1 | its style | " in card and ") of `base`. The base is" in card
+    weights = load_file(tmp_path / "style" / ADAPTER)
+    save_file({name: value / 2 for name, value in weights.items()}, tmp_path / "style" / ADAPTER)
+    assert "Not measured yet" in render(tmp_path / "style"), "these are other weights"
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes

@@ -190,7 +190,7 @@ def test_an_upload_of_any_kind_is_seen_as_the_model_draws_and_that_is_said(
     assert pixels.shape == (8, 8, 1) and (pixels == 255).all(), "white: what is transparent lies on white"
     assert samples.note(OWN, upload, catalogue["tiny-ddpm"]) == said
     html, problem, note, link = tab.look(*values_of(chosen(catalogue, image=OWN), upload))
-    assert "x̂₀" in html and problem == "" and said in note and "image=" not in link
+    assert "x̂₀" in html and problem == "" and said in note and "image=your+own" in link
 
 
 def test_a_file_that_is_no_image_and_one_of_100_megapixels_are_refused(
@@ -258,10 +258,10 @@ def test_a_class_without_a_name_of_its_own_is_told_by_its_number(catalogue: Cata
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"t": 1000}, "t must be a whole number from 0 to 999, got 1000"),
-        ({"t": "late"}, "t must be a whole number from 0 to 999, got 'late'"),
-        ({"steps": 0}, "steps must be a whole number from 1 to 1000, got 0"),
-        ({"back": 0}, "back must be a whole number from 1 to 1000, got 0"),
+        ({"t": 1000}, "t must be at most 999 with model tiny-cfg, got 1000"),
+        ({"t": "late"}, "t must be a whole number from 0 to 9999, got 'late'"),
+        ({"steps": 0}, "steps must be a whole number from 1 to 10000, got 0"),
+        ({"back": 0}, "back must be a whole number from 1 to 10000, got 0"),
         ({"eta": 1.5}, "eta must be a number from 0 to 1, got 1.5"),
         ({"class_name": "Cat"}, "class_name must be one of none, Bag, Coat, Ankle boot; got 'Cat'"),
         ({"image": "Cat"}, "image must be one of T-shirt/top, test image, "),
@@ -285,7 +285,7 @@ def test_a_link_opens_the_tab_with_its_settings_and_says_what_it_left_out(
     *controls, said = tab.restore(SimpleNamespace(query_params=link))
     assert [each["value"] for each in controls] == list(asked.as_dict().values()) and said == gr.skip()
     *controls, said = tab.restore(SimpleNamespace(query_params=link | {"t": "5000"}))
-    assert controls[2]["value"] == 400 and "t must be a whole number" in said
+    assert controls[2]["value"] == 400 and "t must be at most 999" in said
     *controls, said = tab.restore(SimpleNamespace(query_params={"model": "tiny-cfg", "t": "5000"}))
     assert said == gr.skip(), "a link to another tab says nothing to this one"
     assert tab.look_opened(SimpleNamespace(query_params={}), *values_of(asked))[0] == gr.skip()
@@ -309,7 +309,7 @@ def test_a_run_shows_its_progress_and_stop_ends_it_where_it_is(
     assert "L<sub>T</sub>" in story and plots != gr.skip()
     tab.begin(SESSION, *values)
     *_, (_, story, said, _, _) = tab.run(SESSION, *values)
-    assert "Followed over all t" in said and "returned" in story
+    assert "Followed over all t" in said and "returned" in story and "under tiny-ddpm, over t</h2>" in story
 
 
 def test_a_run_that_fails_says_why_and_can_be_tried_again(

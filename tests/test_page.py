@@ -173,6 +173,13 @@ def test_the_keyboard_draws_and_a_shared_link_has_a_card(visit: Callable[..., Pa
     box.fill("3")
     box.press("Control+Enter")
     expect(page.locator("#status")).to_contain_text("Drawn in 3 steps", timeout=PATIENCE)
+    page.get_by_role("tab", name="Laboratory").click()
+    expect(page.locator("#lab-status")).to_contain_text("drawn in", timeout=PATIENCE)
+    page.keyboard.press("Control+Enter")  # which presses nothing of another tab
+    page.wait_for_timeout(500)
+    page.get_by_role("tab", name="Generate").click()
+    expect(page.locator("#draw")).to_be_enabled()
+    expect(page.locator("#status")).to_contain_text("Drawn in 3 steps")
     for accordion in page.locator("button.label-wrap:visible").all():
         accordion.click()
     assert page.evaluate(UNREADABLE) == []
@@ -268,7 +275,8 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     expect(page.locator("#copy-link")).to_have_text("Link copied")
     assert re.search(r"seed=41&count=2&.*draw=1$", page.evaluate("window.copied"))
     page.get_by_role("radio", name="Bag").check()
-    expect(page.locator("#status")).not_to_contain_text("Drawn in", timeout=PATIENCE)
+    page.get_by_role("radio", name="Coat").check()  # while it is drawn: the press waits
+    expect(page.locator("#gallery")).to_contain_text("Coat", timeout=PATIENCE)
     expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
     expect(page.get_by_label("Seed", exact=True)).to_have_value("41")
     page.locator("#dice").click()

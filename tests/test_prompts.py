@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -20,8 +21,8 @@ from diffusers import (
 from fresh_processes import run_elsewhere
 from text_models import NETWORKS, WIDTH, text_pipeline, text_unet, tiny_bert, tiny_clip, tiny_tokenizer
 from torch import Tensor
-from toys import seeded, two
-from transformers import PreTrainedTokenizerFast
+from toys import calls_seen, seeded, two
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from pipelines import LatentDiffusionPipeline
 from pipelines.text import embed, unread
@@ -275,6 +276,9 @@ def test_a_scheduler_of_the_other_family_is_refused() -> None:
 def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="^tokenizer must be given"):
         text_pipeline(tokenizer=None)
+    config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    with pytest.raises(ValueError, match="^text_encoder must be a CLIPTextModel, without the projection"):
+        text_pipeline(text_encoder=CLIPTextModelWithProjection(config))
     with pytest.raises(ValueError, match="^text_encoder must be given for a network that is told prompts"):
         text_pipeline(tokenizer=None, text_encoder=None)
     with pytest.raises(ValueError, match=f"projection_class_embeddings_input_dim, 16, got {WIDTH}"):
@@ -289,3 +293,35 @@ def test_two_prompts_share_what_two_generators_draw() -> None:
     pipe = text_pipeline()
     both = drawn(pipe, ["a red apple", "blue pear"], generator=two())
     assert both.shape == (2, 4, 8, 8) and (both[0] - both[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        (
+            "UniPCMultistep",
+            {},
+            "^prediction_type must be flow_prediction with use_flow_sigmas, got 'epsilon' with UniPC",
+        ),
+        ("DEISMultistep", FLOW_SOLVERS, "^scheduler must be one whose steps end in an image, DEISMultistepScheduler"),
+        ("SASolver", FLOW_SOLVERS, "^scheduler must be one whose steps end in an image, SASolverScheduler"),
+        (
+            "DPMSolverMultistep",
+            FLOW_SOLVERS | {"algorithm_type": "sde-dpmsolver++"},
+            "^algorithm_type must be that of an ODE",
+        ),
+    ],
+)
+def test_solvers_that_would_draw_no_image_of_a_flow_are_refused(name: str, config: dict, told: str) -> None:
+    scheduler = getattr(diffusers, f"{name}Scheduler")(**{"use_flow_sigmas": True} | config)
+    pipe = text_pipeline(scheduler=scheduler)
+    with calls_seen(pipe) as seen, pytest.raises(ValueError, match=told):
+        pipe("a fox", num_inference_steps=2)
+    assert seen == []
+
+
+def test_a_solver_that_adds_noise_draws_it_from_the_seed_of_each_image() -> None:
+    pipe = text_pipeline(scheduler=diffusers.FlowMatchLCMScheduler())
+    both = pipe(["a fox"] * 2, num_inference_steps=4, generator=two(), output_type="pt").images
+    again = pipe("a fox", num_inference_steps=4, generator=seeded(1), output_type="pt").images
+    assert torch.equal(both[1:], again)

@@ -135,6 +135,10 @@ def test_images_that_a_run_held_back_are_measured_on(place: Path, capsys: pytest
     main(["model", "--dataset_name", "mine", "--features", "features", "--max_samples", "3"])
     rows = read_json_object(place / "model/metrics.json")["reconstruction"].values()
     assert [row["settings"]["num_samples"] for row in rows] == [6, 3]
+    card = render(place / "model")
+    assert "| reconstructed held-back images | 6 |" in card and "is to the held-back images themselves" in card
+    main(["model", "--dataset_name", "mine", "--features", "features", "--test_split", "train", "--max_samples", "4"])
+    assert "| reconstructed training images | 4 |" in render(place / "model")
 
 
 def test_other_weights_are_measured_anew_and_drop_the_old_numbers(place: Path, capsys: pytest.CaptureFixture) -> None:
@@ -156,7 +160,7 @@ def test_the_card_shows_them(place: Path) -> None:
     assert f"| reconstructed test images | 15 | {numbers} | {measured['seconds_to_decode_4']:.3f} |" in card
     assert f"| training images | 15 |  |  | {row['floor']['frechet_distance']:.3f} |  |" in card
     assert "pipeline_tag: image-to-image" in card and "## Reconstruct with it" in card
-    assert "![Test images, each beside its reconstruction](reconstructions.png)" in card
+    assert "![Real images, each beside its reconstruction](reconstructions.png)" in card
     assert "unconditional" not in card and "Draw" not in card
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -120,6 +121,23 @@ def test_another_run_is_not_written_over_finished_or_not(other: Path) -> None:
     check_output_dir(small_settings(other, resume_from_checkpoint="latest")[0], None)  # stopped before its first one
     without(other, "samples", "stepwise", "guide")
     check_output_dir(small_settings(other)[0], None)
+
+
+@pytest.mark.parametrize("part", ["pretrained_model_name_or_path", "vae", "text_encoder"])
+def test_what_a_run_starts_from_is_not_overwritten_by_it(part: str, other: Path) -> None:
+    base = other / "checkpoint-2" / "pipeline"
+    base.mkdir()
+    recipe, options = small_settings(other, overwrite_output_dir=True)
+    for given in (other, base):
+        start = str(given)
+        if part == "pretrained_model_name_or_path":
+            changed, own = replace(recipe, **{part: start}), options
+        else:
+            changed, own = recipe, SimpleNamespace(**{part: start})
+        with pytest.raises(ValueError, match=f"output_dir must be another folder than that of {part}, .*would delete"):
+            check_output_dir(changed, None, own)
+    check_output_dir(replace(recipe, pretrained_model_name_or_path="someone/model"), None, options)
+    assert (other / "unet" / "file").is_file()
 
 
 def test_a_run_goes_on_in_its_own_folder_alone(other: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, HeunDiscreteScheduler
 from fresh_processes import contents, fresh
 from safetensors.torch import load_file
 from toys import CLASSES, SHIPPED, ddim, ddpm, guided, patched_unet, quiet, seeded, steered, tiny_unet, two
@@ -313,8 +313,10 @@ def test_a_folder_without_code_loads_here_too(tmp_path: Path) -> None:
         (lambda: quiet(pipelines.DDPMPipeline(patched_unet(), DDPMScheduler())), "component 'unet'"),
         (lambda: quiet(pipelines.DDIMPipeline(tiny_unet(3), DDIMScheduler())), "component 'unet'"),
         (guided, "ClassifierFreeGuidancePipeline"),
+        (lambda: quiet(pipelines.DDIMPipeline(tiny_unet(out_channels=2), DDIMScheduler())), "learned a variance"),
+        (lambda: quiet(pipelines.DDPMPipeline(tiny_unet(), HeunDiscreteScheduler())), "DDPMScheduler alone, got Heun"),
     ],
-    ids=["custom component", "class labels", "custom algorithm"],
+    ids=["custom component", "class labels", "custom algorithm", "learned variance", "another scheduler"],
 )
 def test_what_needs_its_own_code_is_not_saved_without(make: object, named: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^carry_code=False: .*{named}"):

@@ -99,6 +99,15 @@ def test_embeddings_are_made_once_of_all_captions_and_of_the_empty_one(
     assert len(list(tmp_path.iterdir())) == 5, "the same words of the tokenizer, but other tokens"
 
 
+def test_captions_that_are_cut_are_counted_and_one_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder, tokenizer = tiny_bert(), tiny_tokenizer()
+    tokenizer.model_max_length = 6  # with the two around the words
+    caption_embeddings(["a red apple", "a fox with a red hat"], encoder, tokenizer, cache_dir=tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("1 of 2 captions are longer than the 6 tokens that the text encoder reads")
+    assert said.endswith("of 'a fox with a red hat ...' it does not read 'red hat'")
+
+
 def test_of_several_captions_each_is_drawn_equally_often() -> None:
     data = replace(noise_images(4), captions=CAPTIONS)
     index = np.ones(3000, dtype=int)

@@ -251,13 +251,32 @@ def test_a_run_that_fails_before_its_first_step_leaves_all_of_the_one_before(
 
 def test_another_model_shows_its_samples_or_leaves_the_run_that_is_shown(tab: GenerateTab) -> None:
     chosen = Settings.checked({"model": "steered", "seed": 3}, tab.catalogue)
-    _, said, code, link, scrubber, gallery, files = tab.introduce(*chosen.as_dict().values(), None, False)
+    _, said, code, link, scrubber, gallery, files, wanting = tab.introduce(*chosen.as_dict().values(), None, False)
     assert "Model steered" in said and "steered" in code and "model=steered" in link and "seed=3" in link
-    assert not scrubber["visible"] and not gallery["visible"] and not files["visible"]
+    assert not scrubber["visible"] and not gallery["visible"] and not files["visible"] and wanting == ""
     *_, shown = ran(tab)
     for frames, asked in ((shown["frames"], False), (ran(tab)[0]["frames"], True), (None, True)):  # the last one waits
-        assert tab.introduce(*chosen.as_dict().values(), frames, asked) == (gr.skip(),) * 7
-        assert tab.sample(*chosen.as_dict().values(), frames, asked, "") == (gr.skip(),) * 4
+        assert tab.introduce(*chosen.as_dict().values(), frames, asked) == (gr.skip(),) * 8
+        assert tab.open_with(*chosen.as_dict().values(), frames, asked, "") == (gr.skip(),) * 5
+        assert tab.sample(*chosen.as_dict().values(), frames, asked, "", "steered") == (gr.skip(),) * 4
+
+
+def test_the_first_images_of_a_model_are_drawn_unless_another_one_is_chosen_by_then(tab: GenerateTab) -> None:
+    values = Settings.checked(FAST | {"model": "tiny-ddpm"}, tab.catalogue).as_dict().values()
+    _, said, _, _, wanting = tab.open_with(*values, None, False, "Seed is odd")
+    assert wanting == "tiny-ddpm" and "Loading tiny-ddpm" in said and "Left out of the link: Seed is odd" in said
+    assert tab.sample(*values, None, False, "", "") == (gr.skip(),) * 4, "another model was chosen"
+    _, said, _, link = tab.sample(*values, None, False, "Seed is odd", wanting)
+    assert "Samples of tiny-ddpm" in said and "Left out of the link" in said and "model=tiny-ddpm" in link
+    assert tab.open_with(*values, None, False, "")[-1] == "", "they are kept"
+
+
+def test_a_link_to_another_model_takes_none_of_the_defaults_of_the_one_before(tab: GenerateTab) -> None:
+    before = Settings.checked({"model": "steered", "seed": 11}, tab.catalogue).as_dict()
+    fresh, mine = opened(tab, model="tiny-cfg")[0], opened(tab, before, model="tiny-cfg")[0]
+    assert mine == fresh | {"seed": 11} and before["guidance_scale"] == 4.0 != fresh["guidance_scale"]
+    assert opened(tab, before | {"steps": 13}, model="tiny-cfg")[0]["steps"] == 13, "chosen by hand"
+    assert opened(tab, before, steps=9)[0]["guidance_scale"] == 4.0, "of the same model"
 
 
 # -------------------------------------------------------------------------------------------------------- plain words

@@ -24,6 +24,7 @@ from ui.device import Placement
 from ui.fields import FIELDS, NOISE
 from ui.run import draw
 from ui.settings import Settings
+from ui.start_image import StartImage
 from ui.tabs.compare import CompareTab
 from ui.timing import Timing, in_words
 
@@ -42,7 +43,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
 @pytest.fixture(scope="module")
 def tab(catalogue: Catalogue) -> CompareTab:
     with gr.Blocks():
-        return CompareTab(catalogue, [])
+        return CompareTab(catalogue, [], StartImage(catalogue))
 
 
 def asked(x: str, in_x: list[Any], y: str = NONE, in_y: list[Any] | None = None, **base: Any) -> list[Any]:
@@ -151,10 +152,15 @@ def test_the_image_holds_the_comparison_and_draws_it_again(
     text = last.info[image_metadata.KEY]
     path = image_metadata.save(last, tmp_path / "sheet.png", text)
     assert json.loads(text)["compare"]["y"] == {"setting": "guidance_scale", "values": [0.25, 2.0]}
-    *settings, x, in_x, y, in_y = tab.recall(str(path))
+    *settings, x, in_x, y, in_y = tab.recall(str(path))[:-7]
     again = asked(x, in_x["value"], y, in_y["value"], **{n: u["value"] for n, u in zip(FIELDS, settings, strict=True)})
     assert np.array_equal(images_of(shown(tab, again))[-1], last)
     assert Settings.recalled(image_metadata.read(path), catalogue).seed == 3  # Generate takes it, too
+    assert "Settings of the comparison recalled" in tab.recall(str(path))[-1]
+    elsewhere = image_metadata.save(last, tmp_path / "other.png", text.replace('"tiny-cfg"', '"gone"'))
+    *_, upload, _, editor, _, _, said = tab.recall(str(elsewhere))
+    assert "Left out of the file: Model must be one of" in said and "gone" in said
+    assert upload is None and editor == gr.update(value=None, visible=False), "Generate begins with noise, as it says"
     Image.new("L", (4, 4)).save(tmp_path / "holiday.png")
     one = image_metadata.save(Image.new("L", (4, 4)), tmp_path / "one.png", Settings("tiny-cfg").as_json())
     for other in (tmp_path / "holiday.png", one):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.text import embed, length_of
+from pipelines.text import embed, length_of, unread
 from training.data import cache
 from training.metrics.features import classifier_hash
 from training.parts import kept_in_parts
+
+logger = logging.getLogger(__name__)
 
 PART, BATCH = 4096, 64  # captions per file, and embedded together: always the same ones
 LAYOUT = 1  # part of every key: increase it when the embedding or the layout of the files changes
@@ -53,6 +56,7 @@ def caption_embeddings(
     several = ((caption,) if isinstance(caption, str) else caption for caption in captions)
     texts = sorted({"", *(text for some in several for text in some)}, key=lambda text: (len(text), text))
     tokens = tokenizer(texts, truncation=True, max_length=length_of(tokenizer))["input_ids"]
+    warn_of_cut(texts, tokens, tokenizer)
     key = _hash(texts, tokens, text_encoder.config.to_diff_dict())
     key = _hash(key, classifier_hash(text_encoder), LAYOUT)
     folder = (cache_dir or cache.default_cache_dir()) / f"captions-{key[:24]}"
@@ -63,6 +67,22 @@ def caption_embeddings(
 
     pooled = kept_in_parts(folder, len(texts), PART, make, "Embedding captions")
     return CaptionEmbeddings({text: row for row, text in enumerate(texts)}, torch.from_numpy(pooled))
+
+
+def warn_of_cut(texts: list[str], tokens: list[list[int]], tokenizer: Any) -> None:
+    """Log how many captions are longer than the text encoder reads, and what is not read of one of them."""
+    full = [text for text, row in zip(texts, tokens, strict=True) if len(row) == length_of(tokenizer)]
+    cut = [(text, rest) for text in full if (rest := unread(tokenizer, text))]
+    if cut:
+        text, rest = cut[0]
+        logger.warning(
+            "%d of %d captions are longer than the %d tokens that the text encoder reads: of %r it does not read %r",
+            len(cut),
+            len(texts) - 1,
+            length_of(tokenizer),
+            f"{text[:40]} ...",
+            rest[:200],
+        )
 
 
 def _pooled(encoder: nn.Module, tokenizer: Any, texts: list[str]) -> np.ndarray:

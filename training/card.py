@@ -8,7 +8,7 @@ from pipelines.facts import where_to_look
 from training.files import write_whole
 from training.model_index import ADAPTER, is_adapter, is_pipeline
 from training.sharing.card_tables import results_table, sorted_rows, text_to_image_cells
-from training.sharing.card_text import render
+from training.sharing.card_text import is_own_card, render
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"error: FOLDER must be that of a pipeline, but {folder} has no model_index.json{hint}")
     try:
         for folder in folders:
+            if is_own_card(folder):
+                print(f"kept {folder / 'README.md'}, a card of your own")
+                continue
             write_whole(folder / "README.md", render(folder).encode())
             print(f"wrote {folder / 'README.md'}")
         write_whole(README, with_results(README.read_text()).encode())

@@ -17,6 +17,7 @@ measures each checkpoint, and plots the distances to real and to training images
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,16 @@ from training.evaluation.measuring import Measuring
 from training.evaluation.options import Options, parse, recorded
 from training.evaluation.prepare import Evaluation, prepare, sweep
 from training.evaluation.processes import Processes
-from training.evaluation.results import Row, find_done, key_of, likelihood_table, merge, table, write_grid
+from training.evaluation.results import (
+    Row,
+    find_done,
+    key_of,
+    likelihood_table,
+    merge,
+    read_rows,
+    table,
+    write_grid,
+)
 from training.evaluation.series import images_seen, run_folder, series_table, write_series
 from training.evaluation.sheets import write_contact_sheet, write_nearest
 from training.machine import is_reporter
@@ -91,7 +101,7 @@ def measure_rows(evaluation: Evaluation) -> list[Row]:
     for index in missing:
         shown = draw_and_measure(evaluation, wanted[index], measuring)
         rows[index] = wanted[index]
-        if options.grid and shown is not None and is_best(rows[index], rows, evaluation.network.frechet_name):
+        if options.grid and shown is not None and is_shown(rows[index], rows, evaluation):
             write_images(evaluation, key_of(rows[index]["settings"]), shown)
     return rows
 
@@ -108,9 +118,20 @@ def write_images(evaluation: Evaluation, note: str, shown: Shown) -> None:
         write_nearest(folder / "nearest.png", shown.pixels, train, shown.neighbours, told, note)
 
 
-def is_best(row: Row, rows: list[Row | None], distance: str) -> bool:
-    """Whether no measured row has a smaller `distance`: the images show the best row of a sweep."""
-    return all(row["measured"][distance] <= other["measured"][distance] for other in rows if other)
+def is_shown(row: Row, rows: list[Row | None], evaluation: Evaluation) -> bool:
+    """Whether the images are to show this row: if no other of the sweep has a smaller distance to real images, and,
+    once there are images, none that metrics.json holds of these weights, this data and this kind of input either."""
+    distance, others = evaluation.network.frechet_name, [other for other in rows if other]
+    if (evaluation.output.parent / "contact_sheet.png").is_file():
+        others += [other for other in read_rows(evaluation.output).values() if is_alike(row, other)]
+    return all(row["measured"][distance] <= other["measured"].get(distance, math.inf) for other in others)
+
+
+def is_alike(row: Row, other: Row) -> bool:
+    """Whether two rows are of the same weights, data, number of samples and kind of input."""
+    names = ("model", "num_samples", "dataset", "features", "inputs", "prompts")
+    same = all(row["settings"].get(name) == other["settings"].get(name) for name in names)
+    return same and row["weights"] == other["weights"]
 
 
 def run(location: str, options: Options, command: str, processes: Processes) -> list[Row]:

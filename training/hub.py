@@ -19,15 +19,17 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from pipelines.about import draws_in_steps
-from training.files import weights_hash, write_json, write_whole
+from training.files import read_json_object, weights_hash, write_json, write_whole
 from training.model_index import is_adapter, is_pipeline
-from training.run_record import PUSHED, pushed_id, pushed_revision
+from training.run_record import PUSHED, base_of, pushed_id, pushed_revision
 from training.sharing.card_text import is_own_card, render
 from training.sharing.dataset_files import belongs_to_a_dataset, dataset_files
 from training.sharing.hub_calls import HubError, with_retries
 from training.sharing.secrets import check_secrets
 from training.sharing.space import HARDWARE, is_of_the_space, payment_advice, space_files
 from training.sharing.uploads import belongs_to_a_model, components, uploads
+
+logger = logging.getLogger(__name__)
 
 Files = dict[str, bytes | Path]
 
@@ -80,6 +82,7 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
         HubError: as for `prepare`, or every attempt failed.
     """
     model_files(folder, repo_id, token)  # before anything is created
+    warn_of_base(folder)
     remembered = pushed_id(folder), pushed_revision(folder)
     repo_id = prepare(repo_id, token, private)
     files, parts = model_files(folder, repo_id, token), {part.name for part in components(folder)}
@@ -91,6 +94,14 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
     if (is_pipeline(folder) or is_adapter(folder)) and not is_own_card(folder):
         write_whole(folder / "README.md", render(folder).encode())
     return pushed
+
+
+def warn_of_base(folder: Path) -> None:
+    """Log it if the base of an adapter is not on the Hub, so that others cannot draw with what is pushed."""
+    if is_adapter(folder) and "/" not in (base := base_of(read_json_object(folder / "training.json"))[0]):
+        logger.warning(
+            "the base of this adapter, %s, is not on the Hub: push it, too, and then the adapter again", base
+        )
 
 
 def push_space(
@@ -220,6 +231,7 @@ def _push_model(options: argparse.Namespace) -> None:
     space = demo_files(options.repo_id, options.hub_token) if wants_space else {}
     if options.dry_run:
         _list(f"the model {options.repo_id}", model_files(options.folder, options.repo_id, options.hub_token))
+        warn_of_base(options.folder)
         _list(f"the Space {options.space or options.repo_id}", space)
         return
     pushed = push_folder(options.folder, options.repo_id, options.hub_token, options.private)

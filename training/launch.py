@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -83,7 +84,8 @@ def start_processes() -> PartialState:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if torch.cuda.is_available() and not cpu and local > torch.cuda.device_count():
         raise ValueError(f"--num_processes must be at most {torch.cuda.device_count()}, one per GPU, got {local}")
-    processes = PartialState(cpu=cpu)
+    # the first process decodes and embeds the data while the others wait, for longer than the usual ten minutes
+    processes = PartialState(cpu=cpu, timeout=timedelta(days=1))
     check_connected(processes.num_processes)
     if processes.device.type == "cpu":
         keep_freed_memory()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from training.checkpoints import LATEST, checkpoint_steps, intact_checkpoint, new_checkpoint
 from training.data import ImageData
 from training.files import write_json, write_whole
-from training.networks.guide import add_guide
+from training.networks.guide import GUIDE, add_guide, bring_guide
 from training.networks.lora import NAME, is_adapted, save_trained, trained_part
 from training.objectives.base import Batch, Objective
 from training.progress import Progress, size_of
@@ -40,7 +40,6 @@ from training.signals import Interrupted, Noted, noted
 
 logger = logging.getLogger(__name__)
 BEFORE = "before.png"  # what an adapter's base draws of samples.png
-GUIDE = "guide"  # folder of the pipeline that `guide_step` keeps
 
 
 class Trainer:
@@ -344,6 +343,8 @@ class Trainer:
             if checkpoint_steps(self.output_dir):
                 logger.warning("%s holds checkpoints of an earlier run; this one starts from scratch", self.output_dir)
             return
+        if self.recipe.guide_step is not None and self.accelerator.is_main_process:
+            bring_guide(checkpoint.parent, self.output_dir)
         self.state.load(checkpoint / "state")
         check_finite(self.network, f"the weights in {checkpoint}")
         self.checkpoint = checkpoint
@@ -384,7 +385,8 @@ class Trainer:
             for which, average in enumerate(self.averages):
                 folder = self.output_dir if which == 0 else self.output_dir / f"ema-{average.decay}"
                 self._save(folder, which, guided=True)
-                write_json(folder / "training.json", self._record())
+                own = {} if which == 0 else {"ema_decay": average.decay}
+                write_json(folder / "training.json", self._record() | own)
             if is_adapted(self.averaged):
                 self._draw_before()
             last = image_path(self.output_dir / "samples", self.step)

@@ -170,6 +170,8 @@ class Recipe:
         self._check_lora()
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError(f"hub_model_id goes with --push_to_hub, which was not given, got {self.hub_model_id!r}")
+        if self.hub_private_repo and not self.push_to_hub:
+            raise ValueError("hub_private_repo goes with --push_to_hub, which was not given, got True")
 
     def _check_lora(self) -> None:
         if self.lora_rank is None:

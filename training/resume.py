@@ -21,6 +21,7 @@ from training.checkpoints import intact_checkpoint
 from training.command_line import values_of
 from training.files import read_json_object
 from training.model_index import ADAPTER, is_adapter, read_index
+from training.networks.guide import GUIDE
 from training.objectives.base import Objective
 from training.recipes import Recipe
 
@@ -99,13 +100,19 @@ def check_steps(recipe: Recipe, checkpoint: Path) -> None:
     """Say so if a checkpoint leaves nothing to train: its model is then written as it is.
 
     Raises:
-        ValueError: the checkpoint is beyond max_train_steps, or beyond a guide_step that is not its own.
+        ValueError: the checkpoint is beyond max_train_steps, or beyond a guide_step that is not its own, or whose guide
+            is not there.
     """
     record = read_json_object(checkpoint / "training.json")
     steps, kept = record["steps"], record["recipe"].get("guide_step")
     if recipe.guide_step is not None and recipe.guide_step != kept and recipe.guide_step <= steps:
         own = "" if kept is None else f"{kept}, as there, or "
         raise ValueError(f"guide_step must be {own}above {steps}, the updates of {checkpoint}, got {recipe.guide_step}")
+    guide = checkpoint.parent / GUIDE
+    if recipe.guide_step is not None and recipe.guide_step < steps and not guide.is_dir():
+        raise ValueError(
+            f"guide_step {recipe.guide_step} needs {guide}, which the run wrote at that update: copy it, too"
+        )
     if steps > recipe.max_train_steps:
         raise ValueError(
             f"max_train_steps must be above {steps}, the updates of {checkpoint}, got {recipe.max_train_steps}"

@@ -12,13 +12,17 @@ RECORDS = ("pushed.json", "latest", "error.log", ADAPTER, *uploads.RECORDS, *upl
 FOLDERS = ("samples", "stepwise", "guide")
 
 
-def check_output_dir(recipe: Recipe, checkpoint: Path | None) -> None:
-    """Raise ValueError if `output_dir` is where the data lie, or holds a run other than that of `checkpoint`.
+def check_output_dir(recipe: Recipe, checkpoint: Path | None, options: object = None) -> None:
+    """Raise ValueError if `output_dir` is where the data lie, or holds a run other than that of `checkpoint`, or is to
+    be overwritten with what this run starts from in it.
 
-    `checkpoint` is that from which this run goes on; None if it starts from scratch.
+    `options` are those of the objective. `checkpoint` is that from which this run goes on; None if it starts from
+    scratch.
     """
     folder = Path(recipe.output_dir)
     _check_apart(folder, recipe)
+    if recipe.overwrite_output_dir:
+        _check_keeps_parts(folder, recipe, options)
     own = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
     if own and recipe.overwrite_output_dir:
         raise ValueError(f"overwrite_output_dir must be False to go on from {checkpoint}, which it would delete")
@@ -42,6 +46,16 @@ def _check_apart(folder: Path, recipe: Recipe) -> None:
     data = recipe.dataset_name and Path(recipe.dataset_name).expanduser().resolve()
     if data and data.is_dir() and output.is_relative_to(data):
         raise ValueError(f"output_dir must be outside of the data set {recipe.dataset_name!r}, got {str(folder)!r}")
+
+
+def _check_keeps_parts(folder: Path, recipe: Recipe, options: object) -> None:
+    for name in ("pretrained_model_name_or_path", "vae", "text_encoder"):
+        given = getattr(recipe, name, None) or getattr(options, name, None)
+        if given and Path(given).exists() and Path(given).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"output_dir must be another folder than that of {name}, got {str(folder)!r}: --overwrite_output_dir "
+                f"would delete {given}, which this run starts from"
+            )
 
 
 def _run_in(folder: Path) -> str:

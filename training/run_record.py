@@ -40,13 +40,26 @@ def origin(recipe: Recipe, settings: dict[str, Any], data: ImageData) -> dict[st
 
 
 def _adapted(start: str) -> dict[str, str | None]:
-    """Of which base an adapter is: its Hub id, or else the name of its folder, and its revision where that is known."""
+    """Of which base an adapter is: its Hub id, or else the name of its folder and the hash of its weights, and its
+    revision where that is known."""
     folder = Path(start)
     if not folder.exists():
         found = Path(hf_hub_download(start, FILE))
         return {"base": start, "base_revision": found.parent.name}  # of the Hub's cache: snapshots/REVISION
     known = pushed_id(folder)
-    return {"base": known or folder.resolve().name, "base_revision": pushed_revision(folder) if known else None}
+    revision = pushed_revision(folder) if known else None
+    return {"base": known or folder.resolve().name, "base_revision": revision, "base_weights": weights_hash(folder)}
+
+
+def base_of(record: dict[str, Any]) -> tuple[str, str | None]:
+    """The Hub id of an adapter's base, or else the name of its folder, and its revision where that is known.
+
+    A base that was pushed after the adapter was trained has one by now, unless its weights have changed since.
+    """
+    folder = Path(record["recipe"].get("pretrained_model_name_or_path") or record["base"])
+    if "/" not in record["base"] and folder.is_dir() and record.get("base_weights") == weights_hash(folder):
+        return pushed_id(folder) or record["base"], pushed_revision(folder)
+    return record["base"], record.get("base_revision")
 
 
 def record_path(folder: Path) -> Path | None:

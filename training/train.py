@@ -66,6 +66,9 @@ def parse(arguments: list[str]) -> tuple[Recipe, Objective.Options]:
             row = {key: value for key, value in row.items() if key not in others}
     if values_of(arguments, "--train_data_dir") and not saved:  # those are of the recipe's own data
         row = {key: value for key, value in row.items() if key not in ("caption_column", "example_prompts")}
+    named = values_of(arguments, "--dataset_name")
+    if named and not saved and Path(named[-1]).name != Path(row.get("dataset_name") or "").name:
+        row.pop("example_prompts", None)
     given = values_of(arguments, "--objective")
     check_objective(saved, given)
     objective = [row.get("objective", Recipe.objective), *given][-1]
@@ -156,7 +159,7 @@ def run(recipe: Recipe, options: Objective.Options, processes: PartialState, arg
     """Load the data, train, and push if that was asked for."""
     wanted = recipe.resume_from_checkpoint
     checkpoint = intact_checkpoint(Path(recipe.output_dir), wanted) if wanted else None
-    check_output_dir(recipe, checkpoint)
+    check_output_dir(recipe, checkpoint, options)
     report_precision(recipe)
     if recipe.lora_rank is not None:
         check_adapter(recipe)

@@ -6,7 +6,7 @@ project's trainer and diffusers write it, or as `base_model` on its card.
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,17 @@ class Adapter:
 
 
 def adapters_of(folder: Path, source: str, given: tuple[str, ...] = ()) -> dict[str, Adapter]:
-    """The adapters of the model in `folder`, by name: those beside it, and those of `given` that name it."""
+    """The adapters of the model in `folder`, by name, or by their whole source where a name is taken: those beside
+    it, then those of `given` that name it."""
     names = {source, folder.name, folder.resolve().name, Path(source).name}
     beside = sorted(str(path.parent) for path in folder.parent.glob(f"*/{FILE}")) if Path(source).is_dir() else []
     found = [_adapter(each) for each in dict.fromkeys([*beside, *given])]
-    return {each.name: each for each in found if _last(base_of(each.folder)) in {_last(name) for name in names}}
+    found = [each for each in found if _last(base_of(each.folder)) in {_last(name) for name in names}]
+    named: dict[str, Adapter] = {}
+    for each in found:
+        name = each.source if each.name in named else each.name
+        named[name] = replace(each, name=name)
+    return named
 
 
 def base_of(folder: Path) -> str:

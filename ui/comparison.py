@@ -140,10 +140,10 @@ def read(
     Raises:
         ValueError: nothing to compare, too many images, or a value that is wrong, with what is allowed.
     """
-    wrong = problems(_base(values), catalogue, LABELS)
+    wrong = problems(base_of(values), catalogue, LABELS)
     if wrong:
         raise ValueError(f"In Generate: {'; '.join(wrong.values())}")
-    base = Settings.checked(_base(values) | {"count": 1}, catalogue)
+    base = Settings.checked(base_of(values) | {"count": 1}, catalogue)
     across = _axis("X", *x)
     down = None if y[0] == NONE else _axis("Y", *y)
     if down and down.name == across.name:
@@ -168,7 +168,7 @@ def recalled(values: Mapping[str, Any], catalogue: Catalogue) -> Comparison:
     kept = values.get("compare")
     if not isinstance(kept, dict):
         raise ValueError("image must be one that Compare drew, got one without a comparison inside")
-    base = Settings.recalled(_base(values), catalogue).as_dict()
+    base = Settings.recalled(base_of(values), catalogue).as_dict()
     return read(base, _kept(kept.get("x")), _kept(kept.get("y")), catalogue)
 
 
@@ -178,7 +178,7 @@ def _kept(axis: Any) -> tuple[str, list[Any]]:
     return str(name), values if isinstance(values, list) else []
 
 
-def _base(values: Mapping[str, Any]) -> dict[str, Any]:
+def base_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Of the settings by name: those that a run which begins with noise can have."""
     return {name: value for name, value in values.items() if name in FIELDS and not FIELDS[name].derived}
 

@@ -22,7 +22,7 @@ THROW = f"() => [Math.floor(Math.random() * {SEEDS}), '{KEEP_SEED}']"
 KEEP = f"() => '{KEEP_SEED}'"
 # once images are shown, another class is drawn at once, of the same noise
 KEEP_SHOWN = f"(mode) => document.querySelector('#gallery') ? '{KEEP_SEED}' : mode"
-REDRAW = "() => { if (document.querySelector('#gallery')) document.querySelector('#draw')?.click(); }"
+REDRAW = "() => { if (document.querySelector('#gallery')) pressWhenReady(); }"
 PREVIEWED = (
     "x_t = the image as it is at step t, with the noise that is left; x₀ = the finished image, as the network "
     "predicts it from there"

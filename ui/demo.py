@@ -50,7 +50,7 @@ def build_demo(models: Mapping[str, str | Path] | Catalogue) -> gr.Blocks:
                 viewer.connect(tab.controls, tab.status, tab.draw_button)
                 history.connect(tab.gallery, viewer)
             with gr.Tab("Compare", id="compare") as compare:
-                CompareTab(catalogue, tab.controls.settings()).connect(compare)
+                CompareTab(catalogue, tab.controls.settings(), tab.controls.start).connect(compare)
             with gr.Tab("Laboratory", id="laboratory") as opened:
                 laboratory = LaboratoryTab()
                 laboratory.connect(opened)

@@ -14,25 +14,45 @@ TITLE, SUMMARY = "Stepwise", "Diffusion models you can see, train and share"
 ICON, CARD = (Path(__file__).with_name(name) for name in ("icon.png", "card.png"))
 CARD_ADDRESS = "/card.png"
 
-# in the browser: press Draw, which does nothing while a run goes on, and bring into sight what it draws; not smoothly,
-# as the page grows meanwhile
+# in the browser: press Draw, and bring into sight what it draws; not smoothly, as the page grows meanwhile
 PRESS_DRAW = """() => {
-    document.querySelector("#draw")?.click();
+    pressWhenReady();
     document.querySelector("#status")?.scrollIntoView({block: "nearest"});
 }"""
 
-# Ctrl+Enter draws from anywhere: a box is left and entered again, so that what was typed counts. Where Gradio names an
+# While a run goes on, a press of Draw waits for its end; Stop ends that, too. Ctrl+Enter presses the button of the tab
+# that is open: a box is left and entered again, so that what was typed counts. Where Gradio names an
 # upload or a tile otherwise than it reads, voice control does not find it.
 HEAD = f"""<meta name="description" content="{SUMMARY}">
 <script>
+let waiting = 0;
+const pressWhenReady = () => {{
+    clearInterval(waiting);
+    const press = () => {{
+        const button = document.querySelector("#draw");
+        if (button?.disabled) return false;
+        clearInterval(waiting);
+        button?.click();
+        return true;
+    }};
+    if (!press()) waiting = setInterval(press, 100);
+}};
+document.addEventListener("click", (event) => {{
+    if (event.target.closest?.("#stop")) clearInterval(waiting);
+}});
 const pressDraw = {PRESS_DRAW};
+const pressVisible = () => {{
+    const buttons = [...document.querySelectorAll("#draw, #compare, #own-run")];
+    const button = buttons.find((each) => each.offsetParent !== null);
+    if (button?.id === "draw") pressDraw(); else button?.click();
+}};
 document.addEventListener("keydown", (event) => {{
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
     const box = document.activeElement;
     box?.blur();
     box?.focus({{preventScroll: true}});
-    setTimeout(pressDraw, 50);
+    setTimeout(pressVisible, 50);
 }});
 const misnamed = "button.upload-container[aria-label], #runs .thumbnail-item[aria-label]";
 new MutationObserver(() => {{

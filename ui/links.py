@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from .catalogue import Catalogue, ModelInfo
 from .fields import FIELDS, LABELS, NOISE, ROWS
-from .settings import Settings, misfits
+from .settings import Settings, kept_by_hand, misfits
 
 DRAW = "draw"
 TAB, GENERATE = "tab", "generate"  # the first is the name of the second in a link
@@ -73,5 +73,7 @@ def opened(link: Mapping[str, Any], remembered: Mapping[str, Any], catalogue: Ca
     asked = {name: link[name] for name in FIELDS if name in link}
     wrong = misfits(model | asked, catalogue, LABELS)
     asked = {name: value for name, value in asked.items() if name not in wrong}
+    if asked.get("model", remembered.get("model")) != remembered.get("model"):
+        remembered = kept_by_hand(remembered, catalogue)
     others = {name: value for name, value in remembered.items() if TIED.get(name) not in asked}
     return Settings.recalled(others | asked, catalogue), "seed" in asked, "; ".join(wrong.values())

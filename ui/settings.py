@@ -105,6 +105,13 @@ class Settings(_Record):
         return {"batch_size": self.count, **chosen}
 
 
+def kept_by_hand(values: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """Of `values`, those that no model of the page has as its default: another model's own take the others' place."""
+    infos = catalogue.infos.values()
+    usual = {row.name: [row.default_of(info) for info in infos] for row in ROWS if row.name != "model"}
+    return {name: value for name, value in values.items() if value not in usual.get(name, ())}
+
+
 def misfits(values: Mapping[str, Any], catalogue: Catalogue, words: Words = NAMES) -> dict[str, str]:
     """What `Settings.recalled` leaves out of `values`, by setting, and why.
 

@@ -22,7 +22,7 @@ PRESSED = """() => {
 IMAGES = """() => { document.querySelector("#stage").dataset.shows = "images"; }"""
 POSITION = """() => {
     const handle = document.querySelector("#scrubber input[type=range]");
-    document.querySelector("#stage").dataset.shows = handle.value === handle.max ? "images" : "steps";
+    if (handle) document.querySelector("#stage").dataset.shows = handle.value === handle.max ? "images" : "steps";
 }"""
 
 

@@ -103,7 +103,7 @@ CSS = """
 #stage:has(#viewer) :is(#preview, #gallery, #captions, #scrubber, #film, #film-text, #step-code, #film-file) {
   display: none;
 }
-.gradio-container:has(#viewer) #history { display: none; }
+.gradio-container:has(#viewer) :is(#history, #code, #copy-link) { display: none; }
 #styles .wrap { gap: 0.4rem; }
 #styles label { padding: 0.2rem 0.7rem; border-radius: 999px; cursor: pointer; }
 #styles label:focus-within { outline: 2px solid var(--color-accent); outline-offset: 1px; }

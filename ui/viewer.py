@@ -106,7 +106,8 @@ class Viewer:
         """The settings that draw the image alone."""
         files, index = shown
         settings = alone(image_metadata.read(files[index][0]), self.catalogue)
-        said = status(f"Settings of the image with seed {settings.seed}: Draw draws it alone.")
+        again = controls.start.again(settings) or "Draw draws it alone."
+        said = status(f"Settings of the image with seed {settings.seed}. {again}")
         parts = controls.start.without(settings)
         return [*updates(self.catalogue, settings), KEEP_SEED, *parts, said]
 

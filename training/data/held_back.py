@@ -1,16 +1,20 @@
 """Images that a run leaves out, so that it can be measured on images it has not seen.
 
-Which these are depends on the labels and on the number of images alone: training.evaluate finds the same ones.
+Which these are depends on the labels, on the number of images and on which are there twice: training.evaluate finds the
+same ones.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from itertools import compress
 
 import numpy as np
+from tqdm.auto import tqdm
 
+from training.data.decode import Item
 from training.data.sources import Rows, Source
 
 logger = logging.getLogger(__name__)
@@ -34,9 +38,11 @@ def held_back(count: int, labels: Sequence[int] | None, share: float) -> list[in
 
 
 def part_of(rows: Rows, share: float, is_held_back: bool) -> Rows:
-    """The rows that a run trains on, or those that it holds back."""
-    out = set(held_back(rows.count, rows.labels, share))
-    chosen = [(index in out) == is_held_back for index in range(rows.count)]
+    """The rows that a run trains on, or those that it holds back; all rows of one image are on the same side."""
+    first = first_rows(rows)
+    images = sorted(set(first))
+    out = {images[i] for i in held_back(len(images), pick_at(rows.labels, images), share)}
+    chosen = [(index in out) == is_held_back for index in first]
 
     def pick(values: Sequence | None) -> list | None:
         return None if values is None else list(compress(values, chosen))
@@ -50,6 +56,27 @@ def part_of(rows: Rows, share: float, is_held_back: bool) -> Rows:
         rows.unlabelled,
         rows.uncaptioned,
     )
+
+
+def first_rows(rows: Rows) -> list[int]:
+    """For each row the first one with the same image: data with a row per caption have several of one image."""
+    known: dict[bytes, int] = {}
+    bar = tqdm(rows.items, total=rows.count, desc="Comparing images", unit="img", disable=None)
+    return [known.setdefault(digest_of(item), index) for index, item in enumerate(bar)]
+
+
+def digest_of(item: Item) -> bytes:
+    """What equal files share; of one that cannot be read, what no other has."""
+    name, encoded = item
+    try:
+        return hashlib.sha256(encoded if isinstance(encoded, bytes) else encoded.read_bytes()).digest()
+    except (OSError, AttributeError):  # no file, or an empty cell
+        return name.encode()
+
+
+def pick_at(values: Sequence | None, places: list[int]) -> list | None:
+    """The values at these places."""
+    return None if values is None else [values[i] for i in places]
 
 
 def share_of(wanted: float | None, source: Source, max_samples: int | None) -> float | None:
@@ -71,4 +98,8 @@ def share_of(wanted: float | None, source: Source, max_samples: int | None) -> f
     if wanted is None and count < FEWEST:
         return None
     logger.info("%s: %d of %d images are held back for training.evaluate", source.name, count, rows.count)
+    if count < FEWEST:
+        logger.warning(
+            "training.evaluate needs %d images that were held back; --validation_share sets how many", FEWEST
+        )
     return share

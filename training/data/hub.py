@@ -142,7 +142,7 @@ def dataset_rows(opened: Opened, columns: Columns, max_samples: int | None) -> R
         raise ValueError(f"column {image!r} holds no images but {dataset.features[image]}") from error
     captions = [caption_of(value) for value in dataset[text]] if text else None
     unasked = offer(columns, "text", opened.dataset.column_names, where)
-    return Rows(encoded_items(encoded, image), len(dataset), labels, class_names, captions, why, unasked)
+    return Rows(EncodedRows(encoded, image), len(dataset), labels, class_names, captions, why, unasked)
 
 
 def labels_of_column(opened: Opened, name: str) -> Labels:
@@ -157,13 +157,20 @@ def labels_of_column(opened: Opened, name: str) -> Labels:
     return labels, None if labels is None else list(feature.names)
 
 
-def encoded_items(dataset: Dataset, image: str) -> Iterator[Item]:
+@dataclass(frozen=True)
+class EncodedRows:
     """(name, bytes or path) of each row, read by arrow batches, which is far quicker than row by row."""
-    row = 0
-    for batch in dataset.with_format("arrow").iter(batch_size=256):
-        for cell in batch[image].to_pylist():
-            path = (cell or {}).get("path")
-            content = (cell or {}).get("bytes")
-            name = f"row {row} ({path})" if path else f"row {row}"
-            yield name, content if content is not None or not path else Path(path)
-            row += 1
+
+    dataset: Dataset
+    image: str
+
+    def __iter__(self) -> Iterator[Item]:
+        """From the first row on, each time."""
+        row = 0
+        for batch in self.dataset.with_format("arrow").iter(batch_size=256):
+            for cell in batch[self.image].to_pylist():
+                path = (cell or {}).get("path")
+                content = (cell or {}).get("bytes")
+                name = f"row {row} ({path})" if path else f"row {row}"
+                yield name, content if content is not None or not path else Path(path)
+                row += 1

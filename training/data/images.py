@@ -136,9 +136,11 @@ def load_images(
     def build(path: Path) -> dict[str, Any]:
         rows = source.read(settings.max_samples)
         rows = part_of(rows, share, is_held_back) if share else rows
+        if not rows.count and is_held_back:
+            raise ValueError(f"validation_share must hold back an image of {source.name}, {share:g} holds back none")
         return decode_into(path, source.name, rows, settings)
 
-    part = [share, is_held_back] if share else []
+    part = [share, is_held_back, "by image"] if share else []
     key = cache.key_of(source.identity, settings.told, columns, split, *part)
     place = Path(cache_dir) if cache_dir is not None else cache.default_cache_dir()
     pixels, about = cache.cached(place, key, build)

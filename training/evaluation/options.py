@@ -117,7 +117,8 @@ class Options:
     ode_tolerance: float = flag(1e-4, "the ODE solver's rtol and atol")
     output: str | None = flag(None, "the file to write; default: metrics.json in the model's folder")
     grid: bool = flag(
-        True, "write samples.png, contact_sheet.png and nearest.png beside metrics.json, of the lowest Frechet distance"
+        True,
+        "write samples.png, contact_sheet.png and nearest.png beside metrics.json, of its lowest Frechet distance",
     )
     overwrite: bool = flag(False, "measure again what metrics.json already holds")
 

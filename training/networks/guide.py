@@ -2,11 +2,25 @@
 
 import inspect
 import logging
+import os
+import shutil
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
+from training.data.staging import staged
+
 logger = logging.getLogger(__name__)
+
+GUIDE = "guide"  # the folder in output_dir of the pipeline that `guide_step` keeps
+
+
+def bring_guide(earlier: Path, output_dir: Path) -> None:
+    """Copy the guide that a run has kept in the folder `earlier` to where it goes on, if that is another."""
+    if (earlier / GUIDE).is_dir() and not (output_dir / GUIDE).exists():
+        with staged(output_dir / GUIDE) as copied:
+            shutil.copytree(earlier / GUIDE, copied)
+            os.replace(copied, output_dir / GUIDE)
 
 
 def add_guide(pipeline: DiffusionPipeline, folder: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from training.files import read_json_object
+from training.files import read_json_object, weights_hash
 from training.model_index import ADAPTER
-from training.run_record import pushed_id, pushed_revision, record_path
+from training.run_record import base_of, pushed_id, pushed_revision, record_path
 from training.sharing.card_data import datasets_of, runs_of, training_text
 from training.sharing.local_paths import without_path
 
@@ -70,13 +70,13 @@ def render_adapter(folder: Path, written: str, repo_id: str | None = None) -> st
     lacking = [name for name in ("base", "trigger_words", "recipe") if name not in record]
     if lacking:
         raise ValueError(f"{path} must be of a run with --lora_rank, it lacks {lacking[0]}")
-    base, revision, own = record["base"], record.get("base_revision"), repo_id or known
+    (base, revision), own = base_of(record), repo_id or known
     own_revision = pushed_revision(folder) if repo_id in (None, known) else None
     words, run = record["trigger_words"], runs_of(record)[-1:]
     size = (folder / ADAPTER).stat().st_size / 1e6
     data = datasets_of(run)
     card = ModelCard.from_template(
-        _card_data(record, data),
+        _card_data(record, base, data),
         template_str=TEMPLATE,
         name=(own or folder.resolve().name).rpartition("/")[2],
         written=written,
@@ -97,7 +97,7 @@ def render_adapter(folder: Path, written: str, repo_id: str | None = None) -> st
     return str(card)
 
 
-def _card_data(record: dict[str, Any], data: list[Any]) -> ModelCardData:
+def _card_data(record: dict[str, Any], base: str, data: list[Any]) -> ModelCardData:
     words, licenses = record["trigger_words"], {each.license for each in data}
     return ModelCardData(
         library_name="diffusers",
@@ -105,7 +105,7 @@ def _card_data(record: dict[str, Any], data: list[Any]) -> ModelCardData:
         pipeline_tag="text-to-image" if words else "unconditional-image-generation",
         tags=["lora", "diffusers", "template:diffusion-lora"],
         datasets=[each.hub_id for each in data if each.hub_id] or None,
-        base_model=record["base"],
+        base_model=base,
         base_model_relation="adapter",
         instance_prompt=", ".join(words) or None,
     )
@@ -121,16 +121,25 @@ def _images(folder: Path) -> str:
 
 
 def _measured(folder: Path) -> str:
-    """The shares of training.evaluation.adapter, as it wrote them to metrics.json."""
+    """The shares of training.evaluation.style, as it wrote them to metrics.json, for the adapter's current weights."""
     path = folder / "metrics.json"
     rows = list(read_json_object(path).get(SECTION, {}).values()) if path.is_file() else []
+    own = [row for row in rows if row["weights"].endswith(f"-{weights_hash(folder)}")]
+    rows = [row for row in rows if row in own or row["command"] in {each["command"] for each in own}]
     if not rows:
         return "Not measured yet: `python -m training.evaluation.style` does it."
+    commands = list(dict.fromkeys(row["command"] for row in rows))
     lines = ["| drawn by | prompts | style | concept | subgroup | group |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         for kind, shares in row["measured"].items():
             values = " | ".join(f"{shares[name]:.1%}" for name in ("style", "concept", "subgroup", "group"))
-            lines.append(f"| {row['settings']['drawn by']} | {kind} | {values} |")
+            lines.append(f"| {_drawn_by(row['settings'], len(commands) > 1)} | {kind} | {values} |")
     what = "The share of images whose nearest real image, in the features of a network, has what the prompt asked for."
-    how = f"Measured by `{without_path(rows[-1]['command'])}`."
+    how = "Measured by " + " and ".join(f"`{without_path(command)}`" for command in commands) + "."
     return f"{what} {how}\n\n" + "\n".join(lines)
+
+
+def _drawn_by(settings: dict[str, Any], is_one_of_several: bool) -> str:
+    """What drew the images of a row; where several commands did, also with which settings."""
+    how = f"{settings['scheduler']}, {settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}"
+    return settings["drawn by"] + (f" ({how}, seed {settings['seed']})" if is_one_of_several else "")

@@ -151,7 +151,8 @@ def _run(record: dict[str, Any]) -> str:
         f"`{command_of(recipe)}`{started_from}: {record['steps']:,} updates, "
         f"{record['images']:,} images, {record['seconds'] / 60:.0f} minutes on {record['device']}{processes}; "
         f"{_what(record)}, AdamW {recipe['learning_rate']:g}, {recipe['lr_scheduler']}, batch "
-        f"{recipe['train_batch_size']}, EMA {recipe['ema_decay']:g}, {recipe['mixed_precision']} autocast."
+        f"{recipe['train_batch_size']}, EMA {record.get('ema_decay', recipe['ema_decay']):g}, "
+        f"{recipe['mixed_precision']} autocast."
     )
 
 

@@ -48,14 +48,32 @@ DISTANCES = ("frechet_distance", "fd_effnet_lite0", "fid")
 
 
 def sorted_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder's metrics.json for its current weights, sorted by samples, scheduler, steps and guidance."""
-    rows = _measured(folder, "results")
+    """The rows of a folder's metrics.json for its current weights, sorted by samples, scheduler, steps and guidance.
+
+    Those of other data than the model was trained on name these as `elsewhere`.
+    """
+    rows, own = _measured(folder, "results"), _trained_on(folder)
+    rows = [row | _elsewhere(row, own) for row in rows]
     for row in rows:
         missing = [name for name in ("floor", "features", "real", "command") if name not in row]
         if missing:
             raise ValueError(f"{folder / 'metrics.json'} holds a row without {', '.join(missing)}: {row['settings']}")
     names = ("num_samples", "scheduler", "num_inference_steps", "guidance_scale")
     return sorted(rows, key=lambda row: [row["settings"][name] or 0 for name in names])
+
+
+def _trained_on(folder: Path) -> str | None:
+    """The name of the data of a model's last run; None if it is not recorded."""
+    record = record_path(folder)
+    recipe = (read_json_object(record).get("recipe") or {}) if record else {}
+    given = recipe.get("train_data_dir") or recipe.get("dataset_name")
+    return Path(given).name if isinstance(given, str) else None
+
+
+def _elsewhere(row: dict[str, Any], own: str | None) -> dict[str, str]:
+    """{"elsewhere": NAME} if a row was measured on other data than `own`; {} also where that is not known."""
+    given = Path(row["settings"].get("dataset") or "").name
+    return {} if own is None or given in ("", own) else {"elsewhere": given}
 
 
 def _measured(folder: Path, section: str) -> list[dict[str, Any]]:
@@ -74,16 +92,27 @@ def is_stale(folder: Path) -> bool:
     return any(row["weights"] != weights for row in rows)
 
 
+def measured_on(row: dict[str, Any]) -> str:
+    """Which images a row was measured on: "test", or those that its run held back, or trained on."""
+    real = row.get("real", {})
+    split, trained_on = (real.get(part, {}).get("split", part) for part in ("test", "train"))
+    if split == trained_on:
+        return "training"
+    return "held-back" if split.startswith("held back") else "test"
+
+
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The row with the lowest distance for each feature network, of those that were measured with the most seeds.
 
     Rows that differ in their seed alone count as one, with their means: the lowest of them would be a lucky one. Rows
-    of images that were drawn with the help of training or test images count where there are no others.
+    of images that were drawn with the help of training or test images count where there are no others, and so do those
+    of other data than the model was trained on.
     """
     found = []
-    plain = [row for row in rows if not row["settings"].keys() & {"inputs", "prompts"}]
+    rows = [row for row in rows if "elsewhere" not in row] or rows
+    rows = [row for row in rows if not row["settings"].keys() & {"inputs", "prompts"}] or rows
     for name in DISTANCES:
-        measured = [_mean_row(same) for same in _alike([row for row in plain or rows if name in row["measured"]])]
+        measured = [_mean_row(same) for same in _alike([row for row in rows if name in row["measured"]])]
         found += [min(measured, key=lambda row: (-len(row["seeds"]), row["measured"][name]))] if measured else []
     return found
 
@@ -191,7 +220,8 @@ def settings_text(row: dict[str, Any]) -> str:
     seed = f", seed {settings['seed']}" if settings.get("seed") else ""
     if len(row.get("seeds", ())) > 1:
         seed = f", mean of seeds {', '.join(map(str, row['seeds'][:-1]))} and {row['seeds'][-1]}"
-    return f"{sampler}, {settings['num_inference_steps']} steps{guided}{more}{seed}"
+    data = f", on {row['elsewhere']}" if "elsewhere" in row else ""
+    return f"{sampler}, {settings['num_inference_steps']} steps{guided}{more}{seed}{data}"
 
 
 def _guidance(settings: dict[str, Any]) -> str:
@@ -238,7 +268,7 @@ def bits_table(folder: Path) -> str:
     rows = _measured(folder, "likelihood")
     if not rows:
         return ""
-    lines = ["", "", "| bits/dim by | test images | bits/dim |", "|" + " --- |" * 3]
+    lines = ["", "", f"| bits/dim by | {measured_on(rows[0])} images | bits/dim |", "|" + " --- |" * 3]
     for row in rows:
         settings, measured = row["settings"], row["measured"]
         bits = f"{measured['bits_per_dim']:.3f} ± {measured['standard_error']:.3f}"
@@ -316,14 +346,18 @@ def _reconstructions(row: dict[str, Any]) -> str:
     numbers = f"{measured['psnr']:.2f} | {measured['ssim']:.3f} | {measured[distance]:.3f}"
     heads = f"|  | images of {settings['resolution']} pixels | PSNR, dB | SSIM | {METRICS[distance]} |"
     no_fid = "" if distance == "fid" else ", and is no FID"
+    kind, others, what_others_score = measured_on(row), "", ""
+    if kind != "training":
+        others = f"| training images | {floor['num_samples']:,} |  |  | {floor[distance]:.3f} |  |\n"
+        what_others_score = " That of training images is what others of their kind score."
     return (
         f"{heads} seconds to decode 4 |\n|{' --- |' * 6}\n"
-        f"| reconstructed test images | {settings['num_samples']:,} | {numbers} | "
+        f"| reconstructed {kind} images | {settings['num_samples']:,} | {numbers} | "
         f"{measured['seconds_to_decode_4']:.3f} |\n"
-        f"| training images | {floor['num_samples']:,} |  |  | {floor[distance]:.3f} |  |\n\n"
+        f"{others}\n"
         f"Measured by `{without_path(row['command'])}`, in {settings['dtype']} on {row['device']}, "
-        f"{row['threads']} thread(s). The distance is to the test images themselves, in features of {name}{no_fid}. "
-        "That of training images is what others of their kind score."
+        f"{row['threads']} thread(s). The distance is to the {kind} images themselves, in features of "
+        f"{name}{no_fid}.{what_others_score}"
     )
 
 
@@ -335,8 +369,8 @@ def noise_table(folder: Path) -> str:
     found = read_json_object(path)
     if found["weights"] != weights_hash(folder / "classifier"):
         return ""
-    levels = found["accuracy"]
-    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy test images, by t | "]
+    levels, kind = found["accuracy"], "training" if found["settings"]["test_split"] == "train" else "test"
+    lines = ["", "", f"| accuracy of the classifier on {found['num_images']:,} noisy {kind} images, by t | "]
     lines[-1] += " | ".join(levels) + " |"
     lines += ["|" + " --- |" * (len(levels) + 1), "|  | " + " | ".join(f"{v:.1%}" for v in levels.values()) + " |"]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from training.files import read_json_object
 from training.model_index import is_adapter, read_index
 from training.run_record import pushed_id, pushed_revision, record_path
 from training.sharing.adapter_card import render_adapter
-from training.sharing.card_data import base_model, datasets_of, runs_of, text_encoder_credit, training_text
+from training.sharing.card_data import Dataset, base_model, datasets_of, runs_of, text_encoder_credit, training_text
 from training.sharing.card_tables import (
     METRICS,
     alignment_table,
@@ -24,6 +24,7 @@ from training.sharing.card_tables import (
     by_features,
     call_arguments,
     is_stale,
+    measured_on,
     metrics_table,
     noise_table,
     reconstruction_table,
@@ -44,7 +45,7 @@ PLOTS = {
     "steps.png": "Steps against the distance to real images",
     "likelihood.png": "The terms of the bound over t",
     "noise_accuracy.png": "Accuracy of the classifier by noise level",
-    "reconstructions.png": "Test images, each beside its reconstruction",
+    "reconstructions.png": "Real images, each beside its reconstruction",
 }
 CODE = (
     "The repository carries the code of its pipeline; `trust_remote_code=True` lets diffusers run it. From a clone of "
@@ -150,11 +151,12 @@ def _subject(model: _Model) -> str:
 
 def _card_data(name: str, model: _Model, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> ModelCardData:
     data = datasets_of(runs)
+    trained_on = data or [Dataset("unknown", None, "")]
     results = [
         EvalResult(
             task_type=model.words["task"],
-            dataset_type=(data[-1].hub_id or data[-1].name).rpartition("/")[2] if data else "unknown",
-            dataset_name=data[-1].name if data else "unknown",
+            dataset_type=best.get("elsewhere") or (trained_on[-1].hub_id or trained_on[-1].name).rpartition("/")[2],
+            dataset_name=best.get("elsewhere") or trained_on[-1].name,
             metric_type=metric,
             metric_name=f"{METRICS[metric]} ({settings_text(best)})",
             metric_value=round(best["measured"][metric], 4),
@@ -263,7 +265,7 @@ def _note(rows: list[dict[str, Any]], told_prompts: bool) -> str:
     if any("nearest_train_ratio" in row["measured"] for row in rows):
         notes.append(
             "The distance to the training set is the median distance, in pixels, of a sample to the nearest training "
-            f"image, over the same for {_measured_on(rows[0])} images: well below 1, samples are copies."
+            f"image, over the same for {measured_on(rows[0])} images: well below 1, samples are copies."
         )
     if any("nearest_to_second_ratio" in row["measured"] for row in rows):
         notes.append(
@@ -275,17 +277,9 @@ def _note(rows: list[dict[str, Any]], told_prompts: bool) -> str:
     return "\n\n".join(notes)
 
 
-def _measured_on(row: dict[str, Any]) -> str:
-    """Which images a row was measured on: "test", or those that its run held back, or trained on."""
-    split, trained_on = row["real"]["test"]["split"], row["real"]["train"]["split"]
-    if split == trained_on:
-        return "training"
-    return "held-back" if split.startswith("held back") else "test"
-
-
 def _unseen_note(row: dict[str, Any]) -> str:
     """What stands beside the numbers of copies, unless nothing was held back."""
-    kind = _measured_on(row)
+    kind = measured_on(row)
     if kind == "training":
         return ""
     return f"Beside them, in the line of real images, stand those of {kind} images, which were not seen in training. "
@@ -314,7 +308,7 @@ def _features_note(row: dict[str, Any]) -> str:
     no_fid = "" if "fid" in row["measured"] else ", and is no FID"
     return (
         f"Measured by `training.evaluate` in the features of {which} that trains no generator: {name} "
-        f"all {real['test']['frechet_images']:,} {_measured_on(row)} images{no_fid}; precision and recall "
+        f"all {real['test']['frechet_images']:,} {measured_on(row)} images{no_fid}; precision and recall "
         f"([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), k = {real['neighbours']}) are against "
         f"{real['precision_recall_images']:,} of them. The command: `{without_path(row['command'])}`; seeds, versions "
         "and all other numbers are in metrics.json."

@@ -1,6 +1,7 @@
 """From values of any kind to an experiment, checked before any work."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
@@ -66,10 +67,14 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each setting; the distribution is the first that the view can show."""
+    """Of each setting; the distribution is the first that the view can show, the class its first."""
     found = {row.name: row.default for row in ROWS}
     view = VIEWS[given.get("view", found["view"])]
-    return found | {"distribution": distributions.names(view.dimensions)[0]}
+    found["distribution"] = distributions.names(view.dimensions)[0]
+    name, written = (given.get(each, found[each]) for each in ("distribution", "components"))
+    with suppress(ValueError):  # components that are none, which `_misfits` says
+        found["class_number"] = distributions.classes_of(name, written)[0]
+    return found
 
 
 def _problem(name: str, value: Any, words: Words) -> str:
@@ -93,7 +98,7 @@ def _misfits(values: Mapping[str, Any], words: Words) -> dict[str, str]:
     except ValueError as error:
         return {"components": str(error).replace("components", words["components"], 1)}
     wanted = float(values["class_number"])
-    if not has("class_number", values) or wanted in classes or classes == [0]:
+    if not has("class_number", values) or wanted in classes:
         return {}
     known = ", ".join(map(str, classes))
     return {"class_number": f"{words['class_number']} must be one of {known} with these components, got {wanted:g}"}

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipelines.exact import GaussianMixture
 
 from . import density, distributions, plots, processes
+from .choices import OFF
 from .density import HALF
 from .field import LEAST, LENGTH, velocity
 from .lab import Lab
@@ -100,7 +101,8 @@ def show(lab: Lab) -> list[Plot]:
 
 
 def _alone(lab: Lab, kind: Kind, chosen: Tensor, t: Tensor, at: Tensor) -> Plot:
-    gases, times = Gases(**{each.name: getattr(lab, each.name) for each in fields(lab)}), t.clamp(min=LEAST)
+    values = {each.name: getattr(lab, each.name) for each in fields(lab)} | {"guidance": OFF}
+    gases, times = Gases(**values), t.clamp(min=LEAST)
     log_density = class_densities(lab.mixture, kind, at, times)
     thick = (log_density - log_density.amax(2, keepdim=True)).exp() > THIN
     arrows = _fitted(class_velocities(lab.mixture, kind, at, times) * thick[..., None])

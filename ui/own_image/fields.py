@@ -21,16 +21,16 @@ ROWS = (
     Field(
         "t",
         400,
-        Number(0, 999, step=1, whole=True),
+        Number(0, 9_999, step=1, whole=True),
         "t",
         info="how far the forward process has come: 0 = hardly any noise, the last = nothing else",
     ),
     Field(
         "back",
         100,
-        Number(1, 1000, step=1, whole=True),
+        Number(1, 10_000, step=1, whole=True),
         "One step back",
-        info="by how many timesteps; a run of n steps takes steps of 1000/n",
+        info="by how many timesteps; of T in all, a run of n steps takes T/n at a time",
     ),
     Field(
         "eta",
@@ -43,7 +43,7 @@ ROWS = (
     Field(
         "steps",
         50,
-        Number(1, 1000, step=1, reach=100, whole=True),
+        Number(1, 10_000, step=1, reach=100, whole=True),
         "Steps of the inversion",
         info="up to noise, and as many back; the more, the nearer the return",
     ),

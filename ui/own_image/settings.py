@@ -122,11 +122,9 @@ def defaults(catalogue: Catalogue, model: str) -> dict[str, Any]:
 
 
 def query(settings: Settings) -> str:
-    """The part of the address from "?" on that opens the tab with these settings; an upload is in no link."""
-    values = settings.as_dict()
-    if settings.image == OWN:
-        del values["image"]
-    return f"?{urlencode({'tab': TAB} | values)}"
+    """The part of the address from "?" on that opens the tab with these settings; an upload is in no link, and
+    is asked for."""
+    return f"?{urlencode({'tab': TAB} | settings.as_dict())}"
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def _opinions(whole: Whole, info: ModelInfo, length: tuple[float, float]) -> Plo
 def story_of(whole: Whole, settings: Settings) -> str:
     """The text below the curves, and the way to noise and back as far as it has gone."""
     prior = f"L<sub>T</sub> = {_short(whole.prior)} bits/dim, what x<sub>T</sub> still tells of the image."
-    said = f"<h2>Over t</h2><p>{LOSSES}</p><p>Means over {DRAWS} draws of the noise. {prior}</p>"
+    which = f"{escape(settings.image)}, under {escape(settings.model)}"
+    said = f"<h2>{which}, over t</h2><p>{LOSSES}</p><p>Means over {DRAWS} draws of the noise. {prior}</p>"
     if not whole.up:
         return said
     said += f"<h2>To noise and back, in {settings.steps} steps each</h2><p>{INVERSION}</p>"

@@ -15,12 +15,13 @@ from ..catalogue import Catalogue
 from ..comparison import MOST, NONE, Comparison
 from ..comparison_sheet import Sheet
 from ..controls import updates
-from ..fields import FIELDS
+from ..fields import FIELDS, LABELS
 from ..in_queue import InQueue
-from ..outputs import counted, status
+from ..outputs import counted, status, told
 from ..queueing import QUEUE, while_heard
 from ..run import StopRequests, draw
-from ..settings import Settings
+from ..settings import Settings, misfits
+from ..start_image import StartImage
 
 TIMED = {"concurrency_id": "timing", "concurrency_limit": 1}  # apart from runs: it takes a few steps, and comes before
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -30,10 +31,14 @@ and every image begins with the same noise, unless seeds are compared. At most {
 
 
 class CompareTab(InQueue):
-    """Components and event handlers of the tab; `settings` are the controls of Generate, in the order of the rows."""
+    """Components and event handlers of the tab.
 
-    def __init__(self, catalogue: Catalogue, settings: list[Component]) -> None:
-        self.catalogue, self.settings = catalogue, settings
+    `settings` are the controls of Generate, in the order of the rows, and `start` the part of it for an image to begin
+    with, which no comparison does.
+    """
+
+    def __init__(self, catalogue: Catalogue, settings: list[Component], start: StartImage) -> None:
+        self.catalogue, self.settings, self.start = catalogue, settings, start
         self.stop_requests, self.timing = StopRequests(), timing.Timing(catalogue)
         base = Settings.checked({}, catalogue)
         names = comparison.choices(catalogue)
@@ -100,11 +105,12 @@ class CompareTab(InQueue):
         """Once the page has all of its parts: what happens as the tab is opened, and as its controls are used."""
         axes = [self.x, self.in_x, self.y, self.in_y]
         asked = [*axes, *self.settings]
+        recalled = [*self.settings, *axes, *self.start.parts, self.status]
         changed = [
             tab.select(self.follow_settings, asked, axes, queue=False, **QUIET).then,
             self.x.input(self.offer, [self.x, *self.settings], self.in_x, queue=False, **QUIET).then,
             self.y.input(self.offer, [self.y, *self.settings], self.in_y, queue=False, **QUIET).then,
-            self.file.upload(self.recall, self.file, [*self.settings, *axes], concurrency_limit=None, **QUIET).then,
+            self.file.upload(self.recall, self.file, recalled, concurrency_limit=None, **QUIET).then,
             self.in_x.input,
             self.in_y.input,
         ]
@@ -256,14 +262,18 @@ class CompareTab(InQueue):
     def recall(self, path: str) -> list[Any]:
         """The axes and the settings of a comparison from its image."""
         try:
-            asked = comparison.recalled(image_metadata.read(path), self.catalogue)
+            values = image_metadata.read(path)
+            asked = comparison.recalled(values, self.catalogue)
         except ValueError as error:
             raise gr.Error(str(error), title="No comparison in this file") from error
         y = (asked.y.name, asked.rows()) if asked.y else (NONE, [])
         axes = []
         for name, chosen in ((asked.x.name, asked.columns()), y):
             axes += [name, gr.update(**self._look(name, asked.base, chosen))]
-        return [*updates(self.catalogue, asked.base), *axes]
+        left_out = misfits(comparison.base_of(values), self.catalogue, LABELS)
+        said = status("Settings of the comparison recalled. Press Compare to draw.")
+        said += told("Left out of the file", "; ".join(left_out.values())) * bool(left_out)
+        return [*updates(self.catalogue, asked.base), *axes, *self.start.without(asked.base), said]
 
 
 def _alert(error: ValueError) -> str:

@@ -12,15 +12,15 @@ import gradio as gr
 from gradio.components import Component
 from PIL import Image
 
-from .. import controls, device, image_metadata, links
+from .. import controls, device, image_metadata, links, stage
 from ..catalogue import Catalogue
-from ..fields import FIELDS, LABELS, NOISE, ROWS
+from ..fields import FIELDS, LABELS, NOISE
 from ..film import Film
 from ..in_queue import InQueue
 from ..outputs import files, grid, live, looked_back, opening, report, status, told
 from ..queueing import QUEUE, while_heard
 from ..run import VIEWS, Frames, Progress, StopRequests, draw
-from ..settings import Settings, misfits, problems
+from ..settings import Settings, kept_by_hand, misfits, problems
 from ..snippet import snippet
 from ..uploads import Start
 
@@ -45,6 +45,7 @@ class GenerateTab(InQueue):
         self.remembered = gr.BrowserState({}, storage_key="stepwise-settings", secret="stepwise")
         self.frames = gr.State(None, time_to_live=3600)
         self.asked = gr.State(False)  # whether a run waits or is drawn
+        self.wanting = gr.State("")  # the model that opened the page, if its first images have to be drawn
         self.left_out = gr.State("")  # what the link that opened the page asks for and cannot have
         self.start = gr.State(None, time_to_live=3600)  # what the run that Draw asked for begins with, if not noise
         with gr.Row(equal_height=False):
@@ -116,7 +117,7 @@ class GenerateTab(InQueue):
         given = [*settings, self.controls.preview, self.start]
         drawn = begun.success(self.run, given, outputs, **QUEUE, **QUIET)
         drawn.failure(self.give_up, None, [self.status, self.draw_button, self.stop_button], queue=False, **QUIET)
-        drawn.then(lambda: False, None, self.asked, queue=False, **QUIET)
+        drawn.then(lambda: False, None, self.asked, queue=False, **QUIET).then(None, js=stage.POSITION, **QUIET)
         begun.success(self.wait, None, [self.status], concurrency_limit=None, **QUIET)
         self.stop_button.click(self.stop, None, [self.stop_button], queue=False, **QUIET)
         self.copy_button.click(None, self.link, self.copy_button, js=links.COPY, **QUIET).then(
@@ -125,6 +126,7 @@ class GenerateTab(InQueue):
         self.film.connect(self.frames, self.controls.preview, self.image, self.status, self.draw_button)
         self.controls.suggestions.connect(self.controls.fields["model"], self.controls.fields["prompt"])
         samples = [self.image, self.status, self.code, self.link, self.film.scrubber, self.gallery, self.code_files]
+        samples += [self.wanting]
         self.controls.fields["model"].input(self.follow_model, settings, settings, queue=False, **QUIET).then(
             self.introduce, [*settings, self.frames, self.asked], samples, queue=False, **QUIET
         )
@@ -153,12 +155,19 @@ class GenerateTab(InQueue):
         demo.load(None, js=links.SHOW_API, **QUIET)
         restored = [*self.controls.inputs(), self.left_out, *self.controls.start.parts]
         demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
-            self.sample,
+            self.open_with,
             [*self.controls.settings(), self.frames, self.asked, self.left_out],
+            [self.image, self.status, self.code, self.link, self.wanting],
+            queue=False,
+            **QUIET,
+        ).then(None, js=links.PRESS_DRAW, **QUIET)
+        self.wanting.change(
+            self.sample,
+            [*self.controls.settings(), self.frames, self.asked, self.left_out, self.wanting],
             [self.image, self.status, self.code, self.link],
             **QUEUE,
             **QUIET,
-        ).then(None, js=links.PRESS_DRAW, **QUIET)
+        )
 
     def restore(self, remembered: dict[str, Any] | None, request: gr.Request) -> list[Any]:
         """The remembered settings, overruled by the page's query parameters. A seed in these is meant to be drawn."""
@@ -171,17 +180,33 @@ class GenerateTab(InQueue):
         parts = self.controls.start.without(settings)
         return [*controls.updates(self.catalogue, settings), mode, view, left_out, *parts]
 
-    def sample(self, *values: Any) -> tuple[Any, ...]:
-        """The first image on the page, its code and link: the model's own samples or, without any, drawn once and kept.
+    def open_with(self, *values: Any) -> tuple[Any, ...]:
+        """The first image on the page, its code and link; and the model, if it has no samples and none were drawn.
 
-        A run that was asked for meanwhile stays. A model that cannot draw says so, and the others can still be chosen.
+        A run that was asked for meanwhile stays.
         """
         *values, frames, asked, left_out = values
         if frames is not None or asked:
-            return (gr.skip(),) * 4
+            return (gr.skip(),) * 5
+        settings = Settings.recalled(self._named(values), self.catalogue)
+        has_samples = settings.model in self._samples or self.catalogue[settings.model].samples
+        image, said, code, link = self._introduction(settings)
+        if not has_samples:
+            said = status(f"Loading {settings.model} …")
+        said += told("Left out of the link", left_out) * bool(left_out)
+        return image, said, code, link, "" if has_samples else settings.model
+
+    def sample(self, *values: Any) -> tuple[Any, ...]:
+        """Of a model without samples: images of its own, drawn once and kept, unless something else is shown by now.
+
+        A model that cannot draw says so, and the others can still be chosen.
+        """
+        *values, frames, asked, left_out, wanting = values
         settings = Settings.recalled(self._named(values), self.catalogue)
         model, cannot = settings.model, ""
-        if model not in self._samples and not self.catalogue[model].samples:
+        if frames is not None or asked or wanting != model:
+            return (gr.skip(),) * 4
+        if model not in self._samples:
             try:
                 *_, last = draw(Settings.checked({"model": model}, self.catalogue), self.catalogue, previews=False)
             except ValueError as error:
@@ -196,10 +221,10 @@ class GenerateTab(InQueue):
         with all its parts."""
         *values, frames, asked = values
         if frames is not None or asked:
-            return (gr.skip(),) * 7
+            return (gr.skip(),) * 8
         hidden = gr.update(visible=False)
         shown = self._introduction(Settings.recalled(self._named(values), self.catalogue))
-        return *shown, hidden, gr.update(value=None, visible=False), hidden
+        return *shown, hidden, gr.update(value=None, visible=False), hidden, ""
 
     def _introduction(self, settings: Settings) -> tuple[Any, str, str, str]:
         info = self.catalogue[settings.model]
@@ -306,13 +331,7 @@ class GenerateTab(InQueue):
 
     def follow_model(self, *values: Any) -> list[Any]:
         """Make the controls fit another model: a value that still fits stays, a default becomes the model's own."""
-        named, infos = self._named(values), self.catalogue.infos.values()
-        chosen = {
-            row.name: named[row.name]
-            for row in ROWS
-            if row.name == "model" or named[row.name] not in [row.default_of(info) for info in infos]
-        }
-        settings = Settings.recalled(chosen, self.catalogue)
+        settings = Settings.recalled(kept_by_hand(self._named(values), self.catalogue), self.catalogue)
         self.catalogue.warm(settings.model)
         return controls.updates(self.catalogue, settings)
 
