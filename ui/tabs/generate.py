@@ -154,14 +154,15 @@ class GenerateTab(InQueue):
         """Bring back the visitor's settings when the page loads, and show a sample of the model."""
         demo.load(None, js=links.SHOW_API, **QUIET)
         restored = [*self.controls.inputs(), self.left_out, *self.controls.start.parts]
-        demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
+        opened = demo.load(self.restore, self.remembered, restored, queue=False, **QUIET).then(
             self.open_with,
             [*self.controls.settings(), self.frames, self.asked, self.left_out],
             [self.image, self.status, self.code, self.link, self.wanting],
             queue=False,
             **QUIET,
-        ).then(None, js=links.PRESS_DRAW, **QUIET)
-        self.wanting.change(
+        )
+        opened.then(None, js=links.PRESS_DRAW, **QUIET)
+        opened.then(
             self.sample,
             [*self.controls.settings(), self.frames, self.asked, self.left_out, self.wanting],
             [self.image, self.status, self.code, self.link],
