@@ -314,8 +314,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # these mirrored half of the images, which turns letters and arrows round; from there without, --max_train_steps
     # 4000, 1,120,000 in all, 137; from there with --logit_mean -0.4 --logit_std 1.2 --max_train_steps 3300, 1,331,200
     # in all, and with a decoder trained for inexact latents, 110; and from there the same with --max_train_steps 5700,
-    # twice, 1,696,000 and 2,060,800 in all, 109 and 105: the right concept for 46 % of training captions at that guidance
-    # within 0.2 to 1, the right subgroup for 62.5 % (reconstructions: 81 and 91 %)
+    # twice, 1,696,000 and 2,060,800 in all, 109 and 105: the right concept for 46 % of training captions at that
+    # guidance within 0.2 to 1, the right subgroup for 62.5 % (reconstructions: 81 and 91 %)
     # after 64,000 images each, 300 drawn at guidance 3 in 16 steps of DPM-Solver++: FD-EffNet-Lite0 231 and Monge
     # distance 79; with --objective denoising, which predicts v, 236 and 90; the right subgroup for 13 and 10 % of them
     "emoji-latent": {
