@@ -29,8 +29,6 @@ from training.sharing.secrets import check_secrets
 from training.sharing.space import HARDWARE, is_of_the_space, payment_advice, space_files
 from training.sharing.uploads import belongs_to_a_model, components, uploads
 
-logger = logging.getLogger(__name__)
-
 Files = dict[str, bytes | Path]
 
 
@@ -97,10 +95,11 @@ def push_folder(folder: Path, repo_id: str, token: str | None = None, private: b
 
 
 def warn_of_base(folder: Path) -> None:
-    """Log it if the base of an adapter is not on the Hub, so that others cannot draw with what is pushed."""
+    """Say so if the base of an adapter is not on the Hub, so that others cannot draw with what is pushed."""
     if is_adapter(folder) and "/" not in (base := base_of(read_json_object(folder / "training.json"))[0]):
-        logger.warning(
-            "the base of this adapter, %s, is not on the Hub: push it, too, and then the adapter again", base
+        print(
+            f"warning: the adapter's base, {base}, is not on the Hub: push it, and then the adapter again",
+            file=sys.stderr,
         )
 
 
