@@ -247,8 +247,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return guided_network(self, conditions, nulls, scale, process, interval, guidance_rescale)
 
         if self.config.path is not None:
-            steps = num_inference_steps
-            return run_of_flow(guided, z_T, self.scheduler, self.config.path, steps, y, strength, drawn, noise)
+            parts = self.scheduler, self.config.path, num_inference_steps
+            return run_of_flow(guided, z_T, *parts, y, strength, drawn, noise)
         solver = Solver(self.scheduler, num_inference_steps, strength)
         denoiser = guided(solver.process)
         begin = y

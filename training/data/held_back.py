@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from training.data.decode import Item
-from training.data.sources import Rows, Source
+from training.data.sources import Rows, Source, pick
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +41,15 @@ def part_of(rows: Rows, share: float, is_held_back: bool) -> Rows:
     """The rows that a run trains on, or those that it holds back; all rows of one image are on the same side."""
     first = first_rows(rows)
     images = sorted(set(first))
-    out = {images[i] for i in held_back(len(images), pick_at(rows.labels, images), share)}
+    out = {images[i] for i in held_back(len(images), pick(rows.labels, images), share)}
     chosen = [(index in out) == is_held_back for index in first]
-
-    def pick(values: Sequence | None) -> list | None:
-        return None if values is None else list(compress(values, chosen))
-
+    kept = list(compress(range(rows.count), chosen))
     return Rows(
         compress(rows.items, chosen),
-        sum(chosen),
-        pick(rows.labels),
+        len(kept),
+        pick(rows.labels, kept),
         rows.class_names,
-        pick(rows.captions),
+        pick(rows.captions, kept),
         rows.unlabelled,
         rows.uncaptioned,
     )
@@ -72,11 +69,6 @@ def digest_of(item: Item) -> bytes:
         return hashlib.sha256(encoded if isinstance(encoded, bytes) else encoded.read_bytes()).digest()
     except (OSError, AttributeError):  # no file, or an empty cell
         return name.encode()
-
-
-def pick_at(values: Sequence | None, places: list[int]) -> list | None:
-    """The values at these places."""
-    return None if values is None else [values[i] for i in places]
 
 
 def share_of(wanted: float | None, source: Source, max_samples: int | None) -> float | None:

@@ -27,7 +27,7 @@ from training.data.decode import RESIZES, Answer, Decoded, decode_all
 from training.data.folders import folder_source
 from training.data.held_back import part_of, share_of
 from training.data.hub import dataset_source
-from training.data.sources import Columns, Rows, Source, formats
+from training.data.sources import Columns, Rows, Source, formats, pick
 
 logger = logging.getLogger(__name__)
 CLASSES_TOLD = 20
@@ -211,11 +211,6 @@ def decode_into(path: Path, source: str, rows: Rows, settings: Settings) -> dict
 
 def _frozen(caption: str | list[str]) -> str | tuple[str, ...]:
     return caption if isinstance(caption, str) else tuple(caption)
-
-
-def pick(values: list[Any] | None, kept: list[int]) -> list[Any] | None:
-    """The values at the indices `kept`."""
-    return None if values is None else [values[i] for i in kept]
 
 
 def different_sizes(source: str, first: tuple[int, ...], second: Decoded, rest: Iterable[Answer]) -> ValueError:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from training.data.decode import Item
 
@@ -57,6 +58,11 @@ class Source:
     read: Callable[[int | None], Rows]
     measured_on: Callable[[], str | None]
     unread: tuple[str, ...] = ()
+
+
+def pick(values: list[Any] | None, kept: list[int]) -> list[Any] | None:
+    """The values at the indices `kept`."""
+    return None if values is None else [values[i] for i in kept]
 
 
 def evenly_spaced(count: int, max_samples: int | None) -> list[int]:

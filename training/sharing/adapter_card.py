@@ -124,11 +124,11 @@ def _measured(folder: Path) -> str:
     """The shares of training.evaluation.style, as it wrote them to metrics.json, for the adapter's current weights."""
     path = folder / "metrics.json"
     rows = list(read_json_object(path).get(SECTION, {}).values()) if path.is_file() else []
-    own = [row for row in rows if row["weights"].endswith(f"-{weights_hash(folder)}")]
-    rows = [row for row in rows if row in own or row["command"] in {each["command"] for each in own}]
+    weights = weights_hash(folder)
+    commands = list(dict.fromkeys(row["command"] for row in rows if row["weights"].endswith(f"-{weights}")))
+    rows = [row for row in rows if row["command"] in commands]  # with the base and the model beside it
     if not rows:
         return "Not measured yet: `python -m training.evaluation.style` does it."
-    commands = list(dict.fromkeys(row["command"] for row in rows))
     lines = ["| drawn by | prompts | style | concept | subgroup | group |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         for kind, shares in row["measured"].items():

@@ -12,7 +12,7 @@ steps towards the noise: t -> shift t / (1 + (shift - 1) t) (Esser et al. 2024, 
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,8 +34,8 @@ SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler
 # settings of a FlowMatchEulerDiscreteScheduler by which its times are others than even ones with a shift, and those by
 # which its steps are others than Euler's
 OTHER_TIMES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "shift_terminal")
-STOP_EARLY = ("DEISMultistepScheduler", "SASolverScheduler")  # with flow sigmas: their last step does nothing
 OTHER_STEPS = ("stochastic_sampling", "invert_sigmas", "use_dynamic_shifting")
+STOP_EARLY = ("DEISMultistepScheduler", "SASolverScheduler")  # with flow sigmas: their last step does nothing
 
 
 class LinearPath:
@@ -143,21 +143,24 @@ def states_its_steps(scheduler: Any) -> bool:
     Raises:
         ValueError: a setting with which an image would not depend on its own seed alone, or would not be one.
     """
+    kind, config = type(scheduler).__name__, scheduler.config
     for name in OTHER_STEPS:
-        if scheduler.config.get(name):
-            raise ValueError(f"scheduler must have {name}=False, got {scheduler.config[name]!r}")
-    name, config = type(scheduler).__name__, scheduler.config
-    if config.get("use_flow_sigmas") and config.get("prediction_type") != "flow_prediction":
-        got = config.get("prediction_type")
-        raise ValueError(f"prediction_type must be flow_prediction with use_flow_sigmas, got {got!r} with {name}")
-    if name in STOP_EARLY:
-        raise ValueError(f"scheduler must be one whose steps end in an image, {name} with use_flow_sigmas leaves noise")
-    if config.get("use_flow_sigmas") and str(config.get("algorithm_type")).startswith("sde"):
-        raise ValueError(
-            f"algorithm_type must be that of an ODE for a flow, got {config['algorithm_type']!r} with {name}"
-        )
-    euler = name == "FlowMatchEulerDiscreteScheduler"
-    return euler and not any(scheduler.config.get(name) for name in OTHER_TIMES)
+        if config.get(name):
+            raise ValueError(f"scheduler must have {name}=False, got {config[name]!r}")
+    if config.get("use_flow_sigmas"):
+        _check_flow_sigmas(kind, config)
+    return kind == "FlowMatchEulerDiscreteScheduler" and not any(config.get(name) for name in OTHER_TIMES)
+
+
+def _check_flow_sigmas(kind: str, config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a solver with flow sigmas, of class `kind`, that would not draw images of a flow."""
+    predicts, algorithm = config.get("prediction_type"), config.get("algorithm_type")
+    if predicts != "flow_prediction":
+        raise ValueError(f"prediction_type must be flow_prediction with use_flow_sigmas, got {predicts!r} with {kind}")
+    if kind in STOP_EARLY:
+        raise ValueError(f"scheduler must be one whose steps end in an image, {kind} with use_flow_sigmas leaves noise")
+    if str(algorithm).startswith("sde"):
+        raise ValueError(f"algorithm_type must be that of an ODE for a flow, got {algorithm!r} with {kind}")
 
 
 @torch.no_grad()

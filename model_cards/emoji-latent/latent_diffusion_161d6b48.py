@@ -32,7 +32,7 @@ from .classifier_free_guidance_a374c9d8 import check_interval, guided_network
 from .conditions_5712ea1d import Conditions, Labels, Nulls
 from .ddim_73614dd6 import check_eta, ddim_steps
 from .ddpm_87a0ca86 import ancestral_steps
-from .flow_matching_5b57cab0 import find_path, is_of_flows, run_of_flow
+from .flow_matching_8b11bae0 import find_path, is_of_flows, run_of_flow
 from .from_image_af70dd4e import checked_strength, keeping, known_output
 from .image_inputs_34f57068 import Images, mask_of, pixels_of
 from .latents_97337a14 import check_latents, decode, latents_of
@@ -247,8 +247,8 @@ class LatentDiffusionPipeline(StepwisePipeline):
             return guided_network(self, conditions, nulls, scale, process, interval, guidance_rescale)
 
         if self.config.path is not None:
-            steps = num_inference_steps
-            return run_of_flow(guided, z_T, self.scheduler, self.config.path, steps, y, strength, drawn, noise)
+            parts = self.scheduler, self.config.path, num_inference_steps
+            return run_of_flow(guided, z_T, *parts, y, strength, drawn, noise)
         solver = Solver(self.scheduler, num_inference_steps, strength)
         denoiser = guided(solver.process)
         begin = y

@@ -32,12 +32,12 @@ from .base_413f06f7 import (
     image_generators,
     variance_type_of,
 )
-from .cascade_stages_624d6c96 import NETWORKS, CascadeStages, PerStage
+from .cascade_stages_118d5532 import NETWORKS, CascadeStages, PerStage
 from .classifier_free_guidance_a374c9d8 import guide
 from .conditions_5712ea1d import Conditions, Labels
 from .ddim_73614dd6 import check_eta, ddim_steps
 from .ddpm_87a0ca86 import ancestral_steps
-from .flow_matching_5b57cab0 import run_of_flow
+from .flow_matching_8b11bae0 import run_of_flow
 from .image_inputs_34f57068 import Images, given_pixels, pixels_of
 from .low_resolution_e75463e0 import beside, enlarged, known_at, noisy_condition, told_level
 from .repaint_2b0eba8e import JUMP_LENGTH, JUMP_N_SAMPLE, Inpainting

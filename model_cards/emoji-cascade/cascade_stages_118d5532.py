@@ -14,7 +14,7 @@ from torch import Tensor
 from .base_413f06f7 import check_count, check_number
 from .conditions_5712ea1d import Classes, Conditions, Labels, Nulls
 from .facts_c265849c import Facts
-from .flow_matching_5b57cab0 import find_path, is_of_flows
+from .flow_matching_8b11bae0 import find_path, is_of_flows
 from .low_resolution_e75463e0 import is_told_levels
 from .run_32486b83 import plain
 from .text_a01b215d import (
