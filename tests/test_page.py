@@ -274,9 +274,12 @@ def test_the_run_is_seen_looked_back_on_and_repeated(visit: Callable[..., Page],
     page.locator("#copy-link").click()
     expect(page.locator("#copy-link")).to_have_text("Link copied")
     assert re.search(r"seed=41&count=2&.*draw=1$", page.evaluate("window.copied"))
+    set_number(page, "Steps", "300")
     page.get_by_role("radio", name="Bag").check()
-    page.get_by_role("radio", name="Coat").check()  # while it is drawn: the press waits
-    expect(page.locator("#gallery")).to_contain_text("Coat", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"Step \d+ of"), timeout=PATIENCE)
+    page.get_by_role("radio", name="Ankle boot").check()  # while it is drawn: the press waits
+    expect(page.locator("#gallery")).to_contain_text("Ankle boot · seed 41", timeout=PATIENCE)
+    expect(page.locator("#draw")).to_be_enabled(timeout=PATIENCE)
     expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
     expect(page.get_by_label("Seed", exact=True)).to_have_value("41")
     page.locator("#dice").click()
